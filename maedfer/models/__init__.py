@@ -1,0 +1,67 @@
+"""LGI-Former, MAE-DFER and the ViT baseline on the plain PyTorch path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maedfer.models.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LGIFormerConfig,
+    MAEDFERConfig,
+    ModelConfig,
+    list_models,
+    model_config,
+)
+from maedfer.models.handover import load_pretrained
+from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.load_report import LoadReport
+from maedfer.models.masking import running_cell_mask, tube_mask
+from maedfer.models.pretrain import MAEDFER, normalize_frames
+from maedfer.models.profile import ModelProfile, profile
+from maedfer.models.published import load_published, published_gradients, to_published
+from maedfer.models.serialization import from_pretrained, read_config
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "MAEDFER",
+    "LGIFormer",
+    "LGIFormerConfig",
+    "LoadReport",
+    "MAEDFERConfig",
+    "ModelConfig",
+    "ModelProfile",
+    "build_model",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "load_pretrained",
+    "load_published",
+    "model_config",
+    "normalize_frames",
+    "profile",
+    "published_gradients",
+    "read_config",
+    "running_cell_mask",
+    "to_published",
+    "tube_mask",
+]
+
+
+def create_model(name: str, **overrides: Any) -> LGIFormer | MAEDFER:
+    """Make a model with fresh weights.
+
+    Args:
+        name: one of `list_models()`.
+        overrides: fields of the configuration to change, see `model_config`.
+
+    Raises:
+        InputError: unknown name or field, or settings that do not fit together.
+    """
+    return build_model(model_config(name, **overrides))
+
+
+def build_model(config: ModelConfig) -> LGIFormer | MAEDFER:
+    """Make the model that a configuration describes, with fresh weights."""
+    return LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)

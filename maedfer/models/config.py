@@ -1,0 +1,247 @@
+"""Typed configurations of the models, their names, and the sizes that the paper uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from maedfer.errors import InputError, unknown
+from maedfer.typed import field_types, from_dict
+
+# Clips enter the models normalised with these (RGB, for values in [0, 1]).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class LGIFormerConfig:
+    """An LGI-Former (or ViT) encoder with its classification head.
+
+    Sizes are (frames, height, width) for clips, (height, width) for 2-D inputs such as spectrograms.
+
+    Attributes:
+        clip_size: the input's size in frames and pixels.
+        patch_size: the size of one token's cube.
+        in_channels: channels of the input.
+        encoder: "lgi" for LGI-Former, "vit" for joint space-time attention over all tokens (VideoMAE's encoder).
+        embed_dim: C, channels of the residual stream.
+        depth: number of blocks.
+        num_heads: attention heads; the head dim is embed_dim / num_heads.
+        mlp_ratio: hidden channels of the feed-forward network over embed_dim.
+        qkv_bias: bias on queries and values (keys never have one).
+        region_size: tokens of one local region along each dimension; divides the token grid. Ignored by "vit".
+        intra_region: "self" for attention among all rows of a region; "cross" updates the representative token only.
+        inter_region: the second stage, self-attention among representative tokens.
+        interaction: the third stage: "cross" lets every local token attend to all representative tokens, "self" is
+            a second self-attention within the region, "none" leaves it out.
+        feedback: the fourth attention of AVF-MAE++ (CVPR 2025) after the third: representative tokens attend to the
+            local tokens of their own region ("region") or of the whole clip ("clip", as in its published code).
+        share_attention: share attention weights of the first and third stage, or of all three.
+        token_type: tokens averaged for the head: representative ("region"), "local", or "all".
+        position: fixed sine-cosine table or a learned one.
+        position_grid: token grid that the position table was made for, when it differs from this model's grid: the
+            table is interpolated. Set when weights pre-trained at one size are used at another.
+        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+        num_classes: outputs of the head; 0 gives a feature extractor.
+        init_scale: factor on the head's initial weights.
+        checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    clip_size: tuple[int, ...] = (16, 160, 160)
+    patch_size: tuple[int, ...] = (2, 16, 16)
+    in_channels: int = 3
+    encoder: Literal["lgi", "vit"] = "lgi"
+    embed_dim: int = 512
+    depth: int = 16
+    num_heads: int = 8
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    region_size: tuple[int, ...] = (2, 5, 10)
+    intra_region: Literal["self", "cross"] = "self"
+    inter_region: bool = True
+    interaction: Literal["cross", "self", "none"] = "cross"
+    feedback: Literal["none", "region", "clip"] = "none"
+    share_attention: Literal["none", "first_third", "all"] = "none"
+    token_type: Literal["region", "local", "all"] = "region"
+    position: Literal["sincos", "learned"] = "sincos"
+    position_grid: tuple[int, ...] | None = None
+    drop_path: float = 0.0
+    num_classes: int = 7
+    init_scale: float = 0.001
+    checkpoint_blocks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("clip_size", "patch_size", "region_size", "position_grid"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        dims = len(self.clip_size)
+        if len(self.patch_size) != dims or (self.encoder == "lgi" and len(self.region_size) != dims):
+            raise InputError(
+                f"clip_size {self.clip_size}, patch_size {self.patch_size} and region_size {self.region_size} "
+                "must have the same number of dimensions"
+            )
+        if min(*self.clip_size, *self.patch_size, *self.region_size, self.in_channels, self.depth) < 1:
+            raise InputError("clip_size, patch_size, region_size, in_channels and depth must be positive")
+        if any(size % patch for size, patch in zip(self.clip_size, self.patch_size, strict=True)):
+            raise InputError(f"patch_size {self.patch_size} does not divide clip_size {self.clip_size}")
+        if self.encoder == "lgi" and any(g % r for g, r in zip(self.grid, self.region_size, strict=True)):
+            near = tuple(_nearest_divisor(g, r) for g, r in zip(self.grid, self.region_size, strict=True))
+            raise InputError(
+                f"region_size {self.region_size} does not divide the token grid {self.grid} "
+                f"(clip_size / patch_size): {near} would"
+            )
+        if self.embed_dim % self.num_heads:
+            raise InputError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise InputError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if self.feedback != "none" and self.interaction != "cross":
+            raise InputError('feedback follows the local-global interaction: it needs interaction="cross"')
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tokens along each dimension, (8, 10, 10) for the base model."""
+        return tuple(size // patch for size, patch in zip(self.clip_size, self.patch_size, strict=True))
+
+    @property
+    def region(self) -> tuple[int, ...]:
+        """Tokens of one region along each dimension; the whole grid for a ViT."""
+        return self.region_size if self.encoder == "lgi" else self.grid
+
+    @property
+    def region_grid(self) -> tuple[int, ...]:
+        """Regions along each dimension."""
+        return tuple(g // r for g, r in zip(self.grid, self.region, strict=True))
+
+    @property
+    def num_tokens(self) -> int:
+        """K, tokens of a clip."""
+        return math.prod(self.grid)
+
+    @property
+    def num_regions(self) -> int:
+        """M, regions of a clip (1 for a ViT)."""
+        return math.prod(self.region_grid)
+
+    @property
+    def region_tokens(self) -> int:
+        """N, local tokens of a region."""
+        return math.prod(self.region)
+
+    @property
+    def cube_values(self) -> int:
+        """Values in one token's cube, 2 * 16 * 16 * 3 = 1536 for the base model."""
+        return math.prod(self.patch_size) * self.in_channels
+
+
+@dataclasses.dataclass(frozen=True)
+class MAEDFERConfig:
+    """The masked autoencoder used for pre-training.
+
+    Attributes:
+        encoder: the encoder; its head settings are not used.
+        decoder_dim: channels of the decoder.
+        decoder_depth: blocks of the decoder.
+        decoder_heads: attention heads of the decoder.
+        mask_ratio: share of tokens hidden from the encoder, the same in every region.
+        decoder_order: "aligned" gives each visible token its own position in the decoder. "published" gives it the
+            position that the published code gives it, which for regions of more than one frame is another visible
+            token's; released pre-training checkpoints were trained that way.
+        target: "joint" appearance and motion, "appearance" or "motion" alone (that half of the joint target), or
+            "pixels", all frames as they are (VideoMAE).
+        appearance_weight: lambda of the joint loss; motion has 1 - lambda.
+        normalize_target: normalise every cube of the target by its own mean and standard deviation.
+        decoder_keep: share of the masked tokens that the decoder reconstructs; below 1 they are chosen by running
+            cells (VideoMAE V2, CVPR 2023).
+    """
+
+    encoder: LGIFormerConfig = LGIFormerConfig()
+    decoder_dim: int = 384
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    mask_ratio: float = 0.9
+    decoder_order: Literal["aligned", "published"] = "aligned"
+    target: Literal["joint", "appearance", "motion", "pixels"] = "joint"
+    appearance_weight: float = 0.5
+    normalize_target: bool = True
+    decoder_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.decoder_dim % self.decoder_heads:
+            raise InputError(f"decoder_heads {self.decoder_heads} does not divide decoder_dim {self.decoder_dim}")
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise InputError(f"mask_ratio must be between 0 and 1, got {self.mask_ratio}")
+        if not 0.0 <= self.appearance_weight <= 1.0:
+            raise InputError(f"appearance_weight must be in [0, 1], got {self.appearance_weight}")
+        if not 0.0 < self.decoder_keep <= 1.0:
+            raise InputError(f"decoder_keep must be in (0, 1], got {self.decoder_keep}")
+        if self.target != "pixels" and (len(self.encoder.patch_size) != 3 or self.encoder.patch_size[0] < 2):
+            raise InputError(
+                f"target {self.target!r} needs cubes of two frames or more, patch_size is {self.encoder.patch_size}: "
+                'use target="pixels"'
+            )
+
+
+ModelConfig = LGIFormerConfig | MAEDFERConfig
+
+# Channels, depth and heads: LGI-Former sizes of the paper (Table 2 and section 4.2), ViT sizes of the ViT literature.
+_SIZES: dict[str, dict[str, dict[str, int]]] = {
+    "lgi": {
+        "tiny": {"embed_dim": 256, "depth": 16, "num_heads": 4},
+        "small": {"embed_dim": 384, "depth": 16, "num_heads": 6},
+        "base": {"embed_dim": 512, "depth": 16, "num_heads": 8},
+    },
+    "vit": {
+        "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+        "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+        "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    },
+}
+_FAMILIES = {
+    "lgi_former": ("lgi", LGIFormerConfig),
+    "vit": ("vit", LGIFormerConfig),
+    "mae_dfer": ("lgi", MAEDFERConfig),
+    "video_mae": ("vit", MAEDFERConfig),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` and `model_config` know."""
+    return [f"{family}_{size}" for family, (encoder, _) in _FAMILIES.items() for size in _SIZES[encoder]]
+
+
+def model_config(name: str, **overrides: Any) -> ModelConfig:
+    """The configuration of a named model.
+
+    Args:
+        name: one of `list_models()`. `lgi_former_*` and `vit_*` are classifiers, `mae_dfer_*` masked autoencoders on
+            LGI-Former with the joint target, `video_mae_*` masked autoencoders on a ViT with VideoMAE's target.
+        overrides: fields to change. For autoencoders, fields of the encoder may be given directly (clip_size=...) or
+            as encoder={...}.
+
+    Raises:
+        InputError: unknown name or field, wrong type, or settings that do not fit together.
+    """
+    if name not in list_models():
+        raise unknown("model", name, list_models())
+    family, size = name.rsplit("_", 1)
+    encoder, config_type = _FAMILIES[family]
+    base = {"encoder": encoder, **_SIZES[encoder][size]}
+    if config_type is LGIFormerConfig:
+        return from_dict(LGIFormerConfig, {**base, **overrides}, path="model")
+    own = set(field_types(MAEDFERConfig))
+    shared = set(field_types(LGIFormerConfig))
+    nested = overrides.pop("encoder", {})
+    if isinstance(nested, LGIFormerConfig):
+        nested = dataclasses.asdict(nested)
+    direct = {key: overrides.pop(key) for key in list(overrides) if key in shared - own}
+    defaults = {"target": "pixels"} if family == "video_mae" else {}
+    return from_dict(
+        MAEDFERConfig,
+        {**defaults, **overrides, "encoder": {**base, "num_classes": 0, **direct, **nested}},
+        path="model",
+    )
+
+
+def _nearest_divisor(size: int, wanted: int) -> int:
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - wanted), d))

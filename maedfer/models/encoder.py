@@ -1,0 +1,162 @@
+"""The encoder shared by classifier and autoencoder: cube embedding, region order, representative tokens, blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from maedfer.errors import InputError
+from maedfer.kernels import reference as ops
+from maedfer.models.config import LGIFormerConfig
+from maedfer.models.layers import AttentionMaps, LGIBlock, TransformerBlock, interpolate_grid, sincos_positions
+
+
+def region_order(config: LGIFormerConfig) -> Tensor:
+    """Token numbers, row-major over the grid, arranged by region: [M, N] int64.
+
+    Regions are row-major over the grid of regions, the tokens of a region row-major within it.
+    """
+    axes = "abcdefgh"[: len(config.grid)]
+    grid = " ".join(f"({axis}0 {axis}1)" for axis in axes)
+    outer, inner = (" ".join(f"{axis}{digit}" for axis in axes) for digit in "01")
+    sizes = {f"{axis}1": size for axis, size in zip(axes, config.region, strict=True)}
+    tokens = torch.arange(config.num_tokens).reshape(config.grid)
+    return rearrange(tokens, f"{grid} -> ({outer}) ({inner})", **sizes)
+
+
+class CubeEmbedding(nn.Module):
+    """Linear embedding of non-overlapping cubes, equal to a strided convolution over the clip."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.weight = nn.Parameter(torch.empty(dim, in_channels, *patch_size))
+        self.bias = nn.Parameter(torch.empty(dim))
+        # PyTorch's default for convolutions, which the published code keeps for this layer.
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, video: Tensor, index: Tensor) -> Tensor:
+        """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C]."""
+        cubes = ops.gather_cubes(video, self.patch_size, index)
+        return F.linear(cubes.flatten(2), self.weight.flatten(1), self.bias)
+
+
+class Encoder(nn.Module):
+    """LGI-Former or ViT without a head.
+
+    The residual stream is [B, M, S, C] from the embedding to the end, the representative token at row 0 of each
+    region; a ViT is one region of all tokens without a representative one. The region order is made once, by the
+    gather in the embedding.
+    """
+
+    region_order: Tensor
+    positions: Tensor
+
+    def __init__(self, config: LGIFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        self.embedding = CubeEmbedding(config.in_channels, dim, config.patch_size)
+        self.register_buffer("region_order", region_order(config), persistent=False)
+        if config.position == "learned":
+            self.positions = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
+            nn.init.trunc_normal_(self.positions, std=0.02)
+        else:
+            made_for = config.position_grid or config.grid
+            table = sincos_positions(math.prod(made_for), dim)
+            self.register_buffer("positions", interpolate_grid(table, made_for, config.grid), persistent=False)
+        rates = [config.drop_path * number / max(1, config.depth - 1) for number in range(config.depth)]
+        if config.encoder == "lgi":
+            self.representative_tokens = nn.Parameter(torch.zeros(config.num_regions, dim))
+            nn.init.trunc_normal_(self.representative_tokens, std=0.02)
+            blocks: list[nn.Module] = [LGIBlock(config, rate) for rate in rates]
+        else:
+            blocks = [
+                TransformerBlock(dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate) for rate in rates
+            ]
+        self.blocks = nn.ModuleList(blocks)
+
+    @property
+    def has_representative_tokens(self) -> bool:
+        """Whether row 0 of each region is a representative token."""
+        return self.config.encoder == "lgi"
+
+    def embed(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Embed a clip and add positions and representative tokens.
+
+        Args:
+            video: [B, I, *clip_size].
+            visible: [B, M, V] row-major numbers of the tokens to embed, by region; all when None.
+
+        Returns:
+            [B, M, 1 + V, C] (without the 1 for a ViT).
+
+        Raises:
+            InputError: the clip's shape is not the configured one.
+        """
+        config = self.config
+        wanted = (config.in_channels, *config.clip_size)
+        if tuple(video.shape[1:]) != wanted:
+            raise InputError(
+                f"the model takes clips of shape [B, {', '.join(map(str, wanted))}] (channels, then clip_size), "
+                f"got {list(video.shape)}: resize or resample the clip, or set clip_size"
+            )
+        index = self.region_order.flatten() if visible is None else visible.flatten(1)
+        x = self.embedding(video, index)
+        x = x + self.positions[0].to(x.dtype)[index]
+        x = x.unflatten(1, (config.num_regions, -1))
+        if self.has_representative_tokens:
+            tokens = self.representative_tokens.to(x.dtype)[None, :, None].expand(x.shape[0], -1, -1, -1)
+            x = torch.cat([tokens, x], dim=2)
+        return x
+
+    def forward(self, video: Tensor, visible: Tensor | None = None, representative_only: bool = False) -> Tensor:
+        """Encode a clip: [B, M, S, C].
+
+        Args:
+            video: [B, I, *clip_size].
+            visible: see `embed`.
+            representative_only: return the representative tokens alone, [B, M, 1, C], and let the last block skip
+                what cannot reach them.
+        """
+        for z in self.run_blocks(self.embed(video, visible), representative_only):
+            out = z
+        return out
+
+    def run_blocks(self, z: Tensor, representative_only: bool = False, maps: list | None = None) -> Iterator[Tensor]:
+        """Yield the residual stream after each block; append the block's attention maps to `maps` when given."""
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            only = representative_only and number == last
+            if maps is not None:
+                block_maps: AttentionMaps = {}
+                maps.append(block_maps)
+                z = block(z, only, block_maps)
+            elif self.config.checkpoint_blocks and self.training and torch.is_grad_enabled():
+                z = checkpoint(block, z, only, use_reentrant=False)
+            else:
+                z = block(z, only)
+            yield z
+
+    def freeze(self, blocks: int | None = None) -> None:
+        """Stop training the embedding, the tokens, and the first `blocks` blocks (all when None).
+
+        Raises:
+            InputError: the encoder has fewer blocks.
+        """
+        count = len(self.blocks) if blocks is None else blocks
+        if not 0 <= count <= len(self.blocks):
+            raise InputError(f"cannot freeze {count} blocks of an encoder that has {len(self.blocks)}")
+        frozen = [parameter for name, parameter in self.named_parameters() if not name.startswith("blocks.")]
+        for block in self.blocks[:count]:
+            frozen.extend(block.parameters())
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -1,0 +1,120 @@
+"""LGI-Former as classifier and feature extractor (section 3.2 of the paper), with the ViT baseline as a choice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from maedfer.models.config import LGIFormerConfig
+from maedfer.models.encoder import Encoder
+from maedfer.models.layers import AttentionMaps, init_weights, layer_norm
+from maedfer.models.serialization import PretrainedModel
+
+
+class LGIFormer(PretrainedModel):
+    """Encoder, mean over the chosen tokens, LayerNorm, linear head.
+
+    Args:
+        config: sizes and switches.
+    """
+
+    config: LGIFormerConfig
+
+    def __init__(self, config: LGIFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.head_norm = layer_norm(config.embed_dim)
+        self.head = nn.Linear(config.embed_dim, config.num_classes) if config.num_classes else nn.Identity()
+        self.apply(lambda module: init_weights(module, "trunc_normal"))
+        if isinstance(self.head, nn.Linear):
+            with torch.no_grad():
+                self.head.weight.mul_(config.init_scale)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Class logits.
+
+        Args:
+            video: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD.
+
+        Returns:
+            [B, num_classes]; the features [B, C] when num_classes is 0.
+
+        Raises:
+            InputError: the clip's shape is not the configured one.
+        """
+        return self.head(self.forward_features(video))
+
+    def forward_features(self, video: Tensor) -> Tensor:
+        """The pooled and normalised feature that the head sees: [B, C]."""
+        only = self.encoder.has_representative_tokens and self.config.token_type == "region"
+        return self._pool(self.encoder(video, representative_only=only))
+
+    def forward_intermediates(self, video: Tensor) -> list[Tensor]:
+        """The residual stream after every block: depth tensors [B, M, S, C] (ViT: [B, 1, K, C])."""
+        return list(self.encoder.run_blocks(self.encoder.embed(video)))
+
+    def attention_maps(self, video: Tensor) -> list[AttentionMaps]:
+        """Attention probabilities of every block, by stage.
+
+        Returns:
+            One dictionary a block: "intra_region" [B, H, M, *region], what each representative token reads from the
+            local tokens of its region (its own row is left out, so that rows may sum to less than one);
+            "inter_region" [B, H, M, M]; "interaction" [B, H, *grid, M], what each local token reads from every
+            representative token. A ViT has "attention" [B, H, K, K].
+        """
+        config = self.config
+        collected: list[AttentionMaps] = []
+        for _ in self.encoder.run_blocks(self.encoder.embed(video), maps=collected):
+            pass
+        if not self.encoder.has_representative_tokens:
+            return [{"attention": maps["attention"][:, 0]} for maps in collected]
+        row_major = self.encoder.region_order.flatten().argsort()
+        for maps in collected:
+            local = maps["intra_region"][..., -config.region_tokens :]  # [B, M, H, N]
+            maps["intra_region"] = local.transpose(1, 2).unflatten(-1, config.region)
+            if "interaction" in maps:
+                maps["interaction"] = maps["interaction"][:, :, row_major].unflatten(2, config.grid)
+        return collected
+
+    def freeze(self, blocks: int | None = None) -> None:
+        """Stop training the embedding, the tokens, and the first `blocks` blocks of the encoder (all when None)."""
+        self.encoder.freeze(blocks)
+
+    def reset_head(self, num_classes: int) -> None:
+        """Replace the head by a freshly initialised one for `num_classes` classes."""
+        weight = next(self.encoder.parameters())
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self.head = nn.Linear(self.config.embed_dim, num_classes) if num_classes else nn.Identity()
+        self.head.to(weight.device, weight.dtype)
+        if isinstance(self.head, nn.Linear):
+            init_weights(self.head, "trunc_normal")
+            with torch.no_grad():
+                self.head.weight.mul_(self.config.init_scale)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that take no weight decay although they are neither biases nor one-dimensional."""
+        return {"encoder.positions", "encoder.representative_tokens"}
+
+    def layer_index(self, name: str) -> int:
+        """The layer of a parameter for layer-wise learning-rate decay.
+
+        The embedding (and a learned position table) is layer 0, block i is i + 1, the rest depth + 1. The
+        representative tokens count with the head, as in the published code.
+        """
+        if name.startswith(("encoder.embedding.", "encoder.positions")):
+            return 0
+        if name.startswith("encoder.blocks."):
+            return int(name.split(".")[2]) + 1
+        return self.config.depth + 1
+
+    def _pool(self, z: Tensor) -> Tensor:
+        """[B, M, S, C] -> [B, C]."""
+        if self.encoder.has_representative_tokens:
+            if self.config.token_type == "region":
+                z = z[:, :, :1]
+            elif self.config.token_type == "local":
+                z = z[:, :, 1:]
+        return self.head_norm(z.mean(dim=(1, 2)))

@@ -1,0 +1,81 @@
+"""Which tokens the encoder sees and which the decoder reconstructs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maedfer.errors import InputError
+from maedfer.models.config import LGIFormerConfig
+from maedfer.models.encoder import region_order
+
+
+def masked_per_window(config: LGIFormerConfig, ratio: float) -> tuple[int, int]:
+    """Tokens hidden in, and tokens of, one region's window (the plane of a region without time).
+
+    Raises:
+        InputError: the ratio hides none or all of them.
+    """
+    window = config.region_tokens // (config.region[0] if len(config.region) > 2 else 1)
+    masked = int(ratio * window)
+    if not 0 < masked < window:
+        raise InputError(
+            f"mask_ratio {ratio} hides {masked} of the {window} tokens of a region's window: "
+            "choose a ratio or a region_size that leaves some hidden and some visible"
+        )
+    return masked, window
+
+
+def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw a tube mask: one spatial pattern, repeated over time, with the same ratio in every region.
+
+    Args:
+        config: gives the token grid and the regions; a ViT has one region, the whole grid.
+        ratio: share of hidden tokens; int(ratio * window) of each region's window are hidden.
+        generator: source of randomness; the global one when None.
+
+    Returns:
+        [K] bool in row-major (t, h, w) order, True = masked. Inputs without a time dimension get one pattern.
+    """
+    masked, window = masked_per_window(config, ratio)
+    has_time = len(config.grid) > 2
+    time, times = (config.region[0], config.region_grid[0]) if has_time else (1, 1)
+    windows = config.num_regions // times
+    ranks = torch.rand(windows, window, generator=generator).argsort(dim=1).argsort(dim=1)
+    pattern = (ranks < masked)[None, :, None].expand(times, windows, time, window)
+    mask = torch.empty(config.num_tokens, dtype=torch.bool)
+    mask[region_order(config).flatten()] = pattern.flatten()
+    return mask
+
+
+def running_cell_mask(
+    mask: Tensor, config: LGIFormerConfig, keep: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Choose the masked tokens that the decoder reconstructs, by running cells (VideoMAE V2, section 3.1).
+
+    Each 2 x 2 cell of the plane reconstructs some of its places, and the places move on from frame to frame, so that
+    over time every place is covered. Where the cells do not give the exact count, masked tokens are added or left
+    out at random.
+
+    Args:
+        mask: [K] bool, True = hidden from the encoder.
+        config: gives the token grid.
+        keep: share of the masked tokens to reconstruct.
+        generator: source of randomness; the global one when None.
+
+    Returns:
+        [K] bool, a subset of `mask` with max(1, int(keep * masked)) tokens.
+    """
+    height, width = config.grid[-2:]
+    frames = config.num_tokens // (height * width)
+    start = int(torch.randint(4, (), generator=generator))
+    # Clockwise walk around the cell: 0 1 / 3 2.
+    place = torch.tensor([[0, 1], [3, 2]]).repeat((height + 1) // 2, (width + 1) // 2)[:height, :width]
+    turn = (place[None] - torch.arange(frames)[:, None, None] - start) % 4
+    chosen = turn < 4 * keep
+    order = torch.rand(config.num_tokens, generator=generator) - chosen.flatten().float()
+    order[~mask] = torch.inf
+    count = max(1, int(keep * int(mask.sum())))
+    out = torch.zeros_like(mask)
+    out[order.argsort()[:count]] = True
+    return out

@@ -1,0 +1,257 @@
+"""MAE-DFER: masked autoencoding of appearance and motion (section 3.3 of the paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from maedfer.errors import InputError
+from maedfer.kernels import reference as ops
+from maedfer.models.config import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig
+from maedfer.models.encoder import Encoder
+from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, sincos_positions
+from maedfer.models.masking import running_cell_mask, tube_mask
+from maedfer.models.serialization import PretrainedModel
+
+
+def normalize_frames(frames: Tensor) -> Tensor:
+    """Turn un-normalised frames into what the models take.
+
+    Args:
+        frames: [B, I, ...] uint8, or float in [0, 1]. Three channels are normalised with the ImageNet statistics,
+            other counts only brought to [0, 1].
+    """
+    frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
+    if frames.shape[1] != 3:
+        return frames
+    shape = (1, 3) + (1,) * (frames.dim() - 2)
+    mean = frames.new_tensor(IMAGENET_MEAN).reshape(shape)
+    return (frames - mean) / frames.new_tensor(IMAGENET_STD).reshape(shape)
+
+
+class MAEDFER(PretrainedModel):
+    """Masked autoencoder: LGI-Former (or ViT) on the visible tokens, a light decoder over all of them.
+
+    Args:
+        config: sizes, masking and objective.
+    """
+
+    config: MAEDFERConfig
+    decoder_positions: Tensor
+
+    def __init__(self, config: MAEDFERConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder = config.encoder
+        self.encoder = Encoder(encoder)
+        self.encoder_norm = layer_norm(encoder.embed_dim)
+        self.encoder_to_decoder = nn.Linear(encoder.embed_dim, config.decoder_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
+        table = sincos_positions(encoder.num_tokens, config.decoder_dim)
+        self.register_buffer("decoder_positions", table, persistent=False)
+        self.decoder_blocks = nn.ModuleList(
+            TransformerBlock(config.decoder_dim, config.decoder_heads, encoder.mlp_ratio, encoder.qkv_bias)
+            for _ in range(config.decoder_depth)
+        )
+        self.decoder_norm = layer_norm(config.decoder_dim)
+        self.decoder_head = nn.Linear(config.decoder_dim, encoder.cube_values)
+        self.apply(lambda module: init_weights(module, "xavier"))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, video: Tensor, mask: Tensor, decode: Tensor | None = None, output: str = "prediction"
+    ) -> Tensor | dict[str, Tensor]:
+        """Predict the cubes of masked tokens.
+
+        Args:
+            video: [B, I, *clip_size] normalised float clip. With output="loss", un-normalised frames instead, uint8
+                or float in [0, 1].
+            mask: [B, K] bool in row-major (t, h, w) order, True = hidden. Every region of every clip must keep the
+                same number of visible tokens.
+            decode: [B, K] bool subset of `mask`, the same number for every clip: only these are reconstructed.
+            output: "prediction", or "loss" for the result of `training_loss` (so that a wrapper such as
+                DistributedDataParallel sees the training step as one forward pass).
+
+        Returns:
+            [B, n, prod(patch_size) * I], masked (or decoded) tokens in (t, h, w) order, values in the order
+            (frame, row, column, channel); for output="loss" see `training_loss`.
+
+        Raises:
+            InputError: shapes that do not fit, or a mask that is uneven over the regions.
+        """
+        if output == "loss":
+            return self.training_loss(video, mask, decode)
+        wanted = mask if decode is None else decode
+        return self._decode(self._visible_tokens(mask), self.encode(video, mask), self._token_index(wanted))
+
+    def encode(self, video: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's normalised output for the visible tokens, regions one after the other: [B, K_visible, C]."""
+        z = self.encoder(video, self._visible_tokens(mask))
+        x = z[:, :, 1:] if self.encoder.has_representative_tokens else z
+        return self.encoder_norm(x.flatten(1, 2))
+
+    def training_loss(self, frames: Tensor, mask: Tensor, decode: Tensor | None = None) -> dict[str, Tensor]:
+        """Normalise, predict, and compare with the target.
+
+        Args:
+            frames: [B, I, *clip_size] uint8, or float in [0, 1].
+            mask: [B, K] bool, see `forward`.
+            decode: see `forward`.
+
+        Returns:
+            float32 scalars "loss" (what to minimise), "appearance" and "motion" (its two parts, unweighted; with
+            target="pixels" the errors of the first and of the other frames).
+        """
+        config = self.config
+        prediction = self.forward(normalize_frames(frames), mask, decode)
+        assert isinstance(prediction, Tensor)
+        patch_size = config.encoder.patch_size
+        if len(patch_size) == 2:
+            # A picture is a clip of one frame.
+            frames, patch_size = frames.unsqueeze(2), (1, *patch_size)
+        appearance, motion = ops.masked_appearance_motion_loss(
+            prediction,
+            frames,
+            self._token_index(mask if decode is None else decode),
+            patch_size,
+            motion=config.target != "pixels",
+            normalize=config.normalize_target,
+        )
+        if config.target == "pixels":
+            weight = 1.0 / patch_size[0]
+        else:
+            weight = {"joint": config.appearance_weight, "appearance": 1.0, "motion": 0.0}[config.target]
+        # A part without weight is left out rather than multiplied by zero, so that it cannot bring in a NaN.
+        parts = [weight * appearance] if weight > 0 else []
+        parts += [(1.0 - weight) * motion] if weight < 1 else []
+        return {"loss": sum(parts[1:], parts[0]), "appearance": appearance.detach(), "motion": motion.detach()}
+
+    def random_masks(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """Draw `mask` and `decode` for a batch, on the CPU: [batch, K] bool each (decode is None when all are)."""
+        config = self.config
+        mask = torch.stack([tube_mask(config.encoder, config.mask_ratio, generator) for _ in range(batch)])
+        if config.decoder_keep == 1.0:
+            return mask, None
+        return mask, torch.stack(
+            [running_cell_mask(row, config.encoder, config.decoder_keep, generator) for row in mask]
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Pictures of what the model reconstructs, in the manner of the paper's Fig. 4.
+
+        Predictions are brought back to pixels with the mean and standard deviation of the true cubes (the usual way
+        to show a masked autoencoder with normalised targets).
+
+        Args:
+            frames: [B, I, T, H, W] uint8, or float in [0, 1].
+            mask: [B, K] bool.
+
+        Returns:
+            Float clips [B, I, T, H, W] in [0, 1]: "masked" (hidden cubes grey), "appearance" (the predicted first
+            frame of each cube held over it), "motion" (predicted differences around 0.5 grey; the first frames are
+            grey), "full" (their sum), "original".
+
+        Raises:
+            InputError: the input has no time dimension.
+        """
+        config = self.config
+        patch_size = config.encoder.patch_size
+        if len(patch_size) != 3:
+            raise InputError("reconstruction pictures need clips with a time dimension")
+        clip = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
+        index = self._token_index(mask)
+        prediction = self.forward(normalize_frames(clip), mask)
+        assert isinstance(prediction, Tensor)
+        prediction = prediction.float().unflatten(2, (patch_size[0], -1, clip.shape[1]))  # [B, n, t, p, I]
+        true = ops.gather_cubes(clip, patch_size, index).flatten(4).permute(0, 1, 3, 4, 2)
+        mean, spread = true.new_zeros(()), true.new_ones(())
+        if config.normalize_target:
+            mean = true.mean(dim=(2, 3), keepdim=True)
+            spread = true.flatten(2, 3).std(dim=2)[:, :, None, None] + 1e-6
+        first = prediction[:, :, :1] * spread + mean
+        if config.target == "pixels":
+            full = prediction * spread + mean
+            motion = full - full[:, :, :1]
+        else:
+            motion = torch.cat([torch.zeros_like(first), prediction[:, :, 1:] * spread], dim=2)
+            full = first + motion
+        pictures = {
+            "masked": torch.full_like(true, 0.5),
+            "appearance": first.expand_as(full),
+            "motion": motion + 0.5,
+            "full": full,
+        }
+        out = {name: _paste(clip, cube, index, patch_size).clamp(0, 1) for name, cube in pictures.items()}
+        visible_motion = clip - clip[:, :, :: patch_size[0]].repeat_interleave(patch_size[0], dim=2) + 0.5
+        out["motion"] = _paste(visible_motion, pictures["motion"], index, patch_size).clamp(0, 1)
+        out["original"] = clip
+        return out
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that take no weight decay although they are neither biases nor one-dimensional."""
+        return {"encoder.positions", "encoder.representative_tokens", "mask_token"}
+
+    def layer_index(self, name: str) -> int:
+        """The layer of a parameter, as `LGIFormer.layer_index`; the decoder counts with the head."""
+        if name.startswith(("encoder.embedding.", "encoder.positions")):
+            return 0
+        if name.startswith("encoder.blocks."):
+            return int(name.split(".")[2]) + 1
+        return self.config.encoder.depth + 1
+
+    def _decode(self, visible: Tensor, encoded: Tensor, wanted: Tensor) -> Tensor:
+        """Decode the tokens `wanted` [B, n] from `encoded` [B, K_visible, C], whose tokens are `visible` [B, M, V]."""
+        x = self.encoder_to_decoder(encoded)
+        positions = self.decoder_positions[0].to(x.dtype)
+        places = visible.flatten(1)
+        if self.config.decoder_order == "published":
+            # The published decoder takes the k-th visible token of the region order for the k-th in (t, h, w) order.
+            places = places.sort(dim=1).values
+        x = torch.cat([x + positions[places], self.mask_token.to(x.dtype) + positions[wanted]], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_head(self.decoder_norm(x[:, -wanted.shape[1] :]))
+
+    def _visible_tokens(self, mask: Tensor) -> Tensor:
+        """Row-major numbers of the visible tokens, by region: [B, M, V]."""
+        order = self.encoder.region_order
+        if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[1] != order.numel():
+            raise InputError(
+                f"mask must be bool of shape [B, {order.numel()}], got {mask.dtype} of shape {list(mask.shape)}"
+            )
+        hidden = mask[:, order]  # [B, M, N]
+        counts = (~hidden).sum(dim=2)
+        visible = int(counts[0, 0])
+        if visible == 0 or not bool((counts == visible).all()):
+            raise InputError(
+                "mask must leave the same number of visible tokens, at least one, in every region of every clip, "
+                f"got {int(counts.min())} to {int(counts.max())} of {order.shape[1]}"
+            )
+        # Visible tokens first, each group in its old order.
+        places = hidden.to(torch.uint8).argsort(dim=2, stable=True)[:, :, :visible]
+        return order.expand(mask.shape[0], -1, -1).gather(2, places)
+
+    def _token_index(self, wanted: Tensor) -> Tensor:
+        """Row-major numbers of the True tokens of [B, K]: [B, n]."""
+        counts = wanted.sum(dim=1)
+        if not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
+            raise InputError("every clip of a batch must have the same number of tokens to reconstruct, at least one")
+        return wanted.nonzero()[:, 1].reshape(wanted.shape[0], -1)
+
+    def extra_repr(self) -> str:
+        """Objective, for print(model)."""
+        return f"mask_ratio={self.config.mask_ratio}, target={self.config.target!r}"
+
+
+def _paste(clip: Tensor, cubes: Tensor, index: Tensor, patch_size: tuple[int, ...]) -> Tensor:
+    """Put `cubes` [B, n, t, h * w, I] into a copy of `clip` [B, I, T, H, W] at the tokens `index` [B, n]."""
+    out = clip.clone()
+    view = ops.cubes(out, patch_size)  # [B, gt, gh, gw, I, t, h, w], a view of out
+    height, width = view.shape[2:4]
+    batch = torch.arange(len(clip), device=clip.device)[:, None]
+    values = cubes.unflatten(3, patch_size[1:]).permute(0, 1, 5, 2, 3, 4)
+    view[batch, index // (height * width), index // width % height, index % width] = values.expand(
+        *index.shape, *view.shape[4:]
+    )
+    return out

@@ -1,0 +1,88 @@
+"""Small models and measures used by several tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from maedfer.models import LGIFormerConfig, MAEDFERConfig
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ASSETS = REPOSITORY / "tests" / "assets"
+
+# Two regions along each dimension, so that every order of tokens differs from every other.
+SMALL = LGIFormerConfig(
+    clip_size=(8, 32, 32),
+    patch_size=(2, 8, 8),
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    region_size=(2, 2, 2),
+    num_classes=5,
+    init_scale=1.0,
+)
+SMALL_MAE = MAEDFERConfig(encoder=SMALL, decoder_dim=16, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)
+
+
+def small(**changes: Any) -> LGIFormerConfig:
+    """The small classifier's configuration, changed."""
+    return dataclasses.replace(SMALL, **changes)
+
+
+def small_mae(**changes: Any) -> MAEDFERConfig:
+    """The small autoencoder's configuration, changed; encoder fields under `encoder`."""
+    return dataclasses.replace(SMALL_MAE, **changes)
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest magnitude of the reference."""
+    scale = float(reference.detach().abs().max())
+    return float((value.detach() - reference.detach()).abs().max()) / (scale or 1.0)
+
+
+@dataclasses.dataclass
+class Golden:
+    """One golden case; see tests/assets/README.md."""
+
+    name: str
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Published state dict, float32."""
+        return {key[6:]: value.float() for key, value in self.tensors.items() if key.startswith("state.")}
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """Published arguments of the constructor, with those of the objective."""
+        objective = ("mask_ratio", "target_diff_weight", "normlize_target", "use_frame_diff_as_target")
+        return {**self.meta["args"], **{key: self.meta[key] for key in objective if key in self.meta}}
+
+
+def golden_files() -> list[Path]:
+    """All golden cases at hand: those beside the repository, else the ones that it ships."""
+    folder = REPOSITORY.parent / "shared" / "golden"
+    return sorted((folder if folder.is_dir() else ASSETS).glob("*.safetensors"))
+
+
+def load_golden(path: Path) -> Golden:
+    """Read a golden case."""
+    with safe_open(path, "pt") as file:
+        meta = json.loads(file.metadata()["meta"])
+    return Golden(path.stem, meta, load_file(path))
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter random values, so that biases and norms take part in a comparison."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

@@ -1,0 +1,74 @@
+"""Outputs, losses and gradients of the published implementation, case by case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maedfer.kernels import reference as ops
+from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, load_published, published_gradients, to_published
+from tests.helpers import ASSETS, golden_files, load_golden, relative_error
+
+OUTPUT_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-4
+
+CASES = {path.stem: path for path in [*sorted(ASSETS.glob("*.safetensors")), *golden_files()]}
+
+
+def check_gradients(gradients: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    expected = {key[5:] for key in tensors if key.startswith("grad.")}
+    norms = {key[9:] for key in tensors if key.startswith("gradnorm.")}
+    assert expected, "a golden case without gradients"
+    for name in expected:
+        want = tensors[f"grad.{name}"]
+        got = gradients.get(name, torch.zeros_like(want))
+        assert relative_error(got, want) <= GRADIENT_TOLERANCE, name
+    for name in norms:
+        want = float(tensors[f"gradnorm.{name}"])
+        got = float(gradients[name].norm()) if name in gradients else 0.0
+        assert abs(got - want) <= GRADIENT_TOLERANCE * want, name
+    # A parameter that the published code gives no gradient must not get one here.
+    for name in gradients.keys() - expected - norms:
+        assert not gradients[name].any(), name
+
+
+@pytest.mark.parametrize("path", CASES.values(), ids=CASES)
+def test_golden_case(path: Path) -> None:
+    golden = load_golden(path)
+    tensors, video = golden.tensors, golden.tensors["video"].float()
+    model = load_published(golden.state, golden.meta["task"], golden.args)
+    if golden.meta["task"] == "finetune":
+        logits = model(video)
+        assert relative_error(logits, tensors["logits"]) <= OUTPUT_TOLERANCE
+        assert relative_error(model.forward_features(video), tensors["feature"]) <= OUTPUT_TOLERANCE
+        loss = F.cross_entropy(logits, tensors["label"])
+    else:
+        mask, shape = tensors["mask"], (1, 3, 1, 1, 1)
+        assert relative_error(model.encode(video, mask), tensors["encoded"]) <= OUTPUT_TOLERANCE
+        few = tensors["prediction"].shape[1]
+        assert relative_error(model(video, mask)[:, :few], tensors["prediction"]) <= OUTPUT_TOLERANCE
+        frames = video * torch.tensor(IMAGENET_STD).view(shape) + torch.tensor(IMAGENET_MEAN).view(shape)
+        index = mask.nonzero()[:, 1].reshape(len(mask), -1)
+        target = ops.reconstruction_target(
+            frames,
+            index,
+            model.config.encoder.patch_size,
+            motion=golden.meta["use_frame_diff_as_target"],
+            normalize=golden.meta["normlize_target"],
+        )
+        assert relative_error(target.flatten(2)[:, :few], tensors["target"]) <= OUTPUT_TOLERANCE
+        loss = model.training_loss(frames, mask)["loss"]
+    assert relative_error(loss, tensors["loss"]) <= OUTPUT_TOLERANCE
+    loss.backward()
+    check_gradients(published_gradients(model), tensors)
+
+
+@pytest.mark.parametrize("path", CASES.values(), ids=CASES)
+def test_published_names_round_trip_bit_for_bit(path: Path) -> None:
+    golden = load_golden(path)
+    state = to_published(load_published(golden.state, golden.meta["task"], golden.args))
+    assert state.keys() == golden.state.keys()
+    assert all(torch.equal(state[key], value) for key, value in golden.state.items())

@@ -1,0 +1,163 @@
+"""Blocks against the paper's equations, written out one region and one head at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maedfer.models.encoder import Encoder, region_order
+from maedfer.models.layers import Attention, LGIBlock, interpolate_grid, sincos_positions
+from tests.helpers import randomize, relative_error, small
+
+
+def plain_attention(layer: Attention, queries: Tensor, keys: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for matrices [S, C], one head after the other."""
+    dim, heads = queries.shape[1], layer.num_heads
+    head_dim = dim // heads
+    w_q, w_k, w_v = layer.qkv.weight.chunk(3)
+    q = queries @ w_q.T + (0 if layer.q_bias is None else layer.q_bias)
+    k = keys @ w_k.T
+    v = keys @ w_v.T + (0 if layer.v_bias is None else layer.v_bias)
+    out = []
+    for head in range(heads):
+        part = slice(head * head_dim, (head + 1) * head_dim)
+        out.append(torch.softmax(q[:, part] @ k[:, part].T / head_dim**0.5, dim=1) @ v[:, part])
+    return torch.cat(out, dim=1) @ layer.proj.weight.T + layer.proj.bias
+
+
+def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    return (x - mean) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt() * layer.weight + layer.bias
+
+
+def plain_block(block: LGIBlock, z: Tensor) -> Tensor:
+    """One clip [M, S, C] through the stages of section 3.2."""
+    z = z.clone()
+    for i, region in enumerate(z.clone()):
+        if block.intra_region == "self":
+            normed = norm(block.intra_norm, region)
+            z[i] = region + plain_attention(block.intra_attention, normed, normed)
+        else:
+            query, context = norm(block.intra_norm, region[:1]), norm(block.intra_context_norm, region[1:])
+            z[i, :1] = region[:1] + plain_attention(block.intra_attention, query, context)
+    if block.inter_region:
+        s = z[:, 0].clone()
+        normed = norm(block.inter_norm, s)
+        z[:, 0] = s + plain_attention(block.inter_attention, normed, normed)
+    if block.interaction == "self":
+        for i, region in enumerate(z.clone()):
+            normed = norm(block.interaction_norm, region)
+            z[i] = region + plain_attention(block.interaction_attention, normed, normed)
+    elif block.interaction == "cross":
+        context = norm(block.interaction_context_norm, z[:, 0])
+        for i, region in enumerate(z.clone()):
+            query = norm(block.interaction_norm, region[1:])
+            z[i, 1:] = region[1:] + plain_attention(block.interaction_attention, query, context)
+    if block.feedback != "none":
+        local = z[:, 1:].clone()
+        for i, s in enumerate(z[:, :1, :].clone()):
+            seen = local[i] if block.feedback == "region" else local.flatten(0, 1)
+            context = norm(block.feedback_context_norm, seen)
+            z[i, :1] = s + plain_attention(block.feedback_attention, norm(block.feedback_norm, s), context)
+    hidden = F.gelu(norm(block.ffn_norm, z) @ block.ffn.fc1.weight.T + block.ffn.fc1.bias)
+    return z + hidden @ block.ffn.fc2.weight.T + block.ffn.fc2.bias
+
+
+SWITCHES = {
+    "full": {},
+    "no_inter": {"inter_region": False},
+    "no_interaction": {"interaction": "none"},
+    "intra_only": {"inter_region": False, "interaction": "none"},
+    "third_self": {"interaction": "self"},
+    "first_cross": {"intra_region": "cross"},
+    "share_first_third": {"share_attention": "first_third"},
+    "share_all": {"share_attention": "all"},
+    "feedback_region": {"feedback": "region"},
+    "feedback_clip": {"feedback": "clip"},
+    "no_bias": {"qkv_bias": False},
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_block_follows_the_equations(switches: dict) -> None:
+    config = small(**switches)
+    block = LGIBlock(config).double()
+    randomize(block)
+    z = torch.randn(2, config.num_regions, 1 + config.region_tokens, config.embed_dim, dtype=torch.float64)
+    expected = torch.stack([plain_block(block, clip) for clip in z])
+    assert relative_error(block(z), expected) < 1e-12
+    # Skipping what cannot reach the representative tokens changes nothing for them.
+    assert relative_error(block(z, representative_only=True), expected[:, :, :1]) < 1e-12
+
+
+def test_shared_attention_is_one_module() -> None:
+    block = LGIBlock(small(share_attention="all"))
+    assert block.inter_attention is block.intra_attention is block.interaction_attention
+    block = LGIBlock(small(share_attention="first_third"))
+    assert block.interaction_attention is block.intra_attention is not block.inter_attention
+
+
+def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_others() -> None:
+    config = small(embed_dim=8)
+    block = LGIBlock(config, drop_path=0.5).train()
+    seen: dict[int, list[Tensor]] = {1: [], 2: []}
+    dropped = block._drop
+
+    def record(branch: Tensor, batch_dims: int) -> Tensor:
+        out = dropped(branch, batch_dims)
+        seen[batch_dims].append(out)
+        return out
+
+    block._drop = record  # type: ignore[method-assign]
+    block(torch.randn(16, config.num_regions, 1 + config.region_tokens, 8))
+    assert [len(seen[1]), len(seen[2])] == [2, 2]
+    for out in seen[2]:
+        kept = out.flatten(2).abs().sum(2) > 0
+        assert ((out.flatten(2) != 0).any(2) == (out.flatten(2) != 0).all(2)).all()
+        assert kept.any(1).all() and not kept.all(1).any(), "regions of one clip must be drawn separately"
+    for out in seen[1]:
+        kept = (out.flatten(1) != 0).any(1)
+        assert 0 < kept.sum() < 16
+        assert (out.flatten(1)[kept] != 0).all(), "a clip is kept or dropped as a whole"
+
+
+def test_region_order_is_row_major_within_row_major_regions() -> None:
+    order = region_order(small())
+    assert order.shape == (8, 8)
+    # Grid (4, 4, 4), regions of (2, 2, 2): the second region starts at column 2, the third at row 2.
+    assert order[0].tolist() == [0, 1, 4, 5, 16, 17, 20, 21]
+    assert order[1, 0] == 2 and order[2, 0] == 8 and order[4, 0] == 32
+    flat = region_order(small(clip_size=(32, 64), patch_size=(8, 8), region_size=(4, 4)))
+    assert flat.shape == (2, 16) and flat[1, :5].tolist() == [4, 5, 6, 7, 12]
+
+
+def test_embedding_equals_the_strided_convolution() -> None:
+    config = small()
+    encoder = Encoder(config)
+    video = torch.randn(2, 3, *config.clip_size)
+    weight = encoder.embedding.weight
+    convolved = F.conv3d(video, weight, encoder.embedding.bias, stride=config.patch_size).flatten(2).transpose(1, 2)
+    expected = (convolved + sincos_positions(config.num_tokens, config.embed_dim))[:, encoder.region_order]
+    z = encoder.embed(video)
+    assert relative_error(z[:, :, 1:], expected) < 1e-6
+    assert torch.equal(z[1, :, 0], encoder.representative_tokens)
+    visible = encoder.region_order[None, :, [1, 5]].expand(2, -1, -1)
+    assert relative_error(encoder.embed(video, visible)[:, :, 1:], expected[:, :, [1, 5]]) < 1e-6
+
+
+def test_sincos_table() -> None:
+    table = sincos_positions(10, 6)[0].double()
+    assert table[0].tolist() == [0, 1, 0, 1, 0, 1]
+    assert abs(float(table[3, 2]) - float(torch.tensor(3 / 10000 ** (2 / 6), dtype=torch.float64).sin())) < 1e-7
+
+
+def test_interpolation_keeps_constants_and_follows_a_ramp_in_time() -> None:
+    ramp = torch.arange(4.0)[:, None, None, None].expand(4, 3, 3, 2).reshape(1, 36, 2)
+    assert interpolate_grid(ramp, (4, 3, 3), (4, 3, 3)) is ramp
+    wide = interpolate_grid(ramp, (4, 3, 3), (8, 5, 6)).reshape(8, 5, 6, 2)
+    assert torch.allclose(wide[:, 0, 0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]), atol=1e-5)
+    assert torch.allclose(wide, wide[:, :1, :1].expand_as(wide), atol=1e-5)
+    flat = interpolate_grid(torch.ones(1, 6, 3), (2, 3), (4, 4))
+    assert flat.shape == (1, 16, 3) and torch.allclose(flat, torch.ones(()), atol=1e-6)

@@ -1,0 +1,157 @@
+"""The autoencoder: which tokens it sees, where it puts them, what it is trained on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maedfer.errors import InputError
+from maedfer.kernels import reference as ops
+from maedfer.models import MAEDFER, normalize_frames
+from tests.helpers import randomize, relative_error, small, small_mae
+
+
+def batch(model: MAEDFER, size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    frames = torch.randint(0, 256, (size, 3, *model.config.encoder.clip_size), dtype=torch.uint8)
+    return frames, model.random_masks(size)[0]
+
+
+@pytest.mark.parametrize("encoder", ["lgi", "vit"])
+def test_hidden_cubes_do_not_reach_the_prediction(encoder: str) -> None:
+    model = MAEDFER(small_mae(encoder=small(encoder=encoder))).eval()
+    randomize(model)
+    frames, mask = batch(model)
+    video = normalize_frames(frames)
+    changed = video.clone()
+    view = ops.cubes(changed, model.config.encoder.patch_size)
+    view[mask.reshape(2, *model.config.encoder.grid)] = 9.0
+    assert torch.equal(model(video, mask), model(changed, mask))
+    view[(~mask).reshape(2, *model.config.encoder.grid)] += 0.5
+    assert not torch.equal(model(video, mask), model(changed, mask))
+
+
+def test_region_order_does_not_matter_when_decoder_order_is_aligned() -> None:
+    """Without attention in the encoder, a token's code must come out at its own place for any region shape."""
+    outputs = []
+    for region in ((2, 2, 2), (1, 4, 4), (4, 2, 4)):
+        config = small_mae(encoder=small(region_size=region, depth=1, inter_region=False, interaction="none"))
+        torch.manual_seed(1)
+        model = MAEDFER(config).eval()
+        block = model.encoder.blocks[0]
+        torch.nn.init.zeros_(block.intra_attention.proj.weight)
+        torch.manual_seed(2)
+        shared = {n: torch.randn_like(p) * 0.3 for n, p in model.named_parameters() if "representative" not in n}
+        model.load_state_dict({**shared, "encoder.representative_tokens": model.encoder.representative_tokens})
+        torch.nn.init.zeros_(block.intra_attention.proj.weight)
+        mask = torch.zeros(1, 64, dtype=torch.bool)
+        mask.view(4, 4, 4)[:, ::2, :] = True
+        torch.manual_seed(3)
+        outputs.append(model(torch.randn(1, 3, 8, 32, 32), mask))
+    assert relative_error(outputs[1], outputs[0]) < 1e-5
+    assert relative_error(outputs[2], outputs[0]) < 1e-5
+
+
+def test_published_decoder_order_misplaces_half_of_the_visible_tokens() -> None:
+    model = MAEDFER(small_mae(encoder=small(clip_size=(8, 32, 32), region_size=(2, 2, 4))))
+    mask = model.random_masks(1)[0]
+    visible = model._visible_tokens(mask).flatten(1)
+    published = visible.sort(dim=1).values
+    assert float((visible != published).float().mean()) == 0.5
+    aligned, other = model, MAEDFER(small_mae(encoder=model.config.encoder, decoder_order="published"))
+    randomize(aligned)
+    other.load_state_dict(aligned.state_dict())
+    video = torch.randn(1, 3, 8, 32, 32)
+    assert relative_error(other(video, mask), aligned(video, mask)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("target", "weight", "expected"),
+    [
+        ("joint", 0.5, lambda a, m: 0.5 * a + 0.5 * m),
+        ("joint", 0.8, lambda a, m: 0.8 * a + 0.2 * m),
+        ("appearance", 0.5, lambda a, m: a),
+        ("motion", 0.5, lambda a, m: m),
+        ("pixels", 0.5, lambda a, m: 0.5 * a + 0.5 * m),
+    ],
+)
+def test_objective_weighs_appearance_and_motion(target: str, weight: float, expected) -> None:
+    model = MAEDFER(small_mae(target=target, appearance_weight=weight))
+    frames, mask = batch(model)
+    parts = model.training_loss(frames, mask)
+    assert relative_error(parts["loss"], expected(parts["appearance"], parts["motion"])) < 1e-6
+    index = mask.nonzero()[:, 1].reshape(2, -1)
+    aim = ops.reconstruction_target(frames, index, (2, 8, 8), motion=target != "pixels").flatten(2)
+    error = (model(normalize_frames(frames), mask) - aim).square()
+    assert relative_error(parts["motion"], error[..., 192:].mean()) < 1e-5
+    through_forward = model(frames, mask, output="loss")
+    assert torch.equal(through_forward["loss"], parts["loss"])
+
+
+def test_decoder_masking_reconstructs_a_subset_with_the_same_code() -> None:
+    model = MAEDFER(small_mae(decoder_keep=0.5)).eval()
+    frames, _ = batch(model)
+    mask, decode = model.random_masks(2)
+    assert decode is not None and int(decode.sum(1)[0]) == int(mask.sum(1)[0]) // 2
+    prediction = model(normalize_frames(frames), mask, decode)
+    assert prediction.shape == (2, int(decode[0].sum()), 384)
+    parts = model.training_loss(frames, mask, decode)
+    index = decode.nonzero()[:, 1].reshape(2, -1)
+    aim = ops.reconstruction_target(frames, index, (2, 8, 8)).flatten(2)
+    assert relative_error(parts["appearance"], (prediction - aim)[..., :192].square().mean()) < 1e-5
+
+
+def test_uneven_masks_are_refused() -> None:
+    model = MAEDFER(small_mae())
+    video = torch.randn(2, 3, 8, 32, 32)
+    mask = model.random_masks(2)[0]
+    uneven = mask.clone()
+    uneven[0, int(mask[0].nonzero()[0])] = False
+    with pytest.raises(InputError, match="same number of visible tokens"):
+        model(video, uneven)
+    with pytest.raises(InputError, match=r"bool of shape \[B, 64\], got torch.bool of shape \[2, 32\]"):
+        model(video, mask[:, :32])
+    with pytest.raises(InputError, match="same number of tokens to reconstruct"):
+        decode = mask.clone()
+        decode[0, int(mask[0].nonzero()[0])] = False
+        model(video, mask, decode)
+
+
+def test_reconstruction_pictures() -> None:
+    model = MAEDFER(small_mae()).eval()
+    frames, mask = batch(model)
+    pictures = model.reconstruct(frames, mask)
+    clip = frames.float() / 255
+    assert set(pictures) == {"masked", "appearance", "motion", "full", "original"}
+    assert all(picture.shape == clip.shape for picture in pictures.values())
+    assert torch.equal(pictures["original"], clip)
+    hidden = mask.view(2, 1, 4, 4, 4).repeat_interleave(2, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+    hidden = hidden.expand_as(clip)
+    assert (pictures["masked"][hidden] == 0.5).all()
+    for name in ("masked", "full"):
+        assert torch.equal(pictures[name][~hidden], clip[~hidden])
+    assert torch.allclose(pictures["motion"][:, :, ::2], torch.tensor(0.5))
+
+
+def test_a_perfect_prediction_reconstructs_the_clip() -> None:
+    model = MAEDFER(small_mae()).eval()
+    frames, mask = batch(model)
+    index = mask.nonzero()[:, 1].reshape(2, -1)
+    target = ops.reconstruction_target(frames, index, (2, 8, 8)).flatten(2)
+    model._decode = lambda *_: target  # type: ignore[method-assign]
+    assert relative_error(model.reconstruct(frames, mask)["full"], frames.float() / 255) < 1e-4
+
+
+def test_spectrograms_are_clips_without_time() -> None:
+    encoder = small(clip_size=(64, 32), patch_size=(8, 8), region_size=(4, 4), in_channels=1)
+    model = MAEDFER(small_mae(encoder=encoder, target="pixels"))
+    mask = model.random_masks(3)[0]
+    parts = model.training_loss(torch.rand(3, 1, 64, 32), mask)
+    assert torch.isfinite(parts["loss"]) and relative_error(parts["loss"], parts["appearance"]) < 1e-6
+
+
+def test_normalize_frames() -> None:
+    frames = torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 2)
+    out = normalize_frames(frames)
+    assert torch.allclose(out[0, :, 0], torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
+    assert torch.allclose(out[0, :, 1], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
+    assert torch.equal(normalize_frames(frames.float() / 255), out)

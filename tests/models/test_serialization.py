@@ -1,0 +1,60 @@
+"""Saved model folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import maedfer
+from maedfer.errors import InputError
+from maedfer.models import MAEDFER, LGIFormer
+from tests.helpers import randomize, small, small_mae
+
+
+@pytest.mark.parametrize("share", ["none", "all"])
+def test_round_trip(tmp_path: Path, share: str) -> None:
+    model = LGIFormer(small(share_attention=share, region_size=(1, 4, 2)))
+    randomize(model)
+    loaded = maedfer.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    assert isinstance(loaded, LGIFormer) and not loaded.training
+    assert loaded.config == model.config
+    video = torch.randn(1, 3, 8, 32, 32)
+    assert torch.equal(loaded(video), model.eval()(video))
+    mae = MAEDFER(small_mae(target="motion"))
+    mae.save_pretrained(tmp_path / "mae")
+    assert MAEDFER.from_pretrained(tmp_path / "mae").config == mae.config
+    assert sorted(path.name for path in (tmp_path / "mae").iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(InputError, match="holds a MAEDFER, not a LGIFormer"):
+        LGIFormer.from_pretrained(tmp_path / "mae")
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json does not exist: .* is not a saved model"):
+        maedfer.from_pretrained(tmp_path)
+    folder = LGIFormer(small()).save_pretrained(tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "depth": 3}))
+    with pytest.raises(InputError, match=r"model\.safetensors does not fit the model: missing encoder\.blocks\.2"):
+        maedfer.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({**settings, "depht": 3}))
+    with pytest.raises(InputError, match="did you mean 'depth'"):
+        maedfer.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match="model_type is 'bert'"):
+        maedfer.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        maedfer.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="not a complete saved model"):
+        maedfer.from_pretrained(folder)
+
+
+def test_saving_into_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        LGIFormer(small()).save_pretrained(tmp_path / "file")

@@ -1,0 +1,46 @@
+"""Atomic writing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from maedfer.errors import InputError
+from maedfer.files import atomic_path
+
+
+def test_replaces_at_the_end_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_text("old")
+    with atomic_path(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file.bin"]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_full_disk_keeps_the_previous_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_text("old")
+    with (
+        pytest.raises(InputError, match="No space left on device; the previous file is kept"),
+        atomic_path(target) as path,
+    ):
+        path.write_text("half of")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_other_errors_pass_through_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "file.bin") as path:
+        path.write_text("half of")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(InputError, match="cannot write .*absent"), atomic_path(tmp_path / "absent" / "file.bin"):
+        pass
