@@ -69,13 +69,15 @@ def load_published(
     name = str(source) if isinstance(source, (str, Path)) else "the state dict"
     content = read_checkpoint(source) if isinstance(source, (str, Path)) else source
     state, namespace = _unwrap(content, name)
+    if isinstance(args, argparse.Namespace):
+        args, namespace = None, args
+    if args is not None and not isinstance(args, Mapping):
+        raise InputError(f"args must be a mapping or an argparse.Namespace, got {type(args).__name__}")
     fresh: tuple[str, ...] = ()
     if is_videomae(state):
         state, fresh = from_videomae(state, task, name)
-    if isinstance(args, argparse.Namespace):
-        args, namespace = None, args
-    elif args is not None and not isinstance(args, Mapping):
-        raise InputError(f"args must be a mapping or an argparse.Namespace, got {type(args).__name__}")
+        if task == "pretrain":
+            args = {"use_frame_diff_as_target": False, **(args or {})}
     script = vars(namespace) if isinstance(namespace, argparse.Namespace) else {}
     settings = infer_arguments(state, task, args or {}, script, name)
     config = read_arguments(settings, task)

@@ -115,6 +115,14 @@ def test_pickle_with_code_is_refused_and_not_run(golden: Golden, tmp_path: Path)
     assert not os.path.exists("/tmp/maedfer_was_here")
 
 
+def test_a_script_namespace_may_be_given_as_arguments(golden: Golden) -> None:
+    namespace = argparse.Namespace(input_size=64, num_frames=8, lg_region_size=[2, 2, 4], num_heads=4, epochs=100)
+    model = load_published(golden.state, "finetune", namespace)
+    assert model.config.clip_size == (8, 64, 64)
+    with pytest.raises(InputError, match="args must be a mapping or an argparse.Namespace, got list"):
+        load_published(golden.state, "finetune", [1])  # type: ignore[arg-type]
+
+
 def test_damaged_and_missing_files_are_named(golden: Golden, tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     torch.save({"model": golden.state}, path)

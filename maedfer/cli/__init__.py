@@ -1,0 +1,106 @@
+"""The command line: `maedfer pretrain | finetune | evaluate | synth | info | convert`.
+
+Modules of this package import torch and everything that needs it inside the functions that do the work, so that help
+and usage errors appear at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from maedfer.cli import convert, info, synth, training
+from maedfer.cli._parser import Parser, examples, parse
+from maedfer.errors import InputError, MissingDependencyError, unknown
+
+# What a command line, a file or a machine can get wrong; anything else is a defect of the program and shows its trace.
+_USER_ERRORS = (InputError, MissingDependencyError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, 2 for what the user can mend (one line on stderr), 130 when interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        more = "; the same command goes on from the last checkpoint" if argv[:1] in (["pretrain"], ["finetune"]) else ""
+        print(f"\nmaedfer: interrupted{more}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`maedfer info | head`); Python must not fail again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not isinstance(error, _USER_ERRORS) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        if "--traceback" in argv or os.environ.get("MAEDFER_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"maedfer: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="maedfer",
+        description="Dynamic facial expression recognition with MAE-DFER and LGI-Former: pre-train on unlabelled face\n"
+        "video, fine-tune on labelled clips, evaluate, look at the result.",
+        epilog=examples(
+            "maedfer synth --out data/synth                      # a data set to try everything on",
+            "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
+            "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
+            "maedfer evaluate --run runs/dfew",
+            "maedfer info lgi_former_base                        # parameters and multiply-adds",
+        )
+        + "\n\nmaedfer COMMAND --help tells more. MAEDFER_TRACEBACK=1 or --traceback shows where an error came from.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for module in (training, synth, info, convert):
+        module.add_commands(commands)
+    return parser
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU has not enough memory: lower train.batch_size (and raise train.accumulate), or set " + (
+            "model.checkpoint_blocks=true"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # An error in a loader process arrives with that process's trace in its message; the last line is the message.
+    if lines[0].startswith("Caught ") and len(lines) > 1:
+        return lines[-1].partition(f"{type(error).__name__}: ")[2] or lines[-1]
+    return " ".join(lines)
+
+
+def _run(argv: list[str]) -> int:
+    parser = build_parser()
+    command = next((item for item in argv if not item.startswith("-")), None)
+    known = parser.commands()
+    if command is not None and command not in known:
+        raise unknown("command", command, known)
+    args = parse(parser, argv)
+    if args.version:
+        from maedfer import __version__
+
+        print(f"maedfer {__version__}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    status: int = args.run(args)
+    return status

@@ -1,0 +1,86 @@
+"""What the commands' parsers share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from maedfer.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are raised as `InputError` and whose help keeps its line breaks."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise InputError(f"{message} (see '{self.prog} --help')")
+
+    def commands(self) -> list[str]:
+        """Names of the sub-commands."""
+        return [
+            name
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name in action.choices
+        ]
+
+
+def add_command(commands: Any, name: str, run: Any, summary: str, description: str, epilog: str) -> Parser:
+    """Add a sub-command that calls `run(args) -> int`."""
+    parser: Parser = commands.add_parser(name, help=summary, description=description, epilog=epilog)
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def examples(*lines: str) -> str:
+    """The closing part of a help text."""
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse arguments, letting options and `key=value` items stand in any order.
+
+    Raises:
+        InputError: an option or item that the command does not take.
+    """
+    args, rest = parser.parse_known_args(argv)
+    where = getattr(args, "parser", parser)
+    options = [item for item in rest if item.startswith("-")]
+    if options or (rest and not hasattr(args, "items")):
+        where.error(f"unrecognised argument {(options or rest)[0]!r}")
+    if rest:
+        args.items = [*args.items, *rest]
+    return args
+
+
+def split_items(items: Sequence[str], what: str) -> tuple[str | None, list[str]]:
+    """Tell the leading name from the `key=value` items.
+
+    Args:
+        items: positional arguments as given.
+        what: what the leading name is, for the error message ("recipe").
+
+    Raises:
+        InputError: a second item without `=`.
+    """
+    names = [item for item in items if "=" not in item or (item == items[0] and Path(item).exists())]
+    overrides = [item for item in items if item not in names]
+    if len(names) > 1:
+        raise InputError(f"{names[1]!r} is neither the {what} ({names[0]!r} is) nor of the form key=value")
+    return (names[0] if names else None), overrides
+
+
+def literal(text: str) -> Any:
+    """Read the value of an override as JSON, or take it as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

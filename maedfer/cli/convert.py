@@ -1,0 +1,143 @@
+"""`maedfer convert`: between published checkpoints and folders of save_pretrained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from maedfer.cli._parser import add_command, examples
+from maedfer.errors import InputError
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "convert",
+        run,
+        "convert a published checkpoint into a model folder, or back",
+        "Convert a published checkpoint (.pth) into a folder with config.json and model.safetensors, which\n"
+        "maedfer.from_pretrained, train.init and eval.checkpoint read; or, with --to published, such a folder or a\n"
+        "run folder into a .pth under the published parameter names. Values are kept bit for bit, no key is left out,\n"
+        "and a file that holds anything but weights and plain arguments is refused. Weights of VideoMAE in the layout\n"
+        "of Hugging Face (.bin, .safetensors) are read too.",
+        examples(
+            "maedfer convert checkpoint-49.pth models/voxceleb2 --task pretrain",
+            "maedfer convert dfew_fold1.pth models/dfew1 --task finetune",
+            "maedfer convert weights.pth models/mine --task finetune --args '{\"lg_region_size\": [2, 5, 10]}'",
+            "maedfer convert models/dfew1 dfew_fold1.pth --to published",
+        ),
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="published .pth file; with --to published a model or run folder"
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write; with --to published the .pth file to write")
+    parser.add_argument(
+        "--task", choices=("finetune", "pretrain"), help="what the published file is (default: told from its keys)"
+    )
+    parser.add_argument(
+        "--args",
+        metavar="JSON",
+        dest="model_args",
+        help="published constructor arguments, as JSON or a file of it, for what the weights and the file do not tell",
+    )
+    parser.add_argument("--to", choices=("maedfer", "published"), default="maedfer", help="what to write")
+    parser.add_argument("--keys", action="store_true", help="list every key with its shape in the report")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and print the report."""
+    out = Path(args.out)
+    if out.exists() and not args.force and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{args.out!r} exists: choose another name, or give --force to overwrite it")
+    if not Path(args.source).exists():
+        raise InputError(f"{args.source!r} does not exist: give a published checkpoint or a model folder")
+    if args.to == "published":
+        if args.task or args.model_args:
+            raise InputError("--task and --args describe a published file: they do not go with --to published")
+        state = _to_published(Path(args.source), out)
+        print(f"wrote {out}: {len(state)} tensors under published names, in {{'model': ...}}")
+    else:
+        state = _from_published(Path(args.source), out, args.task, _model_args(args.model_args))
+        print(f"wrote {out / 'config.json'} and {out / 'model.safetensors'}")
+    if args.keys:
+        for name, shape in state.items():
+            print(f"  {name}  {shape}")
+    return 0
+
+
+def _from_published(source: Path, out: Path, task: str | None, model_args: dict[str, Any] | None) -> dict[str, Any]:
+    from maedfer.models.published import load_published, published_table, read_checkpoint
+
+    content = _read_safetensors(source) if source.suffix == ".safetensors" else read_checkpoint(source)
+    task = task or _task(content)
+    # load_published names the file in its errors when it reads it itself.
+    model = load_published(content if source.suffix == ".safetensors" else source, task, model_args)  # type: ignore[arg-type]
+    report = model.load_report
+    assert report is not None
+    print(f"read {source} as {task}: {len(report.used)} keys, all used")
+    for key, reason in report.ignored.items():
+        print(f"  ignored {key}: {reason}")
+    for key in report.fresh:
+        print(f"  left as initialised: {key}")
+    print("  settings: " + ", ".join(f"{key}={value}" for key, value in report.settings.items() if key[0] != "_"))
+    model.save_pretrained(out)
+    table = published_table(model)
+    return {key: list(table[key].shape) for key in report.used if key in table}
+
+
+def _to_published(source: Path, out: Path) -> dict[str, Any]:
+    import torch
+
+    from maedfer.files import atomic_path
+    from maedfer.models import from_pretrained, to_published
+
+    folder = source / "model" if (source / "model" / "config.json").is_file() else source
+    state = to_published(from_pretrained(folder))
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {str(out)!r}: there is no folder {str(out.parent)!r}")
+    with atomic_path(out) as path:
+        torch.save({"model": state}, path)
+    return {key: list(value.shape) for key, value in state.items()}
+
+
+def _task(content: Any) -> str:
+    weights = content
+    for wrapper in ("model", "module"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            weights = content[wrapper]
+            break
+    # Only pre-training has a token that stands for what is hidden.
+    return "pretrain" if any(str(key).endswith("mask_token") for key in weights) else "finetune"
+
+
+def _read_safetensors(source: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(source)
+    except SafetensorError as error:
+        raise InputError(f"{source} is not a readable safetensors file: {error}") from error
+
+
+def _model_args(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    where = "--args"
+    if not text.lstrip().startswith("{"):
+        where = f"--args {text}"
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{where} is neither JSON nor a readable file: {error.strerror}") from error
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where} must be a JSON object of argument names and values, got {text.strip()[:60]!r}")
+    return values

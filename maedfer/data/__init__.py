@@ -1,0 +1,1 @@
+"""Data: annotation files, readers, frame sampling, augmentation, data sets, and a synthetic data set."""

@@ -1,0 +1,158 @@
+"""RandAugment on clips, after timm's notation and its two tables of operations and strengths.
+
+"rand-m7-n4-mstd0.5-inc1": n operations are drawn with replacement, each is applied with probability p (0.5), at a
+magnitude drawn from a normal distribution around m (of 10) with deviation mstd; inc1 takes the table in which every
+operation grows stronger with the magnitude. Draws come from torch's global generator.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from maedfer.errors import InputError
+
+# Colour of what rotations and shifts bring in: ImageNet's mean.
+_FILL = [124.0, 116.0, 104.0]
+_LARGEST = 10.0
+
+
+@dataclass(frozen=True)
+class RandAugmentSettings:
+    """The parts of a RandAugment string; see the module's head."""
+
+    magnitude: float = 10.0
+    operations: int = 2
+    deviation: float = 0.0
+    increasing: bool = False
+    probability: float = 0.5
+
+
+def parse_randaugment(text: str) -> RandAugmentSettings:
+    """Read a string like "rand-m7-n4-mstd0.5-inc1".
+
+    Raises:
+        InputError: unknown part, or a value out of range.
+    """
+    name, *parts = text.split("-")
+    values: dict[str, float] = {}
+    for part in parts:
+        match = re.fullmatch(r"(mstd|inc|m|n|p)(\d+(?:\.\d+)?)", part)
+        if match is None:
+            name = ""
+            break
+        values[match[1]] = float(match[2])
+    settings = RandAugmentSettings(
+        magnitude=values.get("m", 10.0),
+        operations=int(values.get("n", 2)),
+        deviation=values.get("mstd", 0.0),
+        increasing=values.get("inc", 0.0) > 0,
+        probability=values.get("p", 0.5),
+    )
+    if name != "rand" or settings.magnitude > _LARGEST or settings.probability > 1:
+        raise InputError(
+            f"RandAugment settings {text!r} are not understood: write rand-m7-n4-mstd0.5-inc1, with m up to 10 and the "
+            "parts m (magnitude), n (operations), mstd (its deviation), inc (0 or 1), p (probability)"
+        )
+    return settings
+
+
+class RandAugment:
+    """RandAugment with the same operations and strengths for all frames of a clip.
+
+    Args:
+        text: settings in timm's notation.
+
+    Takes and returns uint8 [T, 3, H, W].
+    """
+
+    def __init__(self, text: str) -> None:
+        self.settings = parse_randaugment(text)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        settings = self.settings
+        names = list(OPERATIONS)
+        for choice in torch.randint(len(names), (settings.operations,)).tolist():
+            # All draws are made whether used or not, so that one decision does not shift the next ones.
+            apply, noise, sign = torch.rand(()).item(), torch.randn(()).item(), torch.rand(()).item()
+            if apply >= settings.probability:
+                continue
+            magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
+            frames = apply_operation(frames, names[choice], magnitude, settings.increasing, sign < 0.5)
+        return frames
+
+
+def apply_operation(
+    frames: Tensor, name: str, magnitude: float, increasing: bool = True, negative: bool = False
+) -> Tensor:
+    """Apply one operation to uint8 [T, 3, H, W].
+
+    Args:
+        frames: the clip.
+        name: a key of `OPERATIONS`.
+        magnitude: from 0 to 10.
+        increasing: which table of strengths.
+        negative: the other direction, for operations that have two.
+    """
+    return OPERATIONS[name](frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
+
+
+def _affine(frames: Tensor, angle: float = 0.0, shift: tuple[float, float] = (0, 0), shear: Any = (0, 0)) -> Tensor:
+    return functional.affine(
+        frames,
+        angle=angle,
+        translate=[round(shift[0]), round(shift[1])],
+        scale=1.0,
+        shear=[math.degrees(math.atan(part)) for part in shear],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=_FILL,
+        # Shears hold the upper left corner, as PIL's do.
+        center=[0.0, 0.0] if any(shear) else None,
+    )
+
+
+def _posterize(frames: Tensor, level: float, increasing: bool) -> Tensor:
+    bits = 4 - int(level * 4) if increasing else int(level * 4)
+    return frames & (256 - 2 ** (8 - bits))
+
+
+def _solarize(frames: Tensor, level: float, increasing: bool) -> Tensor:
+    threshold = 256 - int(level * 256) if increasing else int(level * 256)
+    # As uint8, a threshold of 256 would be 0.
+    return frames if threshold > 255 else torch.where(frames >= threshold, 255 - frames, frames)
+
+
+def _solarize_add(frames: Tensor, level: float) -> Tensor:
+    # Only values below 128 are raised, by 110 at most, so that none overflows.
+    return torch.where(frames < 128, frames + int(level * 110), frames)
+
+
+def _factor(level: float, increasing: bool, sign: float) -> float:
+    return max(0.1, 1.0 + 0.9 * level * sign) if increasing else 0.1 + 1.8 * level
+
+
+OPERATIONS: dict[str, Callable[[Tensor, float, bool, float], Tensor]] = {
+    "auto_contrast": lambda x, level, inc, sign: functional.autocontrast(x),
+    "equalize": lambda x, level, inc, sign: functional.equalize(x),
+    "invert": lambda x, level, inc, sign: 255 - x,
+    "rotate": lambda x, level, inc, sign: _affine(x, angle=sign * level * 30),
+    "posterize": lambda x, level, inc, sign: _posterize(x, level, inc),
+    "solarize": lambda x, level, inc, sign: _solarize(x, level, inc),
+    "solarize_add": lambda x, level, inc, sign: _solarize_add(x, level),
+    "color": lambda x, level, inc, sign: functional.adjust_saturation(x, _factor(level, inc, sign)),
+    "contrast": lambda x, level, inc, sign: functional.adjust_contrast(x, _factor(level, inc, sign)),
+    "brightness": lambda x, level, inc, sign: functional.adjust_brightness(x, _factor(level, inc, sign)),
+    "sharpness": lambda x, level, inc, sign: functional.adjust_sharpness(x, _factor(level, inc, sign)),
+    "shear_x": lambda x, level, inc, sign: _affine(x, shear=(sign * level * 0.3, 0)),
+    "shear_y": lambda x, level, inc, sign: _affine(x, shear=(0, sign * level * 0.3)),
+    "translate_x": lambda x, level, inc, sign: _affine(x, shift=(sign * level * 0.45 * x.shape[-1], 0)),
+    "translate_y": lambda x, level, inc, sign: _affine(x, shift=(0, sign * level * 0.45 * x.shape[-2])),
+}

@@ -1,0 +1,360 @@
+"""From a YAML recipe and dotted overrides to the settings of a run, and back.
+
+`load_config("finetune", "dfew", ["data.train=train.csv", "optim.lr=5e-4"])` starts from the published settings of the
+task, puts the recipe over them and the overrides on top, and refuses unknown keys, wrong types and settings that
+contradict each other. `save_config` writes the resolved tree, which loads again as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maedfer.errors import InputError, require, unknown
+from maedfer.files import atomic_path
+from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
+from maedfer.train.settings import (
+    AugmentConfig,
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    RunConfig,
+    Task,
+    TrainConfig,
+)
+from maedfer.typed import from_dict, set_dotted, to_dict
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "EvalConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TrainConfig",
+    "check_config",
+    "config_tree",
+    "differing_keys",
+    "dump_config",
+    "find_recipe",
+    "list_recipes",
+    "load_config",
+    "read_config",
+    "resolve",
+    "save_config",
+]
+
+TASKS: tuple[str, ...] = typing.get_args(Task)
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+# The dataclass defaults are those of fine-tuning; pre-training differs in these.
+_TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "model": {"name": "mae_dfer_base"},
+        "optim": {"lr": 3e-4, "min_lr": 1e-5, "betas": [0.9, 0.95], "layer_decay": 1.0, "epochs": 50},
+        "train": {"batch_size": 128},
+    },
+    "finetune": {"model": {"name": "lgi_former_base", "drop_path": 0.1}},
+    "evaluate": {"model": {"name": "lgi_former_base"}},
+}
+
+# Settings that a resumed run may change, because what it ends with does not depend on them. The global batch is
+# compared as a whole, so that a run can move to another number of processes; lists of clips by their contents, so that
+# data can move to another folder.
+_FREE_ON_RESUME = frozenset(
+    """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
+    train.batch_size train.accumulate train.compile
+    train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
+    eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
+)
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(
+    task: str, recipe: str | Path | None = None, overrides: Sequence[str] = (), check: bool = True
+) -> RunConfig:
+    """Resolve a run's settings: defaults of the task, then the recipe, then the overrides.
+
+    An evaluation of a run (`eval.checkpoint` or `eval.runs`) starts from the settings of that run.
+
+    Args:
+        task: "pretrain", "finetune" or "evaluate".
+        recipe: a YAML file, or the name of a recipe of the package ("dfew").
+        overrides: `section.key=value` with the value in YAML ("optim.lr=3e-4", "data.classes=[sad, happy]").
+        check: also refuse what could be printed but not run, such as an absent `data.train`.
+
+    Raises:
+        InputError: unknown task, recipe or key, a value of the wrong type, or settings that contradict each other.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    yaml = require("yaml", "train")
+    given: dict[str, Any] = {}
+    if recipe is not None:
+        given = read_tree(find_recipe(recipe))
+        if given.get("task", task) != task and task != "evaluate":
+            raise InputError(f"recipe {str(recipe)!r} is for {given['task']!r} and cannot be used to {task}")
+    for override in overrides:
+        set_dotted(given, override, lambda text: yaml.safe_load(text) if text else "")
+    tree = _merge(copy.deepcopy(_TASK_DEFAULTS[task]), _evaluated_run(given) if task == "evaluate" else {})
+    tree = _merge(tree, given)
+    tree["task"] = task
+    if not tree.get("output"):
+        tree["output"] = str(_default_output(task, recipe, given))
+    cfg = resolve(tree)
+    if check:
+        check_config(cfg)
+    return cfg
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Path of a recipe given as a file or by name.
+
+    Raises:
+        InputError: there is no such file and no such name.
+    """
+    if Path(recipe).is_file():
+        return Path(recipe)
+    if Path(recipe).suffix in (".yaml", ".yml") or len(Path(recipe).parts) > 1:
+        raise InputError(f"recipe file {str(recipe)!r} does not exist (shipped recipes: {', '.join(list_recipes())})")
+    if str(recipe) not in list_recipes():
+        raise unknown("recipe", recipe, list_recipes())
+    return RECIPES / f"{recipe}.yaml"
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a section.
+
+    Raises:
+        InputError: the file is absent, is not YAML, or holds something else.
+    """
+    yaml = require("yaml", "train")
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{str(path)!r} must hold sections (data:, model:, optim:, ...), not a {type(tree).__name__}")
+    return tree
+
+
+def resolve(tree: Mapping[str, Any]) -> RunConfig:
+    """Turn a nested dictionary in the layout of a recipe into a `RunConfig`.
+
+    Raises:
+        InputError: unknown key or model, wrong type, or classes that do not agree with `model.num_classes`.
+    """
+    tree = dict(tree)
+    section = tree.pop("model", None) or {}
+    if not isinstance(section, Mapping):
+        raise InputError(f"model must be a section with keys (model.name, ...), got {section!r}")
+    values = dict(section)
+    name = values.pop("name", _TASK_DEFAULTS[tree["task"]]["model"]["name"])
+    data = from_dict(DataConfig, _section(tree, "data"), path="data")
+    if data.classes and isinstance(model_config(str(name)), LGIFormerConfig):
+        count = len(data.classes)
+        if values.setdefault("num_classes", count) != count:
+            raise InputError(
+                f"model.num_classes is {values['num_classes']} but data.classes names {count} classes: "
+                "give one of them, or make them agree"
+            )
+    elif isinstance(model_config(str(name)), MAEDFERConfig) and not isinstance(values.get("encoder", {}), Mapping):
+        raise InputError(f"model.encoder must be a section with keys, got {values['encoder']!r}")
+    model = model_config(str(name), **values)
+    return from_dict(RunConfig, {**tree, "model_name": str(name), "model": model, "data": data})
+
+
+def check_config(cfg: RunConfig) -> None:
+    """Refuse settings that cannot be run.
+
+    Raises:
+        InputError: naming the keys, and what to do.
+    """
+    pretraining = cfg.task == "pretrain"
+    if pretraining != isinstance(cfg.model, MAEDFERConfig):
+        wanted = "a masked autoencoder (mae_dfer_base)" if pretraining else "a classifier (lgi_former_base)"
+        raise InputError(f"model.name {cfg.model_name!r} does not fit the task: {cfg.task} takes {wanted}")
+    _check_ranges(cfg)
+    clip = cfg.clip_model.clip_size
+    if len(clip) != 3:
+        raise InputError(f"model.clip_size must be [frames, height, width] to be read from video, got {list(clip)}")
+    if cfg.clip_model.in_channels != 3:
+        raise InputError(f"model.in_channels must be 3 to be read from video, got {cfg.clip_model.in_channels}")
+    if cfg.task == "evaluate":
+        if cfg.eval.runs and cfg.eval.checkpoint:
+            raise InputError("eval.runs and eval.checkpoint exclude each other: pool runs, or evaluate one")
+        if not cfg.eval.runs and not cfg.eval.checkpoint:
+            raise InputError("nothing to evaluate: set eval.checkpoint to a run folder, or eval.runs to several")
+        if cfg.eval.checkpoint and not cfg.data.test:
+            raise InputError("data.test is not set: give the annotation file of the clips to score")
+        return
+    if not cfg.data.train:
+        raise InputError(f"data.train is not set: give the annotation file of the clips to {cfg.task} on")
+    if not pretraining and cfg.eval.select != "last" and not getattr(cfg.data, cfg.eval.select):
+        raise InputError(f"eval.select is {cfg.eval.select!r} but data.{cfg.eval.select} is not set")
+
+
+def _check_ranges(cfg: RunConfig) -> None:
+    limits: list[tuple[str, float, float, float]] = [
+        ("data.stride", cfg.data.stride, 1, 1e9),
+        ("data.workers", cfg.data.workers, 0, 1e9),
+        ("data.repeats", cfg.data.repeats, 1, 1e9),
+        ("augment.flip", cfg.augment.flip, 0, 1),
+        ("augment.erase", cfg.augment.erase, 0, 1),
+        ("augment.mixup", cfg.augment.mixup, 0, 1e9),
+        ("augment.cutmix", cfg.augment.cutmix, 0, 1e9),
+        ("augment.mixup_prob", cfg.augment.mixup_prob, 0, 1),
+        ("augment.mixup_switch_prob", cfg.augment.mixup_switch_prob, 0, 1),
+        ("augment.smoothing", cfg.augment.smoothing, 0, 1),
+        ("optim.lr", cfg.optim.lr, 0, 1e9),
+        ("optim.lr_batch", cfg.optim.lr_batch, 0, 1e9),
+        ("optim.min_lr", cfg.optim.min_lr, 0, 1e9),
+        ("optim.weight_decay", cfg.optim.weight_decay, 0, 1e9),
+        ("optim.layer_decay", cfg.optim.layer_decay, 1e-9, 1),
+        ("optim.warmup_epochs", cfg.optim.warmup_epochs, 0, 1e9),
+        ("optim.epochs", cfg.optim.epochs, 1, 1e9),
+        ("train.batch_size", cfg.train.batch_size, 1, 1e9),
+        ("train.accumulate", cfg.train.accumulate, 1, 1e9),
+        ("train.ema", cfg.train.ema, 0, 1),
+        ("train.save_every", cfg.train.save_every, 0, 1e9),
+        ("train.save_steps", cfg.train.save_steps, 0, 1e9),
+        ("train.log_every", cfg.train.log_every, 1, 1e9),
+        ("train.max_steps", cfg.train.max_steps, 0, 1e9),
+        ("train.freeze_blocks", cfg.train.freeze_blocks, 0, cfg.clip_model.depth),
+        ("eval.views", cfg.eval.views, 1, 1e9),
+        ("eval.every", cfg.eval.every, 0, 1e9),
+        ("eval.batch_size", cfg.eval.batch_size, 0, 1e9),
+    ]
+    for key, value, low, high in limits:
+        if not low <= value <= high:
+            bound = f"between {low:g} and {high:g}" if high < 1e9 else f"at least {low:g}"
+            raise InputError(f"{key} must be {bound}, got {value}")
+    if cfg.optim.clip_grad is not None and cfg.optim.clip_grad <= 0:
+        raise InputError(f"optim.clip_grad must be above 0, or null for no clipping, got {cfg.optim.clip_grad}")
+    if cfg.task != "evaluate" and cfg.optim.warmup_epochs > cfg.optim.epochs:
+        raise InputError(
+            f"optim.warmup_epochs ({cfg.optim.warmup_epochs:g}) is above optim.epochs ({cfg.optim.epochs}): "
+            "lower the one or raise the other"
+        )
+
+
+def config_tree(cfg: RunConfig) -> dict[str, Any]:
+    """The settings as nested dictionaries in the layout of a recipe (`model.name` instead of `model_name`)."""
+    tree = to_dict(cfg)
+    name, model = tree.pop("model_name"), tree.pop("model")
+    head = {"task": tree.pop("task"), "output": tree.pop("output"), "seed": tree.pop("seed")}
+    return {**head, "report": tree.pop("report"), "model": {"name": name, **model}, **tree}
+
+
+def dump_config(cfg: RunConfig) -> str:
+    """The settings as YAML text that `load_config` reads back to the same tree."""
+    yaml = require("yaml", "train")
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]
+        """Lists on one line, sections in blocks."""
+
+    Dumper.add_representer(
+        list, lambda dumper, v: dumper.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True)
+    )
+    return yaml.dump(config_tree(cfg), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def save_config(cfg: RunConfig, path: str | Path) -> None:
+    """Write `dump_config(cfg)` to a file."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(dump_config(cfg), encoding="utf-8")
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """Read what `save_config` wrote."""
+    tree = read_tree(path)
+    if tree.get("task") not in TASKS:
+        raise InputError(f"{str(path)!r} is not the config.yaml of a run: its task is {tree.get('task')!r}")
+    return resolve(tree)
+
+
+def differing_keys(
+    there: Mapping[str, Any], here: Mapping[str, Any], ignore: Iterable[str] = _FREE_ON_RESUME
+) -> list[str]:
+    """Name the settings in which two trees differ, each as "optim.lr (0.001 there, 0.003 here)".
+
+    Args:
+        there, here: trees of `config_tree`.
+        ignore: dotted keys that may differ; by default those that do not change what a run computes.
+    """
+    left, right = dict(_leaves(there)), dict(_leaves(here))
+    skip = set(ignore)
+    keys = [key for key in {**left, **right} if key not in skip and left.get(key) != right.get(key)]
+    return [f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)" for key in keys]
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    # A section over a section is merged; anything else replaces, and `from_dict` judges the result.
+    for key, value in over.items():
+        known = base.get(key)
+        if isinstance(value, Mapping) and isinstance(known, dict):
+            base[key] = _merge(known, value)
+        else:
+            base[key] = copy.deepcopy(value)
+    return base
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise InputError(f"{name} must be a section with keys, got {section!r}")
+    return section
+
+
+def _evaluated_run(given: Mapping[str, Any]) -> dict[str, Any]:
+    # The settings of the run that an evaluation is about, as the base that recipe and overrides change.
+    folder = _evaluated_folder(given)
+    if folder is None:
+        return {}
+    tree = read_tree(folder / "config.yaml")
+    for key in ("task", "output"):
+        tree.pop(key, None)
+    tree["eval"] = {**_section(tree, "eval"), "checkpoint": "", "runs": []}
+    return tree
+
+
+def _evaluated_folder(given: Mapping[str, Any]) -> Path | None:
+    section = _section(given, "eval")
+    runs = section.get("runs") or []
+    first = section.get("checkpoint") or (runs[0] if isinstance(runs, (list, tuple)) and runs else "")
+    path = Path(str(first))
+    folder = path.parent.parent if path.suffix == ".pt" else path
+    return folder if first and (folder / "config.yaml").is_file() else None
+
+
+def _default_output(task: str, recipe: str | Path | None, given: Mapping[str, Any]) -> Path:
+    run = _evaluated_folder(given) if task == "evaluate" else None
+    if run is not None and not _section(given, "eval").get("runs"):
+        return run / "evaluation"
+    return Path("runs") / (Path(recipe).stem if recipe is not None else task)
+
+
+def replace_model(cfg: RunConfig, model: LGIFormerConfig | MAEDFERConfig) -> RunConfig:
+    """The same run with the configuration that loaded weights brought along."""
+    return dataclasses.replace(cfg, model=model)

@@ -1,0 +1,180 @@
+"""Scoring clips: temporal views, the mean of their softmax, pred.csv, metrics.json, features.npz."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maedfer.errors import InputError
+from maedfer.files import atomic_path
+from maedfer.models import LGIFormer, normalize_frames
+from maedfer.train.config import RunConfig, check_config, replace_model
+from maedfer.train.loader import ViewBatches
+from maedfer.train.log import RunLog, write_json
+from maedfer.train.metrics import Predictions, pool, read_predictions, write_predictions
+from maedfer.train.run import RunResult, finish_report, open_evaluation, recording
+from maedfer.train.runtime import Runtime, start
+from maedfer.train.weights import load_weights
+
+
+def run_evaluate(cfg: RunConfig) -> RunResult:
+    """Score a model on `data.test`, or put the predictions of several runs together and score them once.
+
+    Raises:
+        InputError: naming what cannot be used.
+    """
+    check_config(cfg)
+    with start(cfg) as runtime:
+        model: LGIFormer | None = None
+        if not cfg.eval.runs:
+            model, cfg = _model_to_score(cfg)
+            model.to(runtime.device)
+        runtime.on_main(lambda: open_evaluation(cfg))
+        with recording(cfg, runtime) as log:
+            if model is None:
+                metrics = _pool_runs(cfg, runtime, log)
+            else:
+                log.say(f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {cfg.eval.views} views of a clip")
+                predictions = predict(model, ViewBatches(cfg, runtime, cfg.data.test), runtime, cfg)
+                facts = {"split": "test", "views": cfg.eval.views, "checkpoint": cfg.eval.checkpoint}
+                metrics = write_results(cfg, runtime, predictions, facts)
+            log.record("eval", split="test", **headline(metrics))
+            log.say(summary(metrics))
+        report = finish_report(cfg, runtime)
+    return RunResult(Path(cfg.output), metrics=metrics, report=report)
+
+
+@torch.inference_mode()
+def predict(
+    model: LGIFormer, batches: ViewBatches, runtime: Runtime, cfg: RunConfig, features: bool | None = None
+) -> Predictions:
+    """Class probabilities of every clip, on every process.
+
+    Args:
+        model: the classifier, on the device; its mode is put back in the end.
+        batches: views of the clips.
+        runtime: processes and device.
+        cfg: for the names of the classes.
+        features: also return pooled features, the mean over the views; `eval.save_features` when None.
+
+    Raises:
+        InputError: a clip cannot be read.
+    """
+    features = cfg.eval.save_features if features is None else features
+    was_training = model.training
+    model.eval()
+    found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    try:
+        for batch in batches:
+            frames = batch["frames"].to(runtime.device, non_blocking=True)
+            with runtime.autocast():
+                video = normalize_frames(frames)
+                pooled = model.forward_features(video) if features else None
+                logits = model(video) if pooled is None else model.head(pooled)
+            # The views of a clip follow each other in the batch.
+            probabilities = logits.float().softmax(1).unflatten(0, (-1, batches.views)).mean(1).cpu().numpy()
+            vectors = None
+            if pooled is not None:
+                vectors = pooled.float().unflatten(0, (-1, batches.views)).mean(1).cpu().numpy()
+            for row, index in enumerate(batch["index"][:: batches.views].tolist()):
+                found[index] = (probabilities[row], None if vectors is None else vectors[row])
+    finally:
+        model.train(was_training)
+    parts = runtime.gather(found)
+    everything = {index: value for part in parts for index, value in part.items()}
+    entries = batches.entries
+    if sum(map(len, parts)) != len(entries) or set(everything) != set(range(len(entries))):
+        raise RuntimeError(f"{len(entries)} clips were to be scored once each, got {sum(map(len, parts))} scores")
+    rows = [everything[index] for index in range(len(entries))]
+    return Predictions(
+        names=[clip.name for clip in entries],
+        labels=np.asarray([clip.label for clip in entries], np.int64),
+        probabilities=np.stack([row for row, _ in rows]),
+        classes=cfg.classes,
+        features=np.stack([vector for _, vector in rows]) if features else None,  # type: ignore[arg-type]
+    )
+
+
+def write_results(
+    cfg: RunConfig, runtime: Runtime, predictions: Predictions, facts: dict[str, Any], notes: list[str] | None = None
+) -> dict[str, Any]:
+    """Write pred.csv, metrics.json and, where there are features, features.npz into the run folder.
+
+    Args:
+        facts: what else metrics.json says, such as the epoch that was scored.
+        notes: sentences for the reader of the scores.
+
+    Returns:
+        The contents of metrics.json.
+    """
+    metrics = {**predictions.metrics(), **facts}
+    metrics["notes"] = [*metrics["notes"], *(notes or [])]
+    if runtime.main:
+        output = Path(cfg.output)
+        write_predictions(output / "pred.csv", predictions)
+        write_json(output / "metrics.json", metrics)
+        if predictions.features is not None:
+            # The file object keeps numpy from adding a suffix to the temporary name.
+            with atomic_path(output / "features.npz") as path, open(path, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    features=predictions.features.astype(np.float32),
+                    labels=predictions.labels,
+                    predictions=predictions.predicted,
+                    names=np.asarray(predictions.names),
+                )
+    return metrics
+
+
+def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The scores that go to the log."""
+    return {key: metrics[key] for key in ("uar", "war", "macro_f1", "weighted_f1", "loss", "n")}
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """The scores as a line for people, in per cent."""
+    recalls = ", ".join(
+        f"{name} {'none' if value is None else format(value, '.2%')}"
+        for name, value in zip(metrics["classes"], metrics["recall"], strict=True)
+    )
+    notes = "".join(f"; {note}" for note in metrics["notes"])
+    uar, war, f1 = (_percent(metrics[key]) for key in ("uar", "war", "macro_f1"))
+    return f"UAR {uar}, WAR {war}, macro F1 {f1} over {metrics['n']} clips (recall: {recalls}){notes}"
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2%}"
+
+
+def _model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
+    model = load_weights(cfg.eval.checkpoint)
+    if not isinstance(model, LGIFormer):
+        raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
+    if not model.config.num_classes:
+        raise InputError(f"{cfg.eval.checkpoint!r} holds a feature extractor without a head: it gives no classes")
+    if cfg.data.classes and len(cfg.data.classes) != model.config.num_classes:
+        raise InputError(
+            f"data.classes names {len(cfg.data.classes)} classes but {cfg.eval.checkpoint!r} has "
+            f"{model.config.num_classes}: give the classes it was trained on"
+        )
+    cfg = replace_model(cfg, dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path))
+    check_config(cfg)
+    return model, cfg
+
+
+def _pool_runs(cfg: RunConfig, runtime: Runtime, log: RunLog) -> dict[str, Any]:
+    parts = []
+    for folder in cfg.eval.runs:
+        if not (Path(folder) / "pred.csv").is_file():
+            raise InputError(f"eval.runs: {folder!r} has no pred.csv: give folders of runs that have ended")
+        parts.append(read_predictions(Path(folder) / "pred.csv"))
+    folds = []
+    for folder, part in zip(cfg.eval.runs, parts, strict=True):
+        folds.append({"run": folder, **headline(part.metrics())})
+        log.say(f"{folder}: {summary(part.metrics())}")
+    pooled, notes = pool(parts)
+    return write_results(cfg, runtime, pooled, {"split": "test", "folds": folds}, notes)

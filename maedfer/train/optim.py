@@ -1,0 +1,127 @@
+"""AdamW's parameter groups, the learning rate of every step, the moving average of weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maedfer.errors import InputError
+from maedfer.train.config import OptimConfig
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    layer_index: Callable[[str], int] | None = None,
+    depth: int = 0,
+    no_decay: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Sort trainable parameters by weight decay and learning-rate scale.
+
+    Biases, 1-D parameters and the names in `no_decay` get no weight decay. A parameter of layer i gets the scale
+    `layer_decay ** (depth + 1 - i)`: 1 for the head, less for every block below.
+
+    Returns:
+        Groups with "params", "weight_decay" and "lr_scale".
+    """
+    exempt = set(no_decay)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") or name in exempt else weight_decay
+        scale = 1.0
+        if layer_decay != 1.0 and layer_index is not None:
+            scale = layer_decay ** (depth + 1 - layer_index(name))
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def make_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over `groups`, its learning rate to be set at every step with `set_lr`."""
+    if not groups:
+        raise InputError("no parameter is left to train: lower train.freeze_blocks")
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=device.type == "cuda")
+
+
+class Schedule:
+    """Learning rate by step: linear from 0 to the peak, then a cosine to the minimum.
+
+    Args:
+        config: `lr` and `min_lr` are scaled by global_batch / lr_batch.
+        global_batch: clips of one optimiser step over all processes.
+        steps_per_epoch: optimiser steps of an epoch.
+        max_steps: length of the schedule where it is not given by the epochs; 0 = by the epochs.
+
+    Raises:
+        InputError: the warm-up is longer than the run.
+    """
+
+    def __init__(self, config: OptimConfig, global_batch: int, steps_per_epoch: int, max_steps: int = 0) -> None:
+        scale = global_batch / config.lr_batch if config.lr_batch else 1.0
+        self.peak, self.floor = config.lr * scale, config.min_lr * scale
+        self.total = config.epochs * steps_per_epoch
+        if max_steps:
+            self.total = min(self.total, max_steps)
+        self.warmup = round(config.warmup_epochs * steps_per_epoch)
+        if self.warmup > self.total:
+            raise InputError(
+                f"the warm-up of {self.warmup} steps (optim.warmup_epochs={config.warmup_epochs:g}) is longer than the "
+                f"run of {self.total} steps: lower optim.warmup_epochs"
+            )
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of optimiser step `step`, counted from 0."""
+        if step < self.warmup:
+            return self.peak * step / self.warmup
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the learning rate times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+class Ema:
+    """Moving average of a model's weights. The decay grows with the steps, so that it forgets the initial weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the weights of `model` after optimiser step `step`, counted from 0."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+
+
+@torch.enable_grad()
+def leave_out_unused(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
+    """Stop gradients of the parameters that a loss does not reach, so that DistributedDataParallel need not look.
+
+    Such are those of the last block that only feed tokens nobody reads. They would not change anyway: without a
+    gradient, AdamW leaves a parameter alone.
+
+    Args:
+        model: in evaluation mode, so that nothing is drawn.
+        loss: runs the model on a clip.
+
+    Returns:
+        Names of the parameters.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss(), [parameter for _, parameter in named], allow_unused=True)
+    unused = [(name, parameter) for (name, parameter), grad in zip(named, gradients, strict=True) if grad is None]
+    for _, parameter in unused:
+        parameter.requires_grad_(False)
+    return [name for name, _ in unused]

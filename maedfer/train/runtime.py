@@ -1,0 +1,211 @@
+"""The processes, device, arithmetic and random seeds of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from maedfer.errors import InputError
+from maedfer.train.config import RunConfig
+
+T = TypeVar("T")
+
+# Peak dense matrix throughput in FLOP/s with 16-bit inputs, by a part of the device's name; the first match counts.
+# Manufacturers' data sheets, without sparsity.
+_PEAKS: tuple[tuple[str, float], ...] = (
+    ("B200", 2250e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("H800", 989e12),
+    ("H20", 148e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("A10G", 70e12),
+    ("A10", 125e12),
+    ("A30", 165e12),
+    ("A40", 150e12),
+    ("RTX A6000", 155e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+    ("L4", 121e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("V100", 125e12),
+    ("T4", 65e12),
+)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a process runs and with whom.
+
+    Args:
+        device: of the model.
+        rank, world: this process and the number of processes.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    precision: str = "fp32"
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The arithmetic of a forward pass."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes, on every one of them."""
+        if self.world > 1:
+            values = values.to(self.device)
+            dist.all_reduce(values)
+            values = values / self.world
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes in the order of their ranks, on every one of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Call `function` in the main process and give its result to all of them.
+
+        Raises:
+            InputError: it raised one; every process then does.
+        """
+        if self.world == 1:
+            return function()
+        box: list[Any] = [None, None]
+        error: Exception | None = None
+        if self.main:
+            try:
+                box[0] = function()
+            except Exception as caught:
+                error, box[1] = caught, str(caught)
+        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        if error is not None:
+            raise error
+        if box[1] is not None:
+            raise InputError(box[1])
+        return box[0]
+
+    def peak_flops(self) -> float | None:
+        """The device's peak FLOP/s in the arithmetic of the run; None where it is not known."""
+        if self.device.type != "cuda" or self.precision == "fp32":
+            return None
+        name = torch.cuda.get_device_name(self.device)
+        return next((peak for part, peak in _PEAKS if part in name), None)
+
+    def memory_mb(self) -> float:
+        """Peak memory so far: of the GPU's allocator, or the resident set of this process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextlib.contextmanager
+def start(cfg: RunConfig) -> Iterator[Runtime]:
+    """Join the process group that torchrun started (if any), seed everything, and clean up in the end.
+
+    Raises:
+        InputError: the device is not there, or cannot do the precision.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = _device(cfg.train.device)
+    if cfg.train.threads:
+        torch.set_num_threads(cfg.train.threads)
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    if cfg.train.deterministic:
+        # cuBLAS reads this when it first starts; without it deterministic mode refuses matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    join = world > 1 and not dist.is_initialized()
+    if join:
+        nccl = device.type == "cuda"
+        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    seed_all(cfg.seed)
+    try:
+        yield Runtime(device, rank, world, _precision(cfg.train.precision, device))
+        if join:
+            # Not after an error: leaving would wait for processes that may never come; torchrun ends them.
+            dist.destroy_process_group()
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (CPU and GPU)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def process_seed(rank: int) -> int:
+    """What to add to a seed so that processes draw different numbers."""
+    return 1_000_003 * rank
+
+
+def _device(name: str) -> torch.device:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"train.device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"train.device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"train.device is {name!r} but torch finds no CUDA device: use train.device=cpu")
+        if device.index is None:
+            device = torch.device("cuda", local)
+        if device.index >= torch.cuda.device_count():
+            raise InputError(f"there is no device {str(device)!r}: torch finds {torch.cuda.device_count()} of them")
+    return device
+
+
+def _precision(name: str, device: torch.device) -> str:
+    if device.type == "cpu":
+        if name == "fp16":
+            raise InputError("train.precision=fp16 needs a GPU: use fp32 or bf16 on a CPU")
+        return "fp32" if name == "auto" else name
+    # Emulated bfloat16 works but is slower than float32.
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "auto":
+        return "bf16" if native else "fp16"
+    if name == "bf16" and not native:
+        raise InputError(f"{torch.cuda.get_device_name(device)} has no bfloat16: use train.precision=fp16")
+    return name

@@ -1,0 +1,360 @@
+"""The training loop of pre-training and fine-tuning.
+
+An epoch is a row of optimiser steps, a step a row of `train.accumulate` forward and backward passes. Losses stay on
+the device and are fetched, averaged over processes and checked once in a while (`Meter`), so that a step does not wait
+for the GPU. A checkpoint holds everything the next step depends on: a run that was killed and resumed ends with the
+weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from maedfer.errors import InputError
+from maedfer.models import MAEDFER, LGIFormer, LoadReport
+from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
+from maedfer.train.config import RunConfig, config_tree
+from maedfer.train.loader import TrainBatches
+from maedfer.train.log import RunLog, duration
+from maedfer.train.meter import Meter
+from maedfer.train.optim import Ema, Schedule, make_optimizer, parameter_groups, set_lr
+from maedfer.train.runtime import Runtime, process_seed, seed_all
+from maedfer.train.weights import brief
+
+# How the model is scored after an epoch: (model, epoch from 1, step, whether it is the last) -> what to select by.
+Evaluate = Callable[[nn.Module, int, int, bool], float | None]
+
+# Steps after which losses are fetched from the device even if nothing is logged.
+_FETCH_EVERY = 50
+# Overflowing steps in a row after which an fp16 run is given up; the scaler needs a few to find its scale.
+_MOST_OVERFLOWS = 50
+
+
+class Losses(Protocol):
+    """Computes the loss of a batch."""
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars, "loss" with a gradient among them, of a batch on the device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it must remember to go on as if nothing had happened."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+@dataclass
+class Position:
+    """How far a run is: what is done, the last epoch's mean loss, the best score so far (`best_epoch` from 1)."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    overflows: int = 0
+
+
+class Trainer:
+    """Trains a model and keeps its checkpoints.
+
+    Args:
+        cfg: the run.
+        runtime: processes and device.
+        model: on the device; its parameters must be the same in all processes.
+        batches: the training clips.
+        losses: computes the loss of a batch.
+        evaluate: scores the model after an epoch.
+        flops: of one clip forward and backward, for the utilisation.
+        lists: what tells each list of clips from others, by its name; a resumed run must have the same.
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        runtime: Runtime,
+        model: LGIFormer | MAEDFER,
+        batches: TrainBatches,
+        losses: Losses,
+        evaluate: Evaluate | None = None,
+        flops: float | None = None,
+        lists: Mapping[str, str] | None = None,
+    ) -> None:
+        self.cfg, self.runtime, self.model, self.batches = cfg, runtime, model, batches
+        self.losses, self.evaluate, self.flops = losses, evaluate, flops
+        self.lists = {"train": batches.identity, **(lists or {})}
+        self.folder = Path(cfg.output) / "checkpoints"
+        self.position = Position()
+        # Broken clips that this process passed over in the epoch.
+        self.skipped = 0
+        self.meter = Meter()
+        self.global_batch = cfg.train.batch_size * runtime.world * cfg.train.accumulate
+        self.steps_per_epoch = len(batches) // cfg.train.accumulate
+        if not self.steps_per_epoch:
+            raise InputError(
+                f"{batches.clips} training clips do not fill one batch of {self.global_batch} "
+                "(train.batch_size x processes x train.accumulate): lower it, or give more clips"
+            )
+        self.schedule = Schedule(cfg.optim, self.global_batch, self.steps_per_epoch, cfg.train.max_steps)
+        depth = cfg.clip_model.depth
+        groups = parameter_groups(
+            model, cfg.optim.weight_decay, cfg.optim.layer_decay, model.layer_index, depth, model.no_weight_decay()
+        )
+        self.optimizer = make_optimizer(groups, cfg.optim, runtime.device)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+        self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
+        if cfg.train.compile:
+            model.compile()
+        self.wrapped: nn.Module = model
+        if runtime.world > 1:
+            devices = [runtime.device] if runtime.device.type == "cuda" else None
+            # Buffers are tables that never change.
+            self.wrapped = DistributedDataParallel(
+                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        # Stochastic depth must differ between processes; weights were made before this, alike in all of them.
+        seed_all(cfg.seed + process_seed(runtime.rank))
+
+    @property
+    def result(self) -> nn.Module:
+        """The model to score and save: the moving average where there is one."""
+        return self.ema.model if self.ema is not None else self.model
+
+    def describe(self) -> str:
+        """What is trained, and how, as a line for people."""
+        cfg, runtime = self.cfg, self.runtime
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision}: "
+            f"{self.batches.clips} clips, {self.schedule.total} steps of {self.global_batch} clips "
+            f"({cfg.train.batch_size} x {runtime.world} processes x {cfg.train.accumulate} passes"
+            + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")
+            + f"), {self.steps_per_epoch} an epoch, learning rate {self.schedule.peak:.3g} to {self.schedule.floor:.3g}"
+        )
+
+    def fit(self, log: RunLog) -> None:
+        """Train until the end of the schedule.
+
+        Raises:
+            InputError: the loss is not finite, or a checkpoint cannot be written.
+        """
+        self.log = log
+        self._clock()
+        self.started, self.first_step = time.perf_counter(), self.position.step
+        while self.position.step < self.schedule.total:
+            self._epoch()
+        self.log.progress(self.position.step, "training is complete", "")
+
+    def _epoch(self) -> None:
+        position, train = self.position, self.cfg.train
+        done = position.step - position.epoch * self.steps_per_epoch
+        steps = min(self.steps_per_epoch - done, self.schedule.total - position.step)
+        self.model.train()
+        batches = self.batches.epoch(position.epoch, done * train.accumulate)
+        for remaining in reversed(range(steps)):
+            self._step(batches)
+            step = position.step
+            if step % train.log_every == 0 or step == self.schedule.total:
+                self._report()
+            elif step % _FETCH_EVERY == 0:
+                self._fetch()
+            # The end of an epoch saves by itself, after the evaluation.
+            if train.save_steps and step % train.save_steps == 0 and remaining:
+                self.save("last")
+        self._fetch()
+        position.epoch += 1
+        means = self.meter.take("epoch")
+        position.loss = means.get("loss")
+        skipped, self.skipped = sum(self.runtime.gather(self.skipped)), 0
+        self.log.record("epoch", step=position.step, epoch=position.epoch, **means, skipped=skipped)
+        if skipped:
+            self.log.say(f"epoch {position.epoch}: {skipped} clips could not be read and were replaced by others")
+        if self.evaluate is not None:
+            self._evaluate()
+        self.save("last")
+        if train.save_every and position.epoch % train.save_every == 0:
+            self.save(f"epoch_{position.epoch:03d}")
+        self._clock()
+
+    def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        accumulate, step = self.cfg.train.accumulate, self.position.step
+        set_lr(self.optimizer, self.schedule(step))
+        noted: dict[str, Tensor] = {}
+        for part in range(accumulate):
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            self.clips += len(batch["frames"])
+            self.skipped += int(batch.pop("skipped"))
+            batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
+            with self._sync(part == accumulate - 1):
+                with self.runtime.autocast():
+                    losses = self.losses(self.wrapped, batch)
+                self.scaler.scale(losses["loss"] / accumulate).backward()
+            for name, value in losses.items():
+                share = value.detach().float() / accumulate
+                noted[name] = noted[name] + share if name in noted else share
+        if self.cfg.optim.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.optim.clip_grad)
+            noted["grad_norm"] = norm.detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step)
+        self.meter.add(step + 1, noted)
+        self.position.step += 1
+
+    def _sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        # Gradients are exchanged between processes once a step, in its last backward pass.
+        if last or not isinstance(self.wrapped, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.wrapped.no_sync()
+
+    def _fetch(self) -> None:
+        for step, losses in self.meter.fetch(self.runtime):
+            if math.isfinite(losses["loss"]):
+                self.position.overflows = 0
+                continue
+            self.position.overflows += 1
+            if not self.scaler.is_enabled() or self.position.overflows >= _MOST_OVERFLOWS:
+                epoch = (step - 1) // self.steps_per_epoch + 1
+                precision = "" if self.runtime.precision == "fp32" else ", or train.precision=fp32"
+                raise InputError(
+                    f"the loss is {losses['loss']} at step {step} (epoch {epoch}), training stops: "
+                    f"try a lower optim.lr, optim.clip_grad{precision}; earlier checkpoints are intact"
+                )
+
+    def _report(self) -> None:
+        self._fetch()
+        step, runtime = self.position.step, self.runtime
+        now = time.perf_counter()
+        seconds = max(now - self.window_start, 1e-9)
+        rate = self.clips * runtime.world / seconds
+        peak = runtime.peak_flops()
+        mfu = self.flops * rate / (peak * runtime.world) if self.flops and peak else None
+        left = (now - self.started) / max(1, step - self.first_step) * (self.schedule.total - step)
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        losses, lr = self.meter.take("window"), self.schedule(step - 1)
+        values = {
+            "lr": lr,
+            "clips_per_s": round(rate, 3),
+            "data_wait": round(min(1.0, self.waited / seconds), 4),
+            "mfu": None if mfu is None else round(mfu, 4),
+            "memory_mb": round(runtime.memory_mb(), 1),
+            "seconds_left": round(left, 1),
+        }
+        if self.scaler.is_enabled():
+            values["loss_scale"] = self.scaler.get_scale()
+        self.log.record("step", step=step, epoch=epoch, **losses, **values)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        speed = f"{rate:.1f} clips/s, waiting for data {values['data_wait']:.0%}"
+        if mfu is not None:
+            speed += f", utilisation {mfu:.0%}"
+        head = (
+            f"epoch {epoch}/{math.ceil(self.schedule.total / self.steps_per_epoch)} step {step}/{self.schedule.total}"
+        )
+        tail = f"{speed}, {values['memory_mb']:.0f} MB, {duration(left)} left"
+        self.log.progress(step, f"{head}: {shown} lr {lr:.2e}, {tail}", f"{shown} {speed}")
+        self._clock()
+
+    def _clock(self) -> None:
+        self.window_start, self.waited, self.clips = time.perf_counter(), 0.0, 0
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        position = self.position
+        score = self.evaluate(self.result, position.epoch, position.step, position.step >= self.schedule.total)
+        if score is not None and (position.best is None or score > position.best):
+            position.best, position.best_epoch = score, position.epoch
+            self.save("best", weights_only=True)
+
+    def save(self, name: str, weights_only: bool = False) -> None:
+        """Write checkpoints/<name>.pt: all that a resumed run needs, or the model to be scored alone.
+
+        Raises:
+            InputError: it cannot be written, or the losses since the last look are not finite.
+        """
+        self._fetch()
+        state: dict[str, Any] = {"config": config_tree(self.cfg), "position": asdict(self.position)}
+        if weights_only:
+            state["model"] = self.result.state_dict()
+        else:
+            state |= {
+                "model": self.model.state_dict(),
+                "ema": None if self.ema is None else self.ema.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "meter": self.meter.state(),
+                "processes": self.runtime.gather(
+                    {
+                        "random": random_state(self.runtime.device),
+                        "losses": self.losses.state_dict(),
+                        "skipped": self.skipped,
+                    }
+                ),
+                "lists": self.lists,
+                "global_batch": self.global_batch,
+            }
+        self.runtime.on_main(lambda: save_checkpoint(self.folder / f"{name}.pt", state))
+
+    def resume(self, path: str | Path) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Raises:
+            InputError: it cannot be read, or belongs to a run with other settings or other clips.
+        """
+        state = load_checkpoint(path)
+        check_same_run(path, state["config"], config_tree(self.cfg))
+        if "optimizer" not in state:
+            raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
+        if state["global_batch"] != self.global_batch:
+            raise InputError(
+                f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {self.global_batch}: "
+                "train.batch_size x processes x train.accumulate must stay the same"
+            )
+        lists = {**state["lists"], **self.lists}
+        changed = [name for name in lists if state["lists"].get(name) != self.lists.get(name)]
+        if changed:
+            raise InputError(
+                f"{str(path)!r} was made with other clips, data.{changed[0]} has changed "
+                f"({state['lists'].get(changed[0], 'none')} then, {self.lists.get(changed[0], 'none')} now): "
+                "use another output folder for a new run"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["ema"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.runtime.device.type == "cuda"
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.meter.load(state["meter"])
+        self.position = Position(**state["position"])
+        # Another number of processes has no states of its own to go on from.
+        if len(state["processes"]) == self.runtime.world:
+            mine = state["processes"][self.runtime.rank]
+            set_random_state(mine["random"], self.runtime.device)
+            self.losses.load_state_dict(mine["losses"])
+            self.skipped = mine["skipped"]
+
+
+def announce(cfg: RunConfig, trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
+    """Tell what starts: from which weights, on what, for how long."""
+    if loaded is not None:
+        log.record("init", step=0, source=cfg.train.init, **asdict(loaded))
+        log.say(f"weights of {cfg.train.init}: {brief(loaded)}")
+    if checkpoint is not None:
+        log.say(f"going on from {checkpoint}, step {trainer.position.step}")
+    log.say(trainer.describe())

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import maedfer
+from maedfer.cli import build_parser, one_line
+from maedfer.errors import InputError, MissingDependencyError
+from tests.cli.helpers import Call
+
+REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
+COMMANDS = ["pretrain", "finetune", "evaluate", "synth", "info", "convert"]
+
+
+def python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        timeout=60,
+    )
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, maedfer.cli as c; c.main(['--version']); c.build_parser().format_help(); print(*sys.modules)"
+    out = python("-c", code).stdout.split()
+    assert out[:2] == ["maedfer", maedfer.__version__]
+    assert not {"torch", "numpy", "yaml"} & set(out)
+
+
+def test_python_m_maedfer_gives_the_status() -> None:
+    assert python("-m", "maedfer", "--version").stdout == f"maedfer {maedfer.__version__}\n"
+    failed = python("-m", "maedfer", "finetun")
+    assert failed.returncode == 2
+    assert failed.stderr == "maedfer: error: unknown command 'finetun': did you mean 'finetune'?\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(
+    command: str, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(command, "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and f"maedfer {command}" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_commands_are_the_documented_ones(call: Call) -> None:
+    assert build_parser().commands() == COMMANDS
+    assert "commands:" in call().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["finetune", "--bogus"], r"unrecognised argument '--bogus' \(see 'maedfer finetune --help'\)"),
+        (["convert", "one"], r"the following arguments are required: OUT .*maedfer convert --help"),
+        (["finetune", "dfew", "mafw"], r"'mafw' is neither the recipe \('dfew' is\) nor of the form key=value"),
+        (["synth", "--out", "x", "--clips", "many"], r"argument --clips: invalid int value: 'many'"),
+        (["synth"], r"the following arguments are required: --out"),
+        (["info", "lgi_former_base", "--dry-run"], r"unrecognised argument '--dry-run'"),
+        (["convert", "a", "b", "c"], r"unrecognised argument 'c'"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv: list[str], message: str, call: Call) -> None:
+    status, out, err = call(*argv)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(f"maedfer: error: {message}.*\n", err)
+
+
+def test_options_may_stand_between_overrides(call: Call) -> None:
+    first = call("finetune", "dfew", "--print-config", "seed=3")
+    assert first.status == 0 and "seed: 3" in first.out
+    assert call("finetune", "--print-config", "dfew", "seed=3") == first
+    assert call("finetune", "dfew", "seed=3", "--print-config") == first
+
+
+def test_user_errors_are_one_line_and_others_are_not_hidden(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from maedfer.cli import info
+
+    def fail(error: Exception) -> None:
+        def run() -> None:
+            raise error
+
+        monkeypatch.setattr(info, "build", run)
+
+    for error, line in [
+        (InputError("no such thing: give another"), "no such thing: give another"),
+        (MissingDependencyError("'av' is needed: pip install 'maedfer[video]'"), "'av' is needed: pip install"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), "No such file or directory: 'a.csv'"),
+        (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ]:
+        fail(error)
+        status, out, err = call("info", "--build")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"maedfer: error: {line}")
+    fail(TypeError("a defect"))
+    with pytest.raises(TypeError, match="a defect"):
+        call("info", "--build")
+
+
+def test_traceback_on_request(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in call("info", "nothing").err
+    assert "Traceback" in call("info", "nothing", "--traceback").err
+    monkeypatch.setenv("MAEDFER_TRACEBACK", "1")
+    err = call("info", "nothing").err
+    assert "Traceback" in err and err.splitlines()[-1].startswith("maedfer: error: unknown model")
+    monkeypatch.setenv("MAEDFER_TRACEBACK", "0")
+    assert "Traceback" not in call("info", "nothing").err
+
+
+def test_interrupt_exits_130_with_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from maedfer.cli import info
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "build", interrupted)
+    assert call("info", "--build") == (130, "", "\nmaedfer: interrupted\n")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m maedfer info --json lgi_former_base | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_error_of_a_loader_process_keeps_its_last_line_only() -> None:
+    text = (
+        "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x.py", line 1\nmaedfer.errors.InputError: a.mp4: the file is empty (0 bytes)\n'
+    )
+    assert one_line(InputError(text)) == "a.mp4: the file is empty (0 bytes)"
+
+
+def test_without_the_extras_models_work_and_training_says_what_to_install(tmp_path: Path) -> None:
+    blocked = "yaml av decord torchvision matplotlib sklearn tqdm PIL tensorboard".split()
+    block = f"import sys\nfor name in {blocked}: sys.modules[name] = None\n"
+    code = block + "from maedfer.cli import main\nsys.exit(main())"
+    done = python("-c", code, "info", "lgi_former_tiny", "depth=2", "--json")
+    assert done.returncode == 0, done.stderr
+    refused = python("-c", code, "finetune", "dfew")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "'yaml' is needed here" in refused.stderr and "pip install 'maedfer[train]'" in refused.stderr
+    refused = python("-c", code, "synth", "--out", str(tmp_path / "s"), "--clips", "7")
+    assert refused.returncode == 2 and "pip install 'maedfer[video]'" in refused.stderr

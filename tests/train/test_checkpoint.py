@@ -1,0 +1,142 @@
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from maedfer.data.mixup import Mixup
+from maedfer.errors import InputError
+from maedfer.train.checkpoint import (
+    check_same_run,
+    load_checkpoint,
+    random_state,
+    remove_leftovers,
+    save_checkpoint,
+    set_random_state,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_tensors_and_plain_values_survive(tmp_path):
+    state = {"model": {"w": torch.randn(3, 4)}, "position": {"step": 3, "best": None}, "betas": (0.9, 0.95)}
+    save_checkpoint(tmp_path / "last.pt", state)
+    again = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(again["model"]["w"], state["model"]["w"])
+    assert again["position"] == state["position"]
+    assert again["betas"] == state["betas"]
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"cannot write .*last\.pt: No space left on device"):
+            save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 1
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_write_that_breaks_off_keeps_the_previous_checkpoint(tmp_path):
+    # A file-size limit makes the kernel refuse the write in the middle, as a full disk does.
+    code = """
+import resource, signal, sys, torch
+from maedfer.train.checkpoint import save_checkpoint
+save_checkpoint(sys.argv[1], {"step": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(sys.argv[1], {"step": 2, "w": torch.randn(1_000_000)})
+except ValueError as error:
+    print(error)
+"""
+    path = tmp_path / "last.pt"
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "cannot write" in run.stdout and "File too large" in run.stdout and run.stdout.count("\n") == 1
+    assert load_checkpoint(path)["step"] == 1
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_process_killed_while_writing_leaves_the_previous_checkpoint(tmp_path):
+    code = """
+import os, signal, sys, torch
+from maedfer.train import checkpoint
+checkpoint.save_checkpoint(sys.argv[1], {"step": 1})
+def half(state, file):
+    file.write(b"half"); file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.torch.save = half
+checkpoint.save_checkpoint(sys.argv[1], {"step": 2})
+"""
+    path = tmp_path / "last.pt"
+    run = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert load_checkpoint(path)["step"] == 1
+    assert len(os.listdir(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_unusable_files_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "x.pt"
+    with pytest.raises(InputError, match="does not exist"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"w": torch.randn(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"damaged|could run code"):
+        load_checkpoint(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(InputError, match="is not a checkpoint of a run"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_pickle_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"format": "maedfer-run-1", "x": Evil()}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="could run code"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_random_state_survives_a_checkpoint(tmp_path):
+    mixup = Mixup(0.8, 1.0, 0.1, 3, seed=5)
+    video, labels = torch.rand(4, 3, 2, 8, 8), torch.tensor([0, 1, 2, 0])
+
+    def draw():
+        return [random.random(), random.gauss(0, 1), np.random.rand(), torch.rand(2), *mixup(video, labels)]
+
+    draw()
+    save_checkpoint(tmp_path / "x.pt", {"random": random_state(CPU), "mixup": mixup.state_dict()})
+    first = draw()
+    state = load_checkpoint(tmp_path / "x.pt")
+    set_random_state(state["random"], CPU)
+    mixup.load_state_dict(state["mixup"])
+    for left, right in zip(first, draw(), strict=True):
+        assert torch.equal(torch.as_tensor(left), torch.as_tensor(right))
+
+
+def test_checkpoint_of_other_settings_is_refused_by_key():
+    there = {"model": {"depth": 16, "name": "a"}, "optim": {"epochs": 3}, "output": "a"}
+    here = {"model": {"depth": 2, "name": "a"}, "optim": {"epochs": 4}, "output": "b"}
+    with pytest.raises(
+        InputError, match=r"model\.depth \(16 there, 2 here\); optim\.epochs \(3 there, 4 here\)"
+    ) as error:
+        check_same_run("last.pt", there, here)
+    assert "\n" not in str(error.value) and "output (" not in str(error.value)

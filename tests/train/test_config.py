@@ -1,0 +1,156 @@
+import dataclasses
+
+import pytest
+
+from maedfer.errors import InputError
+from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.train import list_recipes, load_config
+from maedfer.train.config import check_config, config_tree, differing_keys, dump_config, read_config, save_config
+
+
+def finetune(*overrides, recipe=None):
+    return load_config("finetune", recipe, ["data.train=train.csv", *overrides])
+
+
+def test_defaults_are_the_published_settings():
+    cfg = load_config("pretrain", None, ["data.train=x"])
+    assert isinstance(cfg.model, MAEDFERConfig)
+    assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.betas, cfg.optim.epochs) == (3e-4, 1e-5, (0.9, 0.95), 50)
+    assert (cfg.optim.layer_decay, cfg.optim.weight_decay, cfg.train.batch_size) == (1.0, 0.05, 128)
+    assert cfg.model.encoder.drop_path == 0.0
+    cfg = finetune()
+    assert isinstance(cfg.model, LGIFormerConfig)
+    assert (cfg.optim.lr, cfg.optim.min_lr, cfg.optim.betas, cfg.optim.epochs) == (1e-3, 1e-6, (0.9, 0.999), 100)
+    assert (cfg.optim.layer_decay, cfg.model.drop_path, cfg.train.batch_size) == (0.75, 0.1, 96)
+    assert (cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.smoothing, cfg.eval.views) == (0.8, 1.0, 0.1, 2)
+
+
+def test_recipe_then_overrides(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("optim: {lr: 2e-4, epochs: 7}\nmodel: {name: lgi_former_tiny}\ndata: {train: a.csv}\n")
+    cfg = load_config("finetune", recipe, ["optim.epochs=9", "data.classes=[sad, happy]"])
+    assert (cfg.optim.lr, cfg.optim.epochs, cfg.data.train) == (2e-4, 9, "a.csv")
+    assert (cfg.model.embed_dim, cfg.model.num_classes, cfg.model.drop_path) == (256, 2, 0.1)
+    assert cfg.output == "runs/mine"
+    assert cfg.classes == ("sad", "happy")
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_resolved_settings_load_again(task, tmp_path):
+    overrides = ["data.train=x.csv", "seed=3", "optim.clip_grad=0.02", "data.classes=['no', 'off', 'ja: 1']"]
+    if task == "pretrain":
+        overrides += [
+            "model.encoder.clip_size=[8,32,32]",
+            "model.encoder.region_size=[2,1,2]",
+            "augment.crop=[0,1,2,3]",
+        ]
+    cfg = load_config(task, None, overrides)
+    save_config(cfg, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == cfg
+    assert load_config(task, tmp_path / "config.yaml") == cfg
+    assert "clip_size: [" in dump_config(cfg)
+
+
+@pytest.mark.parametrize("recipe", list_recipes())
+def test_shipped_recipes_load(recipe):
+    task = "pretrain" if "pretrain" in recipe else "finetune"
+    cfg = load_config(task, recipe, ["data.train=x.csv", "data.test=y.csv"])
+    check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.lrr=1"], "did you mean 'lr'"),
+        (["optin.lr=1"], "did you mean 'optim'"),
+        (["model.dept=4"], "did you mean 'depth'"),
+        (["model.name=lgi_former_bse"], "did you mean 'lgi_former_base'"),
+        (["optim.epochs=many"], "optim.epochs must be a whole number"),
+        (["optim=3"], "optim must be a section"),
+        (["data=3"], "data must be a section"),
+        (["model=lgi_former_base"], "model must be a section"),
+        (["optim.lr"], "not of the form key=value"),
+        (["data.classes=[a, b]", "model.num_classes=3"], "model.num_classes is 3 but data.classes names 2"),
+        (["data.train="], "data.train is not set"),
+        (["eval.select=val"], "data.val is not set"),
+        (["eval.select=test"], "data.test is not set"),
+        (["optim.warmup_epochs=20", "optim.epochs=10"], "warmup_epochs"),
+        (["train.batch_size=0"], "train.batch_size must be at least 1"),
+        (["augment.flip=2"], "augment.flip must be between 0 and 1"),
+        (["train.freeze_blocks=17"], "train.freeze_blocks must be between 0 and 16"),
+        (["optim.clip_grad=0"], "optim.clip_grad"),
+        (["model.name=mae_dfer_base"], "does not fit the task"),
+        (["model.region_size=[2,3,10]"], "does not divide"),
+        (["model.in_channels=1"], "in_channels"),
+    ],
+)
+def test_mistakes_are_named(overrides, message):
+    with pytest.raises(InputError, match=message):
+        finetune(*overrides)
+
+
+def test_classifier_cannot_be_pretrained_and_encoder_is_a_section():
+    with pytest.raises(InputError, match="takes a masked autoencoder"):
+        load_config("pretrain", None, ["data.train=x", "model.name=lgi_former_base"])
+    with pytest.raises(InputError, match=r"model\.encoder must be a section"):
+        load_config("pretrain", None, ["data.train=x", "model.encoder=vit"])
+
+
+def test_recipe_mistakes_are_named(tmp_path):
+    with pytest.raises(InputError, match="unknown recipe 'dfw': did you mean 'dfew'"):
+        finetune(recipe="dfw")
+    with pytest.raises(InputError, match="does not exist"):
+        finetune(recipe=str(tmp_path / "absent.yaml"))
+    (tmp_path / "broken.yaml").write_text("a: [1,\n")
+    with pytest.raises(InputError, match="is not YAML"):
+        finetune(recipe=tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match="must hold sections"):
+        finetune(recipe=tmp_path / "list.yaml")
+    with pytest.raises(InputError, match="is for 'pretrain'"):
+        finetune(recipe="voxceleb2_pretrain")
+    with pytest.raises(InputError, match="unknown task 'finetun'"):
+        load_config("finetun")
+
+
+def test_settings_can_be_shown_before_they_can_be_run():
+    assert load_config("finetune", "dfew", check=False).data.train == ""
+
+
+def test_evaluation_starts_from_the_run_it_is_about(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    trained = finetune(f"output={run}", "data.test=test.csv", "data.classes=[a,b,c]", "eval.views=5")
+    save_config(trained, run / "config.yaml")
+    (run / "checkpoints").mkdir()
+    for checkpoint in (run, run / "checkpoints" / "last.pt"):
+        cfg = load_config("evaluate", None, [f"eval.checkpoint={checkpoint}", "data.test=other.csv"])
+        assert (cfg.data.test, cfg.classes, cfg.eval.views, cfg.model) == (
+            "other.csv",
+            ("a", "b", "c"),
+            5,
+            trained.model,
+        )
+        assert cfg.output == str(run / "evaluation")
+    cfg = load_config("evaluate", None, [f"eval.runs=[{run}, {run}]"])
+    assert cfg.classes == ("a", "b", "c")
+    with pytest.raises(InputError, match="exclude each other"):
+        load_config("evaluate", None, [f"eval.runs=[{run}]", f"eval.checkpoint={run}"])
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        load_config("evaluate")
+    with pytest.raises(InputError, match=r"data\.test is not set"):
+        load_config("evaluate", None, ["eval.checkpoint=weights.pth"])
+
+
+def test_differing_keys_name_what_changes_a_run():
+    first = finetune()
+    other = dataclasses.replace(
+        first,
+        output="elsewhere",
+        data=dataclasses.replace(first.data, workers=1),
+        optim=dataclasses.replace(first.optim, epochs=5),
+        model=dataclasses.replace(first.model, depth=4),
+    )
+    keys = differing_keys(config_tree(first), config_tree(other))
+    assert keys == ["model.depth (16 there, 4 here)", "optim.epochs (100 there, 5 here)"]
+    assert differing_keys(config_tree(first), config_tree(first)) == []

@@ -1,0 +1,164 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from maedfer.data.augment import EvalTransform
+from maedfer.data.datasets import ClipDataset
+from maedfer.errors import InputError
+from maedfer.models import from_pretrained, normalize_frames, to_published
+from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
+from maedfer.train.evaluate import predict
+from maedfer.train.loader import ViewBatches, read_clips
+from maedfer.train.metrics import read_predictions
+from maedfer.train.runtime import Runtime
+from tests.train.runs import in_process, tiny, write_clips
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    run_finetune(tiny("finetune", data, output, "optim.epochs=2"))
+    return output
+
+
+def evaluate(run, *overrides):
+    return load_config("evaluate", None, [f"eval.checkpoint={run}", "train.device=cpu", *overrides])
+
+
+def test_probability_is_the_mean_softmax_of_the_views(data, run, tmp_path):
+    cfg = evaluate(run, "eval.views=3", f"output={tmp_path / 'out'}", "eval.save_features=true", "eval.batch_size=3")
+    run_evaluate(cfg)
+    found = read_predictions(tmp_path / "out" / "pred.csv")
+    model = from_pretrained(run / "model")
+    clips = read_clips(cfg, cfg.data.test)
+    views = ClipDataset(clips, "views", frames=4, stride=1, transform=EvalTransform(16), views=3)
+    with torch.no_grad(), np.load(tmp_path / "out" / "features.npz") as saved:
+        for index, clip in enumerate(clips):
+            video = normalize_frames(views[index]["frames"])
+            assert len({view.numpy().tobytes() for view in video}) > 1 or clip.label == 2
+            probability = model(video).softmax(1).mean(0).numpy()
+            np.testing.assert_allclose(found.probabilities[index], probability, rtol=1e-4, atol=1e-6)
+            feature = model.forward_features(video).mean(0).numpy()
+            np.testing.assert_allclose(saved["features"][index], feature, rtol=1e-4, atol=1e-5)
+        assert saved["features"].dtype == np.float32
+        assert saved["labels"].tolist() == [clip.label for clip in clips]
+        assert saved["predictions"].tolist() == found.predicted.tolist()
+        assert saved["names"].tolist() == [clip.name for clip in clips] == found.names
+
+
+def test_evaluation_gives_the_scores_of_the_run(data, run):
+    trained = json.loads((run / "metrics.json").read_text())
+    result = run_evaluate(evaluate(run))
+    assert result.output == run / "evaluation"
+    assert result.metrics["confusion"] == trained["confusion"]
+    assert result.metrics["loss"] == pytest.approx(trained["loss"], rel=1e-5)
+    assert (run / "metrics.json").read_text() == json.dumps(trained, indent=2) + "\n"
+
+
+def test_every_kind_of_weights_can_be_scored(data, run, tmp_path):
+    script = argparse.Namespace(input_size=16, num_frames=4, lg_region_size=[1, 2, 4], tubelet_size=2, num_heads=2)
+    torch.save({"model": to_published(from_pretrained(run / "model")), "args": script}, tmp_path / "published.pth")
+    arguments = [f"data.test={data / 'test.csv'}", "data.classes=[up, down, still]", "data.stride=1", "data.workers=0"]
+    expected = json.loads((run / "metrics.json").read_text())["confusion"]
+    for number, source in enumerate((run / "model", run / "checkpoints" / "last.pt", tmp_path / "published.pth")):
+        cfg = load_config(
+            "evaluate",
+            None,
+            [f"eval.checkpoint={source}", f"output={tmp_path / str(number)}", *arguments, "report=false"],
+        )
+        assert run_evaluate(cfg).metrics["confusion"] == expected
+
+
+def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
+    parts = [tmp_path / "a", tmp_path / "b"]
+    rows = (run / "pred.csv").read_text().splitlines()
+    for part, lines in zip(parts, (rows[1:4], rows[4:]), strict=True):
+        part.mkdir()
+        (part / "pred.csv").write_text("\n".join([rows[0], *lines]) + "\n")
+    cfg = load_config("evaluate", None, [f"eval.runs=[{parts[0]}, {parts[1]}]", f"output={tmp_path / 'all'}"])
+    result = run_evaluate(cfg)
+    whole = json.loads((run / "metrics.json").read_text())
+    assert result.metrics["confusion"] == whole["confusion"]
+    assert result.metrics["uar"] == whole["uar"]
+    assert result.metrics["classes"] == ["up", "down", "still"]
+    assert [fold["n"] for fold in result.metrics["folds"]] == [3, 4]
+    assert len(read_predictions(tmp_path / "all" / "pred.csv").names) == 7
+    with pytest.raises(InputError, match=r"has no pred\.csv"):
+        run_evaluate(load_config("evaluate", None, [f"eval.runs=[{data}]", f"output={tmp_path / 'x'}"]))
+
+
+def test_each_clip_is_scored_once_whatever_the_number_of_processes(data, run, tmp_path):
+    # Seven clips: neither batches of two nor two processes divide them.
+    settings = [f"eval.checkpoint={run}", "eval.batch_size=2", "train.device=cpu", "report=false"]
+    one = run_evaluate(load_config("evaluate", None, [*settings, f"output={tmp_path / 'one'}"]))
+    done = in_process("evaluate", [*settings, f"output={tmp_path / 'two'}"], processes=2)
+    assert done.ok, done.text
+    left, right = (read_predictions(tmp_path / name / "pred.csv") for name in ("one", "two"))
+    assert left.names == right.names and len(set(left.names)) == 7
+    np.testing.assert_allclose(left.probabilities, right.probabilities, rtol=1e-5)
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["confusion"] == one.metrics["confusion"]
+    assert done.text.count("UAR") == 1
+
+
+def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
+    cfg, here = evaluate(run), Runtime(torch.device("cpu"))
+    model = from_pretrained(run / "model").train()
+    state = torch.get_rng_state()
+    assert predict(model, ViewBatches(cfg, here, cfg.data.test), here, cfg).predicted.shape == (7,)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_class_without_test_clips_is_told(data, run, tmp_path):
+    (data / "two.csv").write_text("clip_0 0\nclip_1 1\n")
+    result = run_evaluate(evaluate(run, f"data.test={data / 'two.csv'}", f"output={tmp_path}"))
+    assert result.metrics["notes"] == ["no clips of still: left out of UAR"]
+    assert result.metrics["recall"][2] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("clip_0", r"bad\.csv:1: .*label"),
+        ("clip_0 3", r"bad\.csv:1: label 3 is out of range"),
+        ("no 0", "do not exist"),
+    ],
+)
+def test_bad_lists_are_named(data, run, tmp_path, line, message):
+    (data / "bad.csv").write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        run_evaluate(evaluate(run, f"data.test={data / 'bad.csv'}", f"output={tmp_path}"))
+
+
+def test_what_cannot_be_scored_is_refused(data, run, tmp_path):
+    run_pretrain(tiny("pretrain", data, tmp_path / "pre", "optim.epochs=1"))
+    test = f"data.test={data / 'test.csv'}"
+    cfg = load_config(
+        "evaluate", None, [f"eval.checkpoint={tmp_path / 'pre' / 'model'}", test, f"output={tmp_path / 'x'}"]
+    )
+    with pytest.raises(InputError, match="masked autoencoder"):
+        run_evaluate(cfg)
+    with pytest.raises(InputError, match="names 2 classes but .* has 3"):
+        run_evaluate(
+            load_config(
+                "evaluate",
+                None,
+                [f"eval.checkpoint={run / 'model'}", test, "data.classes=[a, b]", f"output={tmp_path}"],
+            )
+        )
+    with pytest.raises(InputError, match="is the folder of a training run"):
+        run_evaluate(evaluate(run, f"output={run}"))
+
+
+def test_label_offset(data, run, tmp_path):
+    (data / "from_one.csv").write_text("clip_0 1\nclip_1 2\nclip_2 3\n")
+    run_evaluate(evaluate(run, f"data.test={data / 'from_one.csv'}", "data.label_offset=1", f"output={tmp_path}"))
+    assert read_predictions(tmp_path / "pred.csv").labels.tolist() == [0, 1, 2]

@@ -1,0 +1,392 @@
+import json
+import random
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maedfer.errors import InputError
+from maedfer.train import run_finetune, run_pretrain, runtime
+from maedfer.train.checkpoint import load_checkpoint
+from maedfer.train.finetune import ClassificationLoss
+from maedfer.train.trainer import Trainer
+from tests.train.runs import in_process, overrides, records, tiny, write_clips
+
+# Everything that draws numbers or remembers something, and steps that end neither with the log nor with the epoch.
+EVERYTHING = """train.ema=0.9 train.accumulate=2 train.batch_size=2 train.save_steps=1 train.log_every=2
+model.drop_path=0.2 optim.clip_grad=1.0 eval.select=test data.repeats=2""".split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+def weights(output, file="model/model.safetensors"):
+    return load_file(output / file)
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill_before(monkeypatch, step):
+    """Let the next run end before optimiser step `step`, once."""
+    original = Trainer._step
+
+    def killed(self, batches):
+        if self.position.step == step:
+            monkeypatch.setattr(Trainer, "_step", original)
+            raise Killed
+        original(self, batches)
+
+    monkeypatch.setattr(Trainer, "_step", killed)
+
+
+def test_killed_run_ends_with_the_same_weights(data, tmp_path):
+    """SIGKILL at a random step, resume, and compare with the run that was left alone."""
+    step = random.Random().randrange(1, 9)
+    settings = [*overrides("finetune", data, tmp_path / "killed"), *EVERYTHING]
+    before = f"""
+import os, signal
+from maedfer.train.trainer import Trainer
+original = Trainer._step
+def killed(self, batches):
+    if self.position.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self, batches)
+Trainer._step = killed
+"""
+    assert in_process("finetune", settings, before).codes == [-signal.SIGKILL]
+    assert not (tmp_path / "killed" / "model").exists()
+    resumed = in_process("finetune", settings)
+    assert resumed.ok, resumed.text
+    assert f"last.pt, step {step}" in resumed.text
+    whole = in_process("finetune", [*settings, f"output={tmp_path / 'whole'}"])
+    assert whole.ok, whole.text
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole")), f"killed before step {step}"
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_interrupted_run_repeats_the_uninterrupted_one(task, data, tmp_path, monkeypatch):
+    run = {"pretrain": run_pretrain, "finetune": run_finetune}[task]
+    changes = list(EVERYTHING)
+    if task == "pretrain":
+        changes = [line.replace("model.drop", "model.encoder.drop") for line in changes if "eval." not in line]
+        changes.append("model.decoder_keep=0.5")
+    whole = run(tiny(task, data, tmp_path / "whole", *changes))
+    assert whole.steps == 9
+    # A checkpoint every second step: some kills lose a step. Steps 3 and 6 end an epoch.
+    changes.append("train.save_steps=2")
+    for step in (1, 3, 4, 5, 6, 8):
+        kill_before(monkeypatch, step)
+        with pytest.raises(Killed):
+            run(tiny(task, data, tmp_path / "cut", *changes))
+    resumed = run(tiny(task, data, tmp_path / "cut", *changes))
+    assert resumed.loss == whole.loss
+    assert resumed.metrics == whole.metrics
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    ends = [load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("whole", "cut")]
+    assert same(ends[0]["ema"], ends[1]["ema"])
+    assert ends[0]["position"] == ends[1]["position"]
+    for left, right in zip(*(end["optimizer"]["state"].values() for end in ends), strict=True):
+        assert same(left, right)
+    for kind, keys in {
+        "step": ("step", "loss", "lr"),
+        "epoch": ("step", "loss"),
+        "eval": ("step", "uar", "loss"),
+    }.items():
+        rows = [[[r[key] for key in keys] for r in records(tmp_path / name, kind)] for name in ("whole", "cut")]
+        assert rows[0] == rows[1], kind
+
+
+def test_loader_workers_change_nothing(data, tmp_path):
+    for name, workers in (("none", 0), ("some", 2)):
+        run_finetune(tiny("finetune", data, tmp_path / name, "optim.epochs=2", f"data.workers={workers}"))
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "some"))
+
+
+def test_seed_decides(data, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_finetune(tiny("finetune", data, tmp_path / name, f"seed={seed}", "optim.epochs=1"))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_accumulated_passes_give_the_step_of_one_large_batch(data, tmp_path):
+    plain = ["augment.mixup=0", "augment.cutmix=0", "model.drop_path=0"]
+    run_finetune(tiny("finetune", data, tmp_path / "one", *plain, "train.batch_size=4"))
+    run_finetune(tiny("finetune", data, tmp_path / "two", *plain, "train.batch_size=2", "train.accumulate=2"))
+    one, two = (weights(tmp_path / name) for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    losses = [[r["loss"] for r in records(tmp_path / name, "step")] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_training_learns(data, tmp_path):
+    changes = "optim.epochs=40 optim.lr=1e-2 optim.layer_decay=1 eval.every=0 model.drop_path=0".split()
+    gentle = "augment.mixup=0 augment.cutmix=0 augment.smoothing=0 augment.randaugment= augment.scale=[1,1]".split()
+    gentle += "augment.ratio=[1,1] augment.erase=0 train.log_every=40".split()
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", *changes, *gentle))
+    # Chance is 1.1; a single frame does not tell the classes apart.
+    assert result.loss < 0.6
+    assert result.metrics["war"] > 0.6
+
+
+def test_pretraining_lowers_both_parts_of_the_loss_and_keeps_pictures(data, tmp_path):
+    import numpy as np
+
+    output = tmp_path / "run"
+    run_pretrain(tiny("pretrain", data, output, "optim.epochs=30"))
+    steps = records(output, "step")
+    for part in ("loss", "appearance", "motion"):
+        assert steps[-1][part] < steps[0][part]
+    assert steps[0]["loss"] == pytest.approx((steps[0]["appearance"] + steps[0]["motion"]) / 2, abs=1e-5)
+    for name in ("reconstructions_start.npz", "reconstructions.npz"):
+        with np.load(output / name) as pictures:
+            assert set(pictures.files) == {"masked", "appearance", "motion", "full", "original"}
+            for array in pictures.values():
+                assert array.shape == (4, 4, 16, 16, 3) and array.dtype == np.float16
+                assert array.min() >= 0 and array.max() <= 1
+
+
+def test_run_folder_holds_what_the_run_was(data, tmp_path):
+    output = tmp_path / "run"
+    run_finetune(tiny("finetune", data, output, "train.save_every=2", "eval.save_features=true"))
+    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["epoch_002.pt", "last.pt"]
+    facts = json.loads((output / "environment.json").read_text())
+    assert facts["outcome"] == "complete" and facts["ended"] >= facts["started"]
+    assert facts["versions"]["torch"] == torch.__version__
+    step = records(output, "step")[-1]
+    assert step["step"] == 9 and step["epoch"] == 3
+    assert {"loss", "lr", "clips_per_s", "data_wait", "mfu", "memory_mb", "seconds_left"} <= step.keys()
+    assert step["mfu"] is None and step["memory_mb"] > 1 and 0 <= step["data_wait"] <= 1
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["n"] == 7 and metrics["classes"] == ["up", "down", "still"] and metrics["select"] == "last"
+    assert len((output / "pred.csv").read_text().splitlines()) == 8
+    assert [r["epoch"] for r in records(output, "eval")] == [1, 2, 3]
+
+
+def test_finished_run_is_not_trained_again(data, tmp_path):
+    cfg = tiny("finetune", data, tmp_path / "run")
+    first = run_finetune(cfg)
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    second = run_finetune(cfg)
+    assert (second.metrics, second.steps, second.loss) == (first.metrics, first.steps, first.loss)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())["earlier"]) == 1
+
+
+def test_run_with_other_settings_is_refused(data, tmp_path):
+    output = tmp_path / "run"
+    run_finetune(tiny("finetune", data, output, "optim.epochs=1"))
+    with pytest.raises(InputError, match=r"optim\.epochs \(1 there, 2 here\)") as error:
+        run_finetune(tiny("finetune", data, output, "optim.epochs=2"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="is not empty"):
+        run_finetune(tiny("finetune", data, output, "train.resume=none"))
+    with pytest.raises(InputError, match=r"model\.depth \(2 there, 3 here\)"):
+        last = output / "checkpoints" / "last.pt"
+        run_finetune(
+            tiny("finetune", data, tmp_path / "new", f"train.resume={last}", "optim.epochs=1", "model.depth=3")
+        )
+    with pytest.raises(InputError, match=r"does not exist"):
+        run_finetune(tiny("finetune", data, tmp_path / "other", "train.resume=absent.pt"))
+    with pytest.raises(InputError, match="4 clips a step, here they are 2"):
+        run_finetune(tiny("finetune", data, output, "optim.epochs=1", "train.batch_size=2"))
+
+
+def test_other_training_clips_are_noticed(tmp_path):
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1")
+    metrics = run_finetune(cfg).metrics
+    # The same clips at another place are no others.
+    moved = data.rename(tmp_path / "moved")
+    assert run_finetune(tiny("finetune", moved, tmp_path / "run", "optim.epochs=1")).metrics == metrics
+    for split in ("test", "train"):
+        file = moved / f"{split}.csv"
+        file.write_text(file.read_text().replace("clip_0 0", "clip_0 2"))
+        with pytest.raises(InputError, match=rf"data\.{split} has changed"):
+            run_finetune(tiny("finetune", moved, tmp_path / "run", "optim.epochs=1"))
+
+
+def test_selection_on_the_test_set_is_told(data, tmp_path, capsys):
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", "eval.select=test", "eval.metric=uar"))
+    assert "the best epoch is chosen on the test set (val = test" in capsys.readouterr().out
+    assert any("val = test" in note for note in result.metrics["notes"])
+    assert "val = test" in records(tmp_path / "run", "note")[0]["text"]
+    scored = records(tmp_path / "run", "eval")
+    best = max(scored, key=lambda record: (record["uar"], -record["epoch"]))
+    assert result.metrics["select"] == "test"
+    assert (result.metrics["epoch"], result.metrics["uar"]) == (best["epoch"], best["uar"])
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def test_last_epoch_is_the_result_by_default(data, tmp_path):
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", "optim.epochs=2"))
+    assert result.metrics["epoch"] == 2 and result.metrics["notes"] == []
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    assert all(torch.equal(value, last[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def test_pretrained_weights_are_handed_over_and_told(data, tmp_path, capsys):
+    run_pretrain(tiny("pretrain", data, tmp_path / "pre", "optim.epochs=1"))
+    pretrained = weights(tmp_path / "pre")
+    frozen = ["train.freeze_blocks=2", "optim.epochs=1"]
+    for number, source in enumerate(
+        (tmp_path / "pre", tmp_path / "pre" / "model", tmp_path / "pre/checkpoints/last.pt")
+    ):
+        output = tmp_path / f"fine_{number}"
+        run_finetune(tiny("finetune", data, output, *frozen, f"train.init={source}"))
+        tuned = weights(output)
+        encoder = [name for name in tuned if name.startswith("encoder.")]
+        # All blocks and the embedding are frozen.
+        assert encoder and all(torch.equal(tuned[name], pretrained[name]) for name in encoder)
+        report = records(output, "init")[0]
+        assert set(report["used"]) == set(encoder)
+        assert set(report["fresh"]) == set(tuned) - set(encoder)
+    assert "left as initialised: head" in capsys.readouterr().out
+    with pytest.raises(InputError, match="another architecture"):
+        run_finetune(tiny("finetune", data, tmp_path / "x", f"train.init={tmp_path / 'pre'}", "model.depth=3"))
+    with pytest.raises(InputError, match="neither a saved model"):
+        run_finetune(tiny("finetune", data, tmp_path / "y", f"train.init={data}"))
+    with pytest.raises(InputError, match="does not exist"):
+        run_finetune(tiny("finetune", data, tmp_path / "z", "train.init=absent.pth"))
+
+
+def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
+    original = ClassificationLoss.__call__
+    calls = []
+
+    def broken(self, model, batch):
+        calls.append(1)
+        losses = original(self, model, batch)
+        return {"loss": losses["loss"] * (float("nan") if len(calls) >= 5 else 1)}
+
+    monkeypatch.setattr(ClassificationLoss, "__call__", broken)
+    with pytest.raises(InputError, match=r"the loss is nan at step 5 \(epoch 2\), training stops") as error:
+        run_finetune(tiny("finetune", data, tmp_path / "run", "train.log_every=50", "train.save_steps=1"))
+    assert "\n" not in str(error.value)
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert last["position"]["step"] == 4
+    assert all(value.isfinite().all() for value in last["model"].values())
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["outcome"] == "stopped"
+
+
+@pytest.mark.parametrize("broken_from", [1000, 5])
+def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkeypatch, broken_from):
+    """The loss scaler on the CPU: a step that overflows is left out; a run that only overflows is stopped."""
+    monkeypatch.setattr(runtime, "_precision", lambda name, device: "fp16")
+    original = ClassificationLoss.__call__
+    calls = []
+
+    def overflow(self, model, batch):
+        calls.append(1)
+        losses = original(self, model, batch)
+        return {"loss": losses["loss"] * (float("inf") if len(calls) in (3, 4) or len(calls) >= broken_from else 1)}
+
+    monkeypatch.setattr(ClassificationLoss, "__call__", overflow)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=30", "eval.every=0", "optim.clip_grad=1")
+    if broken_from < 1000:
+        with pytest.raises(InputError, match="the loss is inf at step 52"):
+            run_finetune(cfg)
+        return
+    result = run_finetune(cfg)
+    steps = records(tmp_path / "run", "step")
+    assert ["loss" in step for step in steps[:6]] == [True, True, False, False, True, True]
+    assert steps[-1]["loss_scale"] < 65536
+    assert result.loss < 2
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_full_disk_ends_the_run_and_a_later_one_goes_on(data, tmp_path, monkeypatch):
+    import errno
+
+    from maedfer.train import checkpoint
+
+    original = checkpoint.torch.save
+
+    def full(state, file):
+        if state["position"]["step"] == 5:
+            file.write(b"x" * 1000)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(state, file)
+
+    cfg = tiny("finetune", data, tmp_path / "run", "train.save_steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "save", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            run_finetune(cfg)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.pt"]
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["position"]["step"] == 4
+    run_finetune(cfg)
+    run_finetune(tiny("finetune", data, tmp_path / "whole"))
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_weights_only_checkpoint_cannot_be_resumed(data, tmp_path):
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "eval.select=test")
+    run_finetune(cfg)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    with pytest.raises(InputError, match="holds weights only"):
+        run_finetune(
+            tiny("finetune", data, tmp_path / "new", "optim.epochs=1", "eval.select=test", f"train.resume={best}")
+        )
+
+
+def test_max_steps_ends_the_run_inside_an_epoch(data, tmp_path):
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", "train.max_steps=5"))
+    assert result.steps == 5
+    assert [r["step"] for r in records(tmp_path / "run", "eval")] == [3, 5]
+    assert records(tmp_path / "run", "step")[-1]["lr"] < 1e-2
+
+
+def test_broken_clips_are_replaced_and_counted(tmp_path):
+    data = write_clips(tmp_path / "clips", 8)
+    for frame in (data / "clip_7").iterdir():
+        frame.write_bytes(b"not a picture")
+    run_finetune(tiny("finetune", data, tmp_path / "run", "data.on_error=skip", "optim.epochs=1"))
+    assert records(tmp_path / "run", "epoch")[0]["skipped"] == 1
+    with pytest.raises(InputError, match=r"train\.csv:8: .*clip_7") as error:
+        run_finetune(tiny("finetune", data, tmp_path / "strict", "optim.epochs=1"))
+    assert "\n" not in str(error.value)
+
+
+def test_too_few_clips_for_a_batch(data, tmp_path):
+    with pytest.raises(InputError, match="fewer than one batch"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", "train.batch_size=15"))
+    with pytest.raises(InputError, match="do not fill one batch of 16"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", "train.batch_size=4", "train.accumulate=4"))
+
+
+def test_report_that_fails_does_not_lose_the_run(data, tmp_path, monkeypatch, capsys):
+    from maedfer.train import report
+
+    def fail(run_dir):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "report=true"))
+    assert result.report is None and result.metrics is not None
+    assert "the report could not be written (RuntimeError: no fonts)" in capsys.readouterr().out
+
+
+def test_deterministic_mode_is_on_during_the_run_only(data, tmp_path, monkeypatch):
+    seen = []
+    original = Trainer._step
+
+    def look(self, batches):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        original(self, batches)
+
+    monkeypatch.setattr(Trainer, "_step", look)
+    run_pretrain(tiny("pretrain", data, tmp_path / "run", "optim.epochs=1", "train.deterministic=true"))
+    assert seen and all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
