@@ -2,30 +2,31 @@
 
     python examples/demo.py --out runs/demo
 
-Writes h264 clips of drawn faces, pre-trains a small MAE-DFER on them without labels, fine-tunes a classifier on few
-labelled clips of other people than it is tested on, from the pre-trained weights and from scratch, each with several
-seeds, and puts everything into one page.
+Writes h264 clips of drawn faces, pre-trains a small MAE-DFER on them without labels, fine-tunes a classifier on some of
+them with labels, from the pre-trained weights and from scratch, each with several seeds, scores it on other people, and
+puts everything into one page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from maedfer.data.synthetic import contact_sheet, write_dataset
 from maedfer.errors import InputError, MissingDependencyError
-from maedfer.train.report_compare import write_comparison
-from maedfer.train.study import Job, available_cpus, run_jobs
+from maedfer.train.report import write_comparison
+from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 
 def main() -> int:
     """Run the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for clips, runs and report")
-    parser.add_argument("--clips", type=int, default=700, help="clips to generate")
-    parser.add_argument("--labelled", type=int, default=140, help="training clips that keep their label")
+    parser.add_argument("--clips", type=int, default=1750, help="clips to generate")
+    parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
     args = parser.parse_args()
     try:
@@ -48,39 +49,28 @@ def demo(out: Path, clips: int, labelled: int, seeds: int) -> None:
 
     cpus = available_cpus()
     say(f"1/5 {clips} clips of drawn faces, as h264 files")
-    data = write_dataset(out / "data", clips=clips, seed=0, workers=cpus)
+    data = write_dataset(out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus)
     faces = contact_sheet(out / "faces.png")
-    few = few_labels(data / "fold_1" / "train.csv", labelled, out / "labelled.csv")
+    unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
+    few = few_labels(unlabelled, labelled, out / "labelled.csv")
 
     say("2/5 pre-training without labels, on the people of the training fold")
-    unlabelled = data / "fold_1" / "train.csv"
-    pretraining = Job(
-        "pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", f"data.root={data}")
-    )
+    root = f"data.root={data}"
+    pretraining = Job("pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", root))
     run_jobs([pretraining], 1, say)
 
     say(f"3/5 fine-tuning on {labelled} labelled clips, {seeds} seeds, from pre-trained weights and from scratch")
-    runs: dict[str, list[Path]] = {"from scratch": [], "pre-trained": []}
-    jobs = []
-    for seed in range(seeds):
-        for condition, folder in (("from scratch", "scratch"), ("pre-trained", "pretrained")):
-            output = out / f"{folder}_{seed}"
-            settings = (
-                *(f"seed={seed}", f"data.train={few}", f"data.test={data / 'fold_1' / 'test.csv'}"),
-                *(f"data.root={data}", "eval.save_features=true"),
-            )
-            if condition == "pre-trained":
-                settings += (f"train.init={pretraining.output}",)
-            jobs.append(Job("finetune", "synth_finetune", output, settings))
-            runs[condition].append(output)
-    run_jobs(jobs, cpus, say)
+    shared = (f"data.train={few}", f"data.test={test}", root, "eval.save_features=true")
+    conditions = {
+        "from scratch": seed_jobs(out, "scratch", seeds, shared, None),
+        "pre-trained": seed_jobs(out, "pretrained", seeds, shared, pretraining.output),
+    }
+    run_jobs([job for jobs in conditions.values() for job in jobs], cpus, say)
 
     say("4/5 evaluating one saved model again, from its folder")
+    saved = conditions["pre-trained"][0].output
     check = Job(
-        "evaluate",
-        "synth_finetune",
-        out / "evaluation",
-        (f"eval.checkpoint={runs['pre-trained'][0]}", f"data.test={data / 'fold_1' / 'test.csv'}", f"data.root={data}"),
+        "evaluate", "synth_finetune", out / "evaluation", (f"eval.checkpoint={saved}", f"data.test={test}", root)
     )
     run_jobs([check], 1, say)
 
@@ -91,20 +81,16 @@ def demo(out: Path, clips: int, labelled: int, seeds: int) -> None:
         "machinery works, not how well the method does on real faces."
     )
     page = write_comparison(
-        out, runs, "Pre-training against training from scratch", note, pretraining=pretraining.output, pictures={"The seven classes; the two of a pair show the same faces in another order.": faces}
+        out,
+        {label: [job.output for job in jobs] for label, jobs in conditions.items()},
+        "Pre-training against training from scratch",
+        note,
+        pretraining=pretraining.output,
+        pictures={"The seven classes; the two of a pair show the same faces in another order.": faces},
     )
-    print((out / "report.txt").read_text() if (out / "report.txt").is_file() else "", end="")
+    for difference in json.loads(page.with_suffix(".json").read_text())["scores"]["differences"]:
+        print(f"  {difference['sentence']}")
     say(f"done: open {page}")
-
-
-def few_labels(source: Path, count: int, target: Path) -> Path:
-    """Write the first `count` lines of an annotation file, as many of each class as of any other."""
-    by_class: dict[str, list[str]] = {}
-    for line in source.read_text().splitlines():
-        by_class.setdefault(line.rsplit(" ", 1)[1], []).append(line)
-    chosen = [line for lines in by_class.values() for line in lines[: count // len(by_class)]]
-    target.write_text("".join(f"{line}\n" for line in chosen))
-    return target
 
 
 if __name__ == "__main__":

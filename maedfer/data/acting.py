@@ -108,11 +108,13 @@ def draw_pose(d: Draw, frames: int, style: FaceStyle) -> NDArray[np.float64]:
         waves = sum(np.sin(2 * np.pi * (time / d.uniform(shortest, 4 * shortest) + d.uniform(0, 1))) for _ in range(2))
         return base + 0.7 * wander * waves
 
-    p = style.pose
+    p, zoom = style.pose, style.zoom
+    # A closer picture is centred lower: on the face rather than on the head.
+    centre = 0.27 * (zoom - 1)
     track = {
-        "x": drift(0.05 * p * d.normal(), 0.03 * p),
-        "y": drift(0.02 + 0.04 * p * d.normal(), 0.02 * p),
-        "scale": drift(0.84 + 0.035 * p * d.normal(), 0.012 * p),
+        "x": drift(0.05 * p * zoom * d.normal(), 0.03 * p * zoom),
+        "y": drift(0.02 * zoom - centre + 0.04 * p * zoom * d.normal(), 0.02 * p * zoom),
+        "scale": drift(zoom * (0.84 + 0.035 * p * d.normal()), 0.012 * p * zoom),
         "roll": drift(0.08 * p * d.normal(), 0.05 * p),
         "yaw": drift(0.16 * p * d.normal(), 0.1 * p),
         "pitch": drift(0.07 * p * d.normal(), 0.05 * p),

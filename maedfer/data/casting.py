@@ -101,6 +101,8 @@ class FaceStyle:
         blur: defocus, at most this much; 1 is a pixel and a half at 96 pixels.
         pulse_twin: disgust shares the face of anger and differs in rhythm; False gives disgust a face and the timing
             of happy and sad, which leaves surprise and fear as the only pair told apart by motion alone.
+        zoom: how tightly faces are cut out; 1 shows head and shoulders, the default the face from hairline to chin, as
+            the face crops of real data sets do.
         any_start: clips begin at any moment of an expression; False begins them at rest, whereupon the position of the
             apex gives away surprise and fear, anger and disgust.
     """
@@ -113,6 +115,7 @@ class FaceStyle:
     light: float = 0.4
     noise: float = 2.0
     blur: float = 0.4
+    zoom: float = 1.6
     pulse_twin: bool = True
     any_start: bool = True
 

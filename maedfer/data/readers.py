@@ -24,8 +24,6 @@ from maedfer.errors import InputError, require, unknown
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Colour matrices that older versions of PyAV do not take from the frame themselves: FFmpeg's number, PyAV's name.
-_MATRICES = {1: "ITU709", 7: "SMPTE240M"}
 # Decoding so many frames costs less than a seek.
 _SEEK_MARGIN = 8
 
@@ -157,8 +155,8 @@ class PyAVReader(VideoReader):
         for row, position in enumerate(positions):
             frame = self._advance(position)
             # Pictures may change their size on the way; the first one's counts.
-            frame = frame.reformat(width, height, "rgb24", src_colorspace=_MATRICES.get(int(frame.colorspace)))
-            frames[row] = self._index.orientation.apply(frame.to_ndarray())
+            picture = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+            frames[row] = self._index.orientation.apply(picture)
         return frames
 
     def _advance(self, wanted: int) -> Any:

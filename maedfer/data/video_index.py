@@ -88,7 +88,7 @@ def index_video(path: Path) -> VideoIndex:
         codec = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
         streams = sum(1 for other in container.streams.video)
-        # What the index of an mp4 promises (an older PyAV does not tell).
+        # What the index of an mp4 promises (not every version of PyAV tells).
         promised = len(getattr(stream, "index_entries", ())) if "mov" in names else 0
     shown = [packet for packet in packets if not packet.discard]
     cut_off = any(packet.corrupt for packet in packets)
@@ -145,7 +145,8 @@ def open_stream(path: Path) -> tuple[Any, Any]:
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path}: not a readable video ({_words(error)})") from error
     for stream in container.streams.video:
-        if not int(getattr(stream, "disposition", 0)) & _COVER:
+        flags = getattr(stream, "disposition", 0)
+        if not getattr(flags, "value", flags) & _COVER:
             stream.codec_context.thread_count = 1
             stream.thread_type = "NONE"
             return container, stream

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -147,7 +148,9 @@ def read_checkpoint(path: str | Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # A pickle of another protocol is warned about on several lines before it is refused in one.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next(

@@ -235,6 +235,7 @@ def _score_section(
             "better_in": item.wins,
             "seeds": len(item.values),
             "verdict": item.verdict,
+            "sentence": item.sentence(),
         }
         for item in differences
     ]

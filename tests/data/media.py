@@ -56,7 +56,7 @@ def write_sound(path: Path, cover: bool = False) -> Path:
             picture = file.add_stream("mjpeg", rate=1)
             picture.width = picture.height = 32
             picture.pix_fmt = "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic
+            picture.disposition = av.stream.Disposition.attached_pic.value
             file.start_encoding()
             file.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

@@ -217,4 +217,4 @@ def test_golden_pictures():
     digest = hashlib.sha256()
     for label in range(7):
         digest.update(render_clip(label, label, label, frames=8, size=48, style=style).tobytes())
-    assert digest.hexdigest() == "4f225badd9304903607eaeb03c7e3412922c3a1f3695de79fa82aa38c1f4350e"
+    assert digest.hexdigest() == "d2e5a050209e5bd0ef3151f4956dd2c692bd37b8dfb67aa57f5a6f90f64cf5db"

@@ -19,7 +19,8 @@ from PIL import Image
 from maedfer.train import RunConfig, load_config
 from tests.helpers import REPOSITORY
 
-CLASSES = ("up", "down", "still")
+# Seconds after which a process that takes a few is taken for one that hangs.
+_HANGS = 300
 _ENCODER = {
     "clip_size": "[4, 16, 16]",
     "patch_size": "[2, 4, 4]",
@@ -109,7 +110,10 @@ def in_process(task: str, settings: list[str], before: str = "", processes: int 
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            worker.join(_HANGS)
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
         text = "".join(Path(f"{folder}/{rank}").read_text() for rank in range(processes))
     return Done([worker.exitcode or 0 for worker in workers], text)
 
@@ -119,9 +123,16 @@ def torchrun(task: str, settings: list[str], script: Path, processes: int = 2) -
     script.write_text(
         f"from maedfer.train import load_config, run_{task}\nrun_{task}(load_config({task!r}, None, {settings!r}))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        str(script),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_HANGS)
     return Done([done.returncode], done.stdout + done.stderr)
 
 
