@@ -1,0 +1,51 @@
+"""Several runs side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.learning import CONDITIONS
+from maedfer.errors import InputError
+from maedfer.train.config import load_config
+from maedfer.train.study import Job, few_labels, run_jobs, seed_jobs
+
+
+def test_few_labels_are_balanced_and_in_order(tmp_path: Path) -> None:
+    lines = [f"clip {index}.mp4 {index % 3}" for index in range(30)]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    chosen = few_labels(tmp_path / "all.csv", 7, tmp_path / "few.csv").read_text().splitlines()
+    assert Counter(line[-1] for line in chosen) == {"0": 2, "1": 2, "2": 2}
+    assert set(chosen) == set(lines[:6])
+
+
+def test_a_failing_job_is_reported_by_its_last_line_and_stops_the_others(tmp_path: Path) -> None:
+    jobs = [
+        Job("finetune", "synth_finetune", tmp_path / "a", ("data.train=absent.csv", "train.device=cpu")),
+        Job("finetune", "synth_finetune", tmp_path / "b", ("data.train=absent.csv",)),
+    ]
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"finetune into .*a failed: maedfer: error: .*absent\.csv"):
+        run_jobs(jobs, 1, said.append)
+    assert not said and not (tmp_path / "b.log").exists()
+
+
+def test_jobs_run_and_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_jobs([Job("finetune", "dfew", tmp_path / "a", ("data.train=x.csv", "--print-config"))], 2, said.append)
+    assert len(said) == 1 and said[0].startswith("  a: done in")
+    assert "lgi_former_base" in (tmp_path / "a.log").read_text()
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_conditions_of_the_learning_benchmark_are_valid_settings(condition: str, tmp_path: Path) -> None:
+    settings = CONDITIONS[condition]
+    if settings is not None:
+        cfg = load_config("pretrain", "synth_pretrain", ["data.train=x.csv", *settings])
+        assert cfg.model.target == condition
+    init = None if settings is None else tmp_path
+    for seed, job in enumerate(seed_jobs(tmp_path, condition, 2, ("data.train=x.csv",), init)):
+        cfg = load_config(job.task, job.recipe, job.overrides)
+        assert cfg.seed == seed and (cfg.train.init == "") == (init is None)
