@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
         examples(
             "maedfer synth --out data/synth",
             "maedfer synth --out data/small --clips 140 --size 64 --frames 32",
-            "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
+            "maedfer pretrain synth_pretrain data.root=data/synth data.train=data/synth/fold_1/train.csv",
             "maedfer finetune synth_finetune data.root=data/synth data.train=data/synth/fold_1/train.csv \\",
             "    data.test=data/synth/fold_1/test.csv train.init=runs/synth_pretrain",
         ),

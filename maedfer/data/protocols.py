@@ -63,9 +63,11 @@ def parse_crema_d(path: str) -> Acted | None:
 
 
 def parse_ravdess(path: str) -> Acted | None:
-    """Read `01-01-06-01-02-01-12.mp4`; only speech (second field 01) with picture and sound (first field 01)."""
+    """Read `02-01-06-01-02-01-12.mp4`; only speech (second field 01) with a picture (first field 01 or 02)."""
     fields = Path(path).stem.split("-")
-    if len(fields) != 7 or not all(field.isdecimal() for field in fields) or fields[:2] != ["01", "01"]:
+    if len(fields) != 7 or not all(field.isdecimal() for field in fields):
+        return None
+    if fields[0] not in ("01", "02") or fields[1] != "01":
         return None
     label = int(fields[2]) - 1
     return Acted(path, label, int(fields[6])) if 0 <= label < len(CLASSES["ravdess"]) else None
@@ -94,7 +96,7 @@ def subject_folds(dataset: str, paths: Iterable[str]) -> list[tuple[Rows, Rows]]
     Args:
         dataset: name of the data set.
         paths: files; those whose names are not of the data set's form (or, RAVDESS, not speech with picture) are
-            left out.
+            left out, and so is the second of two files of one RAVDESS recording.
 
     Returns:
         (train, test) rows of each fold, sorted by path.
@@ -105,6 +107,9 @@ def subject_folds(dataset: str, paths: Iterable[str]) -> list[tuple[Rows, Rows]]
     if dataset not in PARSERS:
         raise unknown("data set with subject folds", dataset, PARSERS)
     clips = [clip for path in sorted(paths) if (clip := PARSERS[dataset](path)) is not None]
+    if dataset == "ravdess":
+        # Each recording comes with sound (01-...) and without (02-...): the pictures are the same.
+        clips = list({Path(clip.path).stem[2:]: clip for clip in reversed(clips)}.values())[::-1]
     if not clips:
         raise InputError(f"no file name is of the form that {dataset} has")
     groups = SUBJECTS[dataset]

@@ -29,18 +29,22 @@ def test_crema_d() -> None:
     assert "VideoFlash/1091_DFA_SAD_XX.flv" in dict(folds[4][1])
 
 
-def test_ravdess_takes_speech_with_picture_and_sound() -> None:
+@pytest.mark.parametrize("modality", ["01", "02"])
+def test_ravdess_takes_speech_with_picture_once(modality: str) -> None:
     names = [
-        f"Actor_{actor:02d}/01-01-{emotion:02d}-01-01-01-{actor:02d}.mp4"
+        f"Actor_{actor:02d}/{modality}-01-{emotion:02d}-01-01-01-{actor:02d}.mp4"
         for actor in range(1, 25)
         for emotion in range(1, 9)
     ]
-    others = ["02-01-05-01-01-01-03.mp4", "03-01-05-01-01-01-03.wav", "01-02-05-01-01-01-03.mp4"]
+    twin = {"01": "02", "02": "01"}[modality]
+    others = [f"Actor_03/{twin}-01-05-01-01-01-03.mp4", "03-01-05-01-01-01-03.wav", "01-02-05-01-01-01-03.mp4"]
     folds = subject_folds("ravdess", names + others)
     check_partition(folds, 24 * 8)
     assert len(folds) == 6
-    assert dict(folds[2][1])["Actor_12/01-01-08-01-01-01-12.mp4"] == CLASSES["ravdess"].index("surprised")
+    assert dict(folds[2][1])[f"Actor_12/{modality}-01-08-01-01-01-12.mp4"] == CLASSES["ravdess"].index("surprised")
     assert {path[6:8] for path, _ in folds[5][1]} == {"21", "22", "23", "24"}
+    # Of the two files of one recording, the one with sound counts.
+    assert "Actor_03/01-01-05-01-01-01-03.mp4" in dict(folds[0][1])
 
 
 def test_enterface05() -> None:

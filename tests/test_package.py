@@ -1,0 +1,49 @@
+"""What a user of the layers alone gets: light imports, and a README whose first example runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import maedfer
+from tests.helpers import REPOSITORY
+
+OPTIONAL = ("av", "decord", "torchvision", "yaml", "matplotlib", "sklearn", "tqdm", "PIL", "tensorboard")
+
+
+@pytest.mark.parametrize("module", ["maedfer", "maedfer.models", "maedfer.models.layers", "maedfer.kernels"])
+def test_models_need_no_optional_package(module: str) -> None:
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in OPTIONAL)
+    code = f"import sys\n{blocked}import {module}\nimport maedfer\nmaedfer.create_model('lgi_former_tiny', depth=1)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    code = "import sys, maedfer; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_public_names_exist() -> None:
+    assert all(hasattr(maedfer, name) for name in maedfer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = maedfer.nothing  # type: ignore[attr-defined]
+
+
+def test_the_first_example_of_the_readme_runs() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    scope: dict = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert scope["z"].shape == (2, 8, 101, 256)
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert len(links) > 5
+    for link in links:
+        assert (REPOSITORY / link).exists(), link
