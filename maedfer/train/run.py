@@ -55,7 +55,8 @@ def open_run(cfg: RunConfig) -> Path | None:
     if resume not in ("auto", "none") and not Path(resume).is_file():
         raise InputError(f"train.resume must be auto, none or a checkpoint file, and {resume!r} does not exist")
     known = output / "config.yaml"
-    if known.is_file() and (last.is_file() or (output / "log.jsonl").is_file()):
+    # A run that failed before its first checkpoint leaves nothing to protect.
+    if known.is_file() and (last.is_file() or (output / "model").is_dir()):
         keys = differing_keys(config_tree(read_config(known)), config_tree(cfg))
         if keys:
             raise InputError(
