@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_interrupt_exits_130_with_one_line(call: Call, monkeypatch: pytest.Monke
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    command = f"{sys.executable} -m maedfer info --json lgi_former_base | head -1"
+    command = f"{shlex.quote(sys.executable)} -m maedfer info --json lgi_former_base | head -1"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
     )
