@@ -56,7 +56,9 @@ def load_published(
         task: "finetune" gives an `LGIFormer` (`model(video)` are logits), "pretrain" an `MAEDFER`
             (`model(video, mask)` are the predictions of the masked tokens) with decoder_order="published".
         args: the published constructor's arguments, or the training script's. They override what the file's own
-            argparse namespace says; what neither says is inferred from the weights where that is possible.
+            argparse namespace says; what neither says is inferred from the weights where that is possible, and else
+            taken from the released recipes (heads of 64 channels, 16 x 160 x 160 clips, regions of 2 x 5 x 10,
+            classification by representative tokens).
 
     Returns:
         The model in evaluation mode, float32, with the `LoadReport` as `model.load_report`.

@@ -127,7 +127,11 @@ def infer_arguments(
     prefix = "encoder." if task == "pretrain" else ""
     arg_prefix = "encoder_" if task == "pretrain" else ""
     seen = _seen_in_weights(state, task, prefix, source)
+    dim = seen[f"{arg_prefix}embed_dim"]
     for name, value in seen.items():
+        if name == "mlp_ratio" and name in given and int(dim * given[name]) == round(dim * value):
+            # The hidden width is rounded down, so the weights tell the ratio only roughly.
+            continue
         if name in given and _plain(given[name]) != _plain(value):
             raise InputError(
                 f"{source}: the argument {name}={given[name]!r} contradicts the weights, which say {value!r}"
@@ -135,7 +139,6 @@ def infer_arguments(
         args[name] = value
     if args["attn_type"] == "local_global":
         args |= _sharing(state, prefix, args[f"{arg_prefix}depth"], given, source)
-    dim = args[f"{arg_prefix}embed_dim"]
     head_dims = {"num_heads" if task == "finetune" else "encoder_num_heads": dim}
     if task == "pretrain":
         head_dims["decoder_num_heads"] = args["decoder_embed_dim"]

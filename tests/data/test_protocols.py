@@ -20,7 +20,7 @@ def check_partition(folds: list, total: int) -> None:
 def test_crema_d() -> None:
     codes = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
     names = [f"VideoFlash/{actor}_DFA_{code}_XX.flv" for actor in range(1001, 1092) for code in codes]
-    folds = subject_folds("crema_d", [*names, "readme.flv", "1001_DFA_XXX_XX.flv"])
+    folds = subject_folds("crema_d", [*names, "readme.flv", "1001_DFA_ZZZ_XX.flv"])
     check_partition(folds, 91 * 6)
     assert [len(test) // 6 for _, test in folds] == [18, 18, 18, 18, 19]
     first = dict(folds[0][1])

@@ -39,6 +39,7 @@ SWITCHES = {
     "no_bias": {"qkv_bias": False},
     "all_tokens": {"token_type": "all"},
     "learned_positions": {"position": "learned"},
+    "uneven_hidden_width": {"mlp_ratio": 2.66},
     "fourth": {"feedback": "clip"},
     "vit": {"encoder": "vit"},
     "feature_extractor": {"num_classes": 0},
@@ -58,6 +59,7 @@ def test_every_switch_survives_the_way_there_and_back(switches: dict, task: str)
     else:
         model = LGIFormer(config)
         args["lg_classify_token_type"] = {"local": "org"}.get(config.token_type, config.token_type)
+    args["mlp_ratio"] = config.mlp_ratio
     randomize(model)
     model.eval()
     loaded = load_published(to_published(model), task, args)
