@@ -6,13 +6,15 @@ TEST_WORKERS ?= 2
 TEST_ARGS ?=
 
 PY := $(VENV)/bin/python
+OLDEST := .venv-oldest
+KERNEL_TESTS := tests/kernels tests/convergence tests/models/test_golden.py tests/models/test_layers.py
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test test-oldest gpu lint format clean distclean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo '  PYTHON=python3.12         the interpreter that makes the environment (3.10 or newer)'
 	@echo '  PIP_ARGS=...              passed to pip install, for example --extra-index-url https://download.pytorch.org/whl/cpu'
@@ -34,8 +36,24 @@ $(STAMP): pyproject.toml setup.py
 demo: $(STAMP) ## run the main job on generated clips: pre-train, fine-tune, evaluate, report (runs/demo)
 	$(PY) examples/demo.py --out runs/demo
 
-test: lint ## lint, types and all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(TEST_ARGS)
+test: lint ## lint, types and all tests that need no GPU
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(TEST_ARGS)
+	@# Kernels once more, run on the CPU by Triton's interpreter, which must be chosen before Triton is imported.
+	$(if $(TEST_ARGS),,TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(KERNEL_TESTS))
+
+test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton that are supported (.venv-oldest)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(KERNEL_TESTS)
+
+# NumPy 2.4 took away a conversion that this Triton's interpreter relies on.
+$(OLDEST)/.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e . \
+		'torch==2.11.*' 'numpy<2.4' 'pytest>=8' 'pytest-xdist>=3.6'
+	@touch $@
+
+gpu: $(STAMP) ## all tests that need a GPU
+	$(PY) -m pytest -q -m gpu $(TEST_ARGS)
 
 lint: $(STAMP) ## ruff (lint and format) and mypy
 	$(PY) -m ruff check .
@@ -53,4 +71,4 @@ clean: ## remove caches, builds and the demo's output (not .venv)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)

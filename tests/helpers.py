@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from maedfer.kernels._dispatch import interpreting
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,6 +31,21 @@ SMALL = LGIFormerConfig(
     init_scale=1.0,
 )
 SMALL_MAE = MAEDFERConfig(encoder=SMALL, decoder_dim=16, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)
+
+
+# Implementations to test. Triton's needs a GPU or its interpreter, and the process that runs that leaves the others out.
+IMPLEMENTATIONS = (
+    ["triton"] if interpreting() else ["reference", "torch", pytest.param("triton", marks=pytest.mark.gpu)]
+)
+
+
+def device_of(impl: str) -> torch.device:
+    """Where an implementation is tested; skips the test where its device is absent."""
+    if impl != "triton" or interpreting():
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1 in the environment")
+    return torch.device("cuda")
 
 
 def small(**changes: Any) -> LGIFormerConfig:

@@ -1,5 +1,9 @@
-"""Operations of LGI-Former on plain tensors. `reference` is the specification in plain PyTorch."""
+"""Operations of LGI-Former on plain tensors.
 
-from maedfer.kernels import reference
+`functional` has them by the implementation of choice, `reference` is their specification in plain PyTorch.
+"""
 
-__all__ = ["reference"]
+from maedfer.kernels import functional, reference
+from maedfer.kernels._dispatch import IMPLS, Impl, choose, current_impl, use_impl
+
+__all__ = ["IMPLS", "Impl", "choose", "current_impl", "functional", "reference", "use_impl"]

@@ -7,9 +7,13 @@ Section and table numbers are those of Sun et al., "MAE-DFER", ACM MM 2023 (arXi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from maedfer.kernels.cubes import gather_cubes
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
@@ -36,57 +40,122 @@ def attention_weights(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
     return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def drop_path(x: Tensor, probability: float, training: bool, batch_dims: int) -> Tensor:
-    """Stochastic depth: zero whole samples of a residual branch and scale the others by 1 / (1 - probability).
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise the last dimension to mean 0 and variance 1, then scale and shift: [..., C]."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def residual_add(residual: Tensor, branch: Tensor, branch_bias: Tensor | None, keep: Tensor | None) -> Tensor:
+    """residual + keep * (branch + branch_bias).
 
     Args:
-        x: the branch's output.
+        residual: [..., C] the stream.
+        branch: [..., C] what a sub-layer adds, its last bias left out.
+        branch_bias: [C] that bias.
+        keep: stochastic depth's factor (see `drop_path_factors`) over the leading dimensions, [B] or [B, M].
+
+    Returns:
+        [..., C].
+    """
+    branch = branch if branch_bias is None else branch + branch_bias
+    return residual + (branch if keep is None else branch * _over_leading(keep, branch))
+
+
+def residual_layer_norm(
+    residual: Tensor,
+    branch: Tensor,
+    branch_bias: Tensor | None,
+    keep: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """`residual_add` followed by the LayerNorm of the next sub-layer: (stream, normed), [..., C] each."""
+    z = residual_add(residual, branch, branch_bias, keep)
+    return z, layer_norm(z, weight, bias, eps)
+
+
+def residual_layer_norm_representative(
+    residual: Tensor,
+    branch: Tensor,
+    branch_bias: Tensor | None,
+    keep: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`residual_add` on [B, M, S, C], with a LayerNorm of the representative tokens alone.
+
+    Returns:
+        The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
+    """
+    z = residual_add(residual, branch, branch_bias, keep)
+    s = z[:, :, 0]
+    return z, s, layer_norm(s, weight, bias, eps)
+
+
+def bias_gelu(x: Tensor, bias: Tensor | None) -> Tensor:
+    """GELU(x + bias) with the exact (erf) GELU: [..., F]."""
+    return F.gelu(x if bias is None else x + bias)
+
+
+def local_global_interaction(
+    z: Tensor,
+    s: Tensor,
+    kv: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    keep: Tensor | None,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    num_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Local-global interaction (equations 4 and 5): local tokens attend to all representative tokens of their clip.
+
+    Args:
+        z: [B, M, S, C] the stream; row 0 of each region is not read.
+        s: [B, M, C] the representative tokens, row 0 of the result.
+        kv: [B, M, 2C] their keys and values, side by side.
+        norm_weight: [C] of the LayerNorm before the queries.
+        norm_bias: [C] of the same.
+        q_weight: [C, C] of the queries' projection.
+        q_bias: [C] of the same, or None.
+        out_weight: [C, C] of the output projection.
+        out_bias: [C] of the same.
+        keep: [B] stochastic depth's factor, or None.
+        next_weight: [C] of the LayerNorm of the next sub-layer.
+        next_bias: [C] of the same.
+        num_heads: H.
+        eps: of both LayerNorms.
+
+    Returns:
+        The stream [B, M, S, C] and its LayerNorm [B, M, S, C].
+    """
+    x = z[:, :, 1:]
+    q = F.linear(layer_norm(x, norm_weight, norm_bias, eps).flatten(1, 2), q_weight, q_bias)  # [B, K, C]
+    k, v = kv.chunk(2, dim=-1)
+    branch = F.linear(attention(q, k, v, num_heads), out_weight).unflatten(1, x.shape[1:3])
+    z = torch.cat([s.unsqueeze(2), residual_add(x, branch, out_bias, keep)], dim=2)
+    return z, layer_norm(z, next_weight, next_bias, eps)
+
+
+def drop_path_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+    """Stochastic depth: 0 for dropped samples of a residual branch, 1 / (1 - probability) for the others.
+
+    Args:
+        shape: one sample each; [B] drops clips, [B, M] regions.
         probability: the chance of dropping a sample.
-        training: outside of training nothing is dropped.
-        batch_dims: how many leading dimensions make up one sample each. 1 drops clips; 2 on [B, M, ...] drops regions.
-    """
-    if probability == 0.0 or not training:
-        return x
-    keep = x.new_empty(x.shape[:batch_dims] + (1,) * (x.dim() - batch_dims)).bernoulli_(1.0 - probability)
-    return x * keep.div_(1.0 - probability)
-
-
-def cubes(video: Tensor, patch_size: tuple[int, ...]) -> Tensor:
-    """View a clip as a grid of cubes without copying it.
-
-    Args:
-        video: [B, I, *size], each size a multiple of the patch.
-        patch_size: (2, 16, 16) for tubelets, (16, 16) for patches of a 2-D input.
+        like: gives device and dtype.
 
     Returns:
-        [B, *grid, I, *patch_size].
+        Factors of shape `shape`.
     """
-    dims = len(patch_size)
-    split = [part for size, patch in zip(video.shape[2:], patch_size, strict=True) for part in (size // patch, patch)]
-    view = video.reshape(*video.shape[:2], *split)
-    grid_axes, patch_axes = range(2, 2 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
-    return view.permute(0, *grid_axes, 1, *patch_axes)
-
-
-def gather_cubes(video: Tensor, patch_size: tuple[int, ...], index: Tensor) -> Tensor:
-    """Copy the wanted cubes of a clip, and read no others.
-
-    Args:
-        video: [B, I, *size].
-        patch_size: the cube's size.
-        index: [B, n] or [n] token numbers in row-major (t, h, w) order.
-
-    Returns:
-        [B, n, I, *patch_size].
-    """
-    grid_view = cubes(video, patch_size)
-    dims = len(patch_size)
-    coordinates = []
-    for size in reversed(grid_view.shape[1 : 1 + dims]):
-        coordinates.append(index % size)
-        index = index // size
-    clip = torch.arange(video.shape[0], device=video.device)[:, None]
-    return grid_view[(clip, *reversed(coordinates))]
+    return like.new_empty(shape).bernoulli_(1.0 - probability).div_(1.0 - probability)
 
 
 def reconstruction_target(
@@ -142,6 +211,11 @@ def masked_appearance_motion_loss(
     target = reconstruction_target(frames, index, patch_size, motion, normalize)
     error = (prediction.to(target.dtype).unflatten(2, (patch_size[0], -1)) - target).square()
     return error[:, :, 0].mean(), error[:, :, 1:].mean()
+
+
+def _over_leading(factors: Tensor, x: Tensor) -> Tensor:
+    """View factors over the leading dimensions of x so that they broadcast."""
+    return factors.reshape(factors.shape + (1,) * (x.dim() - factors.dim()))
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

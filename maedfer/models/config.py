@@ -7,6 +7,7 @@ import math
 from typing import Any, Literal
 
 from maedfer.errors import InputError, unknown
+from maedfer.kernels import Impl
 from maedfer.typed import field_types, from_dict
 
 # Clips enter the models normalised with these (RGB, for values in [0, 1]).
@@ -46,6 +47,10 @@ class LGIFormerConfig:
         num_classes: outputs of the head; 0 gives a feature extractor.
         init_scale: factor on the head's initial weights.
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
+        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "torch" for plain
+            PyTorch arranged for speed, "reference" for the specification. An explicit choice that cannot run raises.
+        full_attention: who computes attention over all tokens of a clip (ViT, and the decoder of pre-training):
+            "sdpa" for PyTorch, "xformers" for that library.
     """
 
     clip_size: tuple[int, ...] = (16, 160, 160)
@@ -70,6 +75,8 @@ class LGIFormerConfig:
     num_classes: int = 7
     init_scale: float = 0.001
     checkpoint_blocks: bool = False
+    impl: Impl = "auto"
+    full_attention: Literal["sdpa", "xformers"] = "sdpa"
 
     def __post_init__(self) -> None:
         for name in ("clip_size", "patch_size", "region_size", "position_grid"):

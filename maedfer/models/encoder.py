@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maedfer.errors import InputError
-from maedfer.kernels import reference as ops
+from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.config import LGIFormerConfig
-from maedfer.models.layers import AttentionMaps, LGIBlock, TransformerBlock, interpolate_grid, sincos_positions
+from maedfer.models.layers import (
+    AttentionMaps,
+    LGIBlock,
+    TransformerBlock,
+    interpolate_grid,
+    run_blocks,
+    sincos_positions,
+)
 
 
 def region_order(config: LGIFormerConfig) -> Tensor:
@@ -45,7 +53,7 @@ class CubeEmbedding(nn.Module):
 
     def forward(self, video: Tensor, index: Tensor) -> Tensor:
         """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C]."""
-        cubes = ops.gather_cubes(video, self.patch_size, index)
+        cubes = gather_cubes(video, self.patch_size, index)
         return F.linear(cubes.flatten(2), self.weight.flatten(1), self.bias)
 
 
@@ -80,7 +88,10 @@ class Encoder(nn.Module):
             blocks: list[nn.Module] = [LGIBlock(config, rate) for rate in rates]
         else:
             blocks = [
-                TransformerBlock(dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate) for rate in rates
+                TransformerBlock(
+                    dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate, config.impl, config.full_attention
+                )
+                for rate in rates
             ]
         self.blocks = nn.ModuleList(blocks)
 
@@ -134,17 +145,22 @@ class Encoder(nn.Module):
     def run_blocks(self, z: Tensor, representative_only: bool = False, maps: list | None = None) -> Iterator[Tensor]:
         """Yield the residual stream after each block; append the block's attention maps to `maps` when given."""
         last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):
-            only = representative_only and number == last
-            if maps is not None:
+        if maps is not None:
+            for number, block in enumerate(self.blocks):
                 block_maps: AttentionMaps = {}
                 maps.append(block_maps)
-                z = block(z, only, block_maps)
-            elif self.config.checkpoint_blocks and self.training and torch.is_grad_enabled():
-                z = checkpoint(block, z, only, use_reentrant=False)
-            else:
-                z = block(z, only)
-            yield z
+                z = block(z, representative_only and number == last, block_maps)
+                yield z
+            return
+
+        recompute = self.config.checkpoint_blocks and self.training and torch.is_grad_enabled()
+
+        def call(number: int, block: nn.Module, *args: Any) -> Tensor | tuple[Tensor, Tensor]:
+            z, normed, next_norm = args
+            args = (z, representative_only and number == last, None, normed, next_norm)
+            return checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
+
+        yield from run_blocks(list(self.blocks), z, call)
 
     def freeze(self, blocks: int | None = None) -> None:
         """Stop training the embedding, the tokens, and the first `blocks` blocks (all when None).

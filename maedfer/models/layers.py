@@ -1,4 +1,8 @@
-"""Layers of LGI-Former and of the ViT baseline, on the plain PyTorch path.
+"""Layers of LGI-Former and of the ViT baseline.
+
+A block has two ways through: the plain one, sub-layer by sub-layer as the paper has it, which serves every ablation and
+is all that impl="reference" takes; and the fast one for the published design, whose steps are cut where tensors are
+written once. Both use the same parameters and draw the same random numbers.
 
 Shapes: z_BMSC is the residual stream, row 0 of each region its representative token; x_BMNC its local tokens,
 s_BMC its representative tokens. B clips, M regions, S = 1 + N rows, C channels.
@@ -7,12 +11,13 @@ s_BMC its representative tokens. B clips, M regions, S = 1 + N rows, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer.kernels import reference as ops
+from maedfer.kernels import Impl, current_impl, functional, reference
 from maedfer.models.config import LGIFormerConfig
 
 LAYER_NORM_EPS = 1e-6
@@ -32,9 +37,10 @@ class Attention(nn.Module):
     first third and the context with the rest, so that both kinds can share one set of weights.
     """
 
-    def __init__(self, dim: int, num_heads: int, bias: bool = True) -> None:
+    def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto") -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.impl: Impl = impl
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
@@ -42,28 +48,62 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Attend from `x` [..., Sq, C] to `context` [..., Sk, C], or to itself; returns [..., Sq, C]."""
-        q, k, v = self.project(x, context)
-        return self.proj(ops.attention(q, k, v, self.num_heads))
+        return self.proj(self.heads(x, context))
+
+    def heads(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`forward` without the output projection."""
+        if context is None:
+            return functional.region_attention(self.project_qkv(x), self.num_heads, self.impl)
+        return functional.cross_attention(self.project_q(x), self.project_kv(context), self.num_heads, self.impl)
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Attention probabilities [..., H, Sq, Sk]."""
-        q, k, _ = self.project(x, context)
-        return ops.attention_weights(q, k, self.num_heads)
+        k, _ = self.project_kv(x if context is None else context).chunk(2, dim=-1)
+        return reference.attention_weights(self.project_q(x), k, self.num_heads)
 
-    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [..., S, C]."""
-        dim = self.qkv.in_features
+    def project_qkv(self, x: Tensor) -> Tensor:
+        """Packed queries, keys and values of `x`: [..., 3C]."""
         if self.q_bias is None or self.v_bias is None:
-            q_bias = kv_bias = None
-        else:
-            q_bias, kv_bias = self.q_bias, torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        if context is None:
-            bias = None if q_bias is None or kv_bias is None else torch.cat([q_bias, kv_bias])
-            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
-            return q, k, v
-        q = F.linear(x, self.qkv.weight[:dim], q_bias)
-        k, v = F.linear(context, self.qkv.weight[dim:], kv_bias).chunk(2, dim=-1)
-        return q, k, v
+            return self.qkv(x)
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        return F.linear(x, self.qkv.weight, bias)
+
+    def project_q(self, x: Tensor) -> Tensor:
+        """Queries of `x`: [..., C]."""
+        return F.linear(x, self.query_weight, self.q_bias)
+
+    def project_kv(self, context: Tensor) -> Tensor:
+        """Packed keys and values of `context`: [..., 2C]."""
+        bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+        return F.linear(context, self.qkv.weight[self.qkv.in_features :], bias)
+
+    @property
+    def query_weight(self) -> Tensor:
+        """The queries' part of the packed weight: [C, C]."""
+        return self.qkv.weight[: self.qkv.in_features]
+
+
+class FullAttention(Attention):
+    """Self-attention over all tokens of a clip, left to a library.
+
+    Args:
+        dim: C.
+        num_heads: H.
+        bias: on queries and values.
+        impl: "reference" takes the specification.
+        backend: "sdpa" or "xformers".
+    """
+
+    def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto", backend: str = "sdpa") -> None:
+        super().__init__(dim, num_heads, bias, impl)
+        self.backend = backend
+
+    def heads(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Self-attention [..., K, C] without the output projection."""
+        qkv = self.project_qkv(x)
+        if chosen(self.impl) == "reference":
+            return functional.region_attention(qkv, self.num_heads, "reference")
+        return functional.full_attention(qkv, self.num_heads, self.backend)
 
 
 class FeedForward(nn.Module):
@@ -82,24 +122,66 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and feed-forward network, over all rows: the block of the ViT and of the decoder."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop_path: float = 0.0,
+        impl: Impl = "auto",
+        backend: str = "sdpa",
+    ) -> None:
         super().__init__()
         self.drop_path = drop_path
+        self.impl: Impl = impl
         self.norm = layer_norm(dim)
-        self.attention = Attention(dim, num_heads, qkv_bias)
+        self.attention = FullAttention(dim, num_heads, qkv_bias, impl, backend)
         self.ffn_norm = layer_norm(dim)
         self.ffn = FeedForward(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, representative_only: bool = False, maps: AttentionMaps | None = None) -> Tensor:
-        """[..., K, C] -> [..., K, C]. There is no representative token, so that argument changes nothing."""
-        normed = self.norm(x)
+    def forward(
+        self,
+        x: Tensor,
+        representative_only: bool = False,
+        maps: AttentionMaps | None = None,
+        normed: Tensor | None = None,
+        next_norm: nn.LayerNorm | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """[..., K, C] -> [..., K, C]. There is no representative token, so that `representative_only` changes nothing.
+
+        `maps`, `normed` and `next_norm` are those of `LGIBlock.forward`.
+        """
+        if maps is None and self.is_fast:
+            return self._fast(x, normed, next_norm)
+        assert normed is None and next_norm is None
+        n = self.norm(x)
         if maps is not None:
-            maps["attention"] = self.attention.weights(normed)
-        x = x + self._drop(self.attention(normed))
+            maps["attention"] = self.attention.weights(n)
+        x = x + self._drop(self.attention(n))
         return x + self._drop(self.ffn(self.ffn_norm(x)))
 
+    @property
+    def first_norm(self) -> nn.LayerNorm:
+        """The LayerNorm that the block begins with."""
+        return self.norm
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether `forward` takes the fast way."""
+        return chosen(self.impl) != "reference" and untouched(self)
+
+    def _fast(self, x: Tensor, normed: Tensor | None, next_norm: nn.LayerNorm | None) -> Tensor | tuple[Tensor, Tensor]:
+        n = normed if normed is not None else norm(x, self.norm, self.impl)
+        heads = self.attention.heads(n)
+        x, n = end_sub_layer(heads, self.attention.proj, x, self._keep(x), self.ffn_norm, self.impl)
+        return feed_forward(n, self.ffn, x, self._keep(x), next_norm, self.impl)
+
+    def _keep(self, x: Tensor) -> Tensor | None:
+        return keep_factors(x, self.drop_path, self.training, x.dim() - 2)
+
     def _drop(self, branch: Tensor) -> Tensor:
-        return ops.drop_path(branch, self.drop_path, self.training, branch.dim() - 2)
+        return drop(branch, self.drop_path, self.training, branch.dim() - 2)
 
 
 class LGIBlock(nn.Module):
@@ -119,13 +201,14 @@ class LGIBlock(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.drop_path = drop_path
+        self.impl: Impl = config.impl
         self.intra_region = config.intra_region
         self.inter_region = config.inter_region
         self.interaction = config.interaction
         self.feedback = config.feedback
 
         def attention() -> Attention:
-            return Attention(dim, config.num_heads, config.qkv_bias)
+            return Attention(dim, config.num_heads, config.qkv_bias, config.impl)
 
         self.intra_norm = layer_norm(dim)
         if config.intra_region == "cross":
@@ -146,7 +229,14 @@ class LGIBlock(nn.Module):
         self.ffn_norm = layer_norm(dim)
         self.ffn = FeedForward(dim, int(dim * config.mlp_ratio))
 
-    def forward(self, z_BMSC: Tensor, representative_only: bool = False, maps: AttentionMaps | None = None) -> Tensor:
+    def forward(
+        self,
+        z_BMSC: Tensor,
+        representative_only: bool = False,
+        maps: AttentionMaps | None = None,
+        normed: Tensor | None = None,
+        next_norm: nn.LayerNorm | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Run the block.
 
         Args:
@@ -154,10 +244,17 @@ class LGIBlock(nn.Module):
             representative_only: only the representative tokens are read afterwards, so skip all that cannot reach
                 them. The result is the same, for less work.
             maps: filled with the attention probabilities of each stage when given.
+            normed: [B, M, S, C] what `first_norm` makes of the stream, where the block before has done it already.
+                Only for blocks that are fast.
+            next_norm: the LayerNorm that the next block begins with, to be done in the same pass as the last
+                residual. Only for blocks that are fast.
 
         Returns:
-            [B, M, S, C], or [B, M, 1, C] when `representative_only`.
+            [B, M, S, C], or [B, M, 1, C] when `representative_only`; with `next_norm` that and its norm.
         """
+        if maps is None and self.is_fast:
+            return self._fast(z_BMSC, representative_only, normed, next_norm)
+        assert normed is None and next_norm is None
         if representative_only and self.prunes_local_tokens:
             s_BMC = self._intra(z_BMSC, only_first_row=True, maps=maps)[:, :, 0]
             s_BMC = self._inter(s_BMC, maps)
@@ -179,9 +276,66 @@ class LGIBlock(nn.Module):
         return z_BMSC + self._drop(self.ffn(self.ffn_norm(z_BMSC)), batch_dims=2)
 
     @property
+    def first_norm(self) -> nn.LayerNorm:
+        """The LayerNorm that the block begins with."""
+        return self.intra_norm
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether `forward` takes the fast way: the published design, and nothing hooked or replaced inside."""
+        published = self.intra_region == "self" and self.interaction == "cross" and self.feedback == "none"
+        return published and chosen(self.impl) != "reference" and untouched(self)
+
+    @property
     def prunes_local_tokens(self) -> bool:
         """Whether no stage after the first lets local tokens reach representative ones."""
         return self.interaction != "self" and self.feedback == "none"
+
+    def _fast(
+        self, z_BMSC: Tensor, representative_only: bool, normed: Tensor | None, next_norm: nn.LayerNorm | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        intra, interaction, impl = self.intra_attention, self.interaction_attention, self.impl
+        n_BMSC = normed if normed is not None else norm(z_BMSC, self.intra_norm, impl)
+        if representative_only:
+            heads = intra.heads(n_BMSC[:, :, :1], n_BMSC)
+            after = self.inter_norm if self.inter_region else self.ffn_norm
+            s_BM1C, n_BM1C = end_sub_layer(heads, intra.proj, z_BMSC[:, :, :1], self._keep(z_BMSC, 2), after, impl)
+            if self.inter_region:
+                s_BMC, n_BMC = self._inter_fast(s_BM1C[:, :, 0], n_BM1C[:, :, 0], self.ffn_norm)
+                s_BM1C, n_BM1C = s_BMC.unsqueeze(2), n_BMC.unsqueeze(2)
+            return feed_forward(n_BM1C, self.ffn, s_BM1C, self._keep(z_BMSC, 2), next_norm, impl)
+        after = self.inter_norm if self.inter_region else self.interaction_context_norm
+        z_BMSC, s_BMC, n_BMC = functional.linear_residual_layer_norm_representative(
+            intra.heads(n_BMSC),
+            *_weights(intra.proj),
+            z_BMSC,
+            self._keep(z_BMSC, 2),
+            *_weights(after),
+            LAYER_NORM_EPS,
+            impl,
+        )
+        if self.inter_region:
+            s_BMC, n_BMC = self._inter_fast(s_BMC, n_BMC, self.interaction_context_norm)
+        z_BMSC, n_BMSC = functional.local_global_interaction(
+            z_BMSC,
+            s_BMC,
+            interaction.project_kv(n_BMC),
+            *_weights(self.interaction_norm),
+            interaction.query_weight,
+            interaction.q_bias,
+            *_weights(interaction.proj),
+            self._keep(z_BMSC, 1),
+            *_weights(self.ffn_norm),
+            interaction.num_heads,
+            LAYER_NORM_EPS,
+            impl,
+        )
+        return feed_forward(n_BMSC, self.ffn, z_BMSC, self._keep(z_BMSC, 2), next_norm, impl)
+
+    def _inter_fast(self, s_BMC: Tensor, n_BMC: Tensor, after: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        """Stage 2 and the LayerNorm that follows it."""
+        heads = self.inter_attention.heads(n_BMC)
+        return end_sub_layer(heads, self.inter_attention.proj, s_BMC, self._keep(s_BMC, 1), after, self.impl)
 
     def _intra(self, z_BMSC: Tensor, only_first_row: bool, maps: AttentionMaps | None) -> Tensor:
         """Stage 1; with `only_first_row`, [B, M, 1, C] with the representative tokens alone."""
@@ -224,8 +378,95 @@ class LGIBlock(nn.Module):
             branch = self.feedback_attention(query.unsqueeze(2), context).squeeze(2)
         return s_BMC + self._drop(branch, batch_dims=1)
 
+    def _keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
+        return keep_factors(x, self.drop_path, self.training, batch_dims)
+
     def _drop(self, branch: Tensor, batch_dims: int) -> Tensor:
-        return ops.drop_path(branch, self.drop_path, self.training, batch_dims)
+        return drop(branch, self.drop_path, self.training, batch_dims)
+
+
+def chosen(impl: Impl) -> str:
+    """A module's own choice of implementation, or what is in force where it is left open."""
+    return current_impl() if impl == "auto" else impl
+
+
+def untouched(block: nn.Module) -> bool:
+    """Whether a block's layers are what they were made as, so that their weights may be used without calling them.
+
+    Adapters, quantised layers, parametrisations, sharded weights and hooks all need the layers to be called.
+    """
+    for layer in block.modules():
+        if layer is block:
+            continue
+        if type(layer) not in (nn.Linear, nn.LayerNorm, Attention, FullAttention, FeedForward):
+            return False
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            return False
+        if any(
+            type(parameter) is not nn.Parameter for parameter in layer._parameters.values() if parameter is not None
+        ):
+            return False
+    return True
+
+
+def drop(branch: Tensor, probability: float, training: bool, batch_dims: int) -> Tensor:
+    """Stochastic depth on a residual branch, one sample to each entry of its first `batch_dims` dimensions."""
+    keep = keep_factors(branch, probability, training, batch_dims)
+    return branch if keep is None else branch * keep.reshape(keep.shape + (1,) * (branch.dim() - batch_dims))
+
+
+def keep_factors(x: Tensor, probability: float, training: bool, batch_dims: int) -> Tensor | None:
+    """Factors of stochastic depth over the first `batch_dims` dimensions of x; None where nothing is dropped."""
+    if probability == 0.0 or not training:
+        return None
+    return reference.drop_path_factors(x.shape[:batch_dims], probability, x)
+
+
+def norm(x: Tensor, layer: nn.LayerNorm, impl: Impl) -> Tensor:
+    """A LayerNorm by the implementation of choice."""
+    return functional.layer_norm(x, *_weights(layer), LAYER_NORM_EPS, impl)
+
+
+def end_sub_layer(
+    x: Tensor, linear: nn.Linear, residual: Tensor, keep: Tensor | None, after: nn.LayerNorm, impl: Impl
+) -> tuple[Tensor, Tensor]:
+    """The last product of a sub-layer, its residual, and the LayerNorm that begins the next one."""
+    return functional.linear_residual_layer_norm(
+        x, *_weights(linear), residual, keep, *_weights(after), LAYER_NORM_EPS, impl
+    )
+
+
+def feed_forward(
+    n: Tensor, ffn: FeedForward, residual: Tensor, keep: Tensor | None, next_norm: nn.LayerNorm | None, impl: Impl
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The feed-forward network of normed rows with its residual, and the next block's LayerNorm when it is given."""
+    hidden = functional.linear_gelu(n, *_weights(ffn.fc1), impl)
+    if next_norm is None:
+        return functional.linear_residual(hidden, *_weights(ffn.fc2), residual, keep, impl)
+    return end_sub_layer(hidden, ffn.fc2, residual, keep, next_norm, impl)
+
+
+def _weights(layer: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], x: Tensor, call: Callable[..., Tensor | tuple[Tensor, Tensor]]
+) -> Iterator[Tensor]:
+    """Yield the stream after each block, a fast block doing the LayerNorm of a fast one that follows.
+
+    Args:
+        blocks: LGIBlock or TransformerBlock.
+        x: the stream before the first.
+        call: runs a block: call(number, block, x, normed, next_norm).
+    """
+    fast = [block.is_fast for block in blocks]
+    normed = None
+    for number, block in enumerate(blocks):
+        joins = number + 1 < len(blocks) and fast[number] and fast[number + 1]
+        out = call(number, block, x, normed, blocks[number + 1].first_norm if joins else None)
+        x, normed = out if isinstance(out, tuple) else (out, None)
+        yield x
 
 
 def sincos_positions(num_tokens: int, dim: int) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from maedfer.errors import InputError
-from maedfer.kernels import reference as ops
+from maedfer.kernels import cubes as cut
+from maedfer.kernels import functional
+from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.config import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig
 from maedfer.models.encoder import Encoder
-from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, sincos_positions
+from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, norm, run_blocks, sincos_positions
 from maedfer.models.masking import running_cell_mask, tube_mask
 from maedfer.models.serialization import PretrainedModel
 
@@ -50,7 +54,14 @@ class MAEDFER(PretrainedModel):
         table = sincos_positions(encoder.num_tokens, config.decoder_dim)
         self.register_buffer("decoder_positions", table, persistent=False)
         self.decoder_blocks = nn.ModuleList(
-            TransformerBlock(config.decoder_dim, config.decoder_heads, encoder.mlp_ratio, encoder.qkv_bias)
+            TransformerBlock(
+                config.decoder_dim,
+                config.decoder_heads,
+                encoder.mlp_ratio,
+                encoder.qkv_bias,
+                impl=encoder.impl,
+                backend=encoder.full_attention,
+            )
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = layer_norm(config.decoder_dim)
@@ -88,7 +99,7 @@ class MAEDFER(PretrainedModel):
         """The encoder's normalised output for the visible tokens, regions one after the other: [B, K_visible, C]."""
         z = self.encoder(video, self._visible_tokens(mask))
         x = z[:, :, 1:] if self.encoder.has_representative_tokens else z
-        return self.encoder_norm(x.flatten(1, 2))
+        return norm(x, self.encoder_norm, self.config.encoder.impl).flatten(1, 2)
 
     def training_loss(self, frames: Tensor, mask: Tensor, decode: Tensor | None = None) -> dict[str, Tensor]:
         """Normalise, predict, and compare with the target.
@@ -109,13 +120,14 @@ class MAEDFER(PretrainedModel):
         if len(patch_size) == 2:
             # A picture is a clip of one frame.
             frames, patch_size = frames.unsqueeze(2), (1, *patch_size)
-        appearance, motion = ops.masked_appearance_motion_loss(
+        appearance, motion = functional.masked_appearance_motion_loss(
             prediction,
             frames,
             self._token_index(mask if decode is None else decode),
             patch_size,
             motion=config.target != "pixels",
             normalize=config.normalize_target,
+            impl=config.encoder.impl,
         )
         if config.target == "pixels":
             weight = 1.0 / patch_size[0]
@@ -164,7 +176,7 @@ class MAEDFER(PretrainedModel):
         prediction = self.forward(normalize_frames(clip), mask)
         assert isinstance(prediction, Tensor)
         prediction = prediction.float().unflatten(2, (patch_size[0], -1, clip.shape[1]))  # [B, n, t, p, I]
-        true = ops.gather_cubes(clip, patch_size, index).flatten(4).permute(0, 1, 3, 4, 2)
+        true = gather_cubes(clip, patch_size, index).flatten(4).permute(0, 1, 3, 4, 2)
         mean, spread = true.new_zeros(()), true.new_ones(())
         if config.normalize_target:
             mean = true.mean(dim=(2, 3), keepdim=True)
@@ -209,9 +221,9 @@ class MAEDFER(PretrainedModel):
             # The published decoder takes the k-th visible token of the region order for the k-th in (t, h, w) order.
             places = places.sort(dim=1).values
         x = torch.cat([x + positions[places], self.mask_token.to(x.dtype) + positions[wanted]], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_head(self.decoder_norm(x[:, -wanted.shape[1] :]))
+        for stream in run_blocks(list(self.decoder_blocks), x, _call_block):
+            x = stream
+        return self.decoder_head(norm(x[:, -wanted.shape[1] :], self.decoder_norm, self.config.encoder.impl))
 
     def _visible_tokens(self, mask: Tensor) -> Tensor:
         """Row-major numbers of the visible tokens, by region: [B, M, V]."""
@@ -244,10 +256,15 @@ class MAEDFER(PretrainedModel):
         return f"mask_ratio={self.config.mask_ratio}, target={self.config.target!r}"
 
 
+def _call_block(number: int, block: nn.Module, *args: Any) -> Tensor | tuple[Tensor, Tensor]:
+    x, normed, next_norm = args
+    return block(x, normed=normed, next_norm=next_norm)
+
+
 def _paste(clip: Tensor, cubes: Tensor, index: Tensor, patch_size: tuple[int, ...]) -> Tensor:
     """Put `cubes` [B, n, t, h * w, I] into a copy of `clip` [B, I, T, H, W] at the tokens `index` [B, n]."""
     out = clip.clone()
-    view = ops.cubes(out, patch_size)  # [B, gt, gh, gw, I, t, h, w], a view of out
+    view = cut.cubes(out, patch_size)  # [B, gt, gh, gw, I, t, h, w], a view of out
     height, width = view.shape[2:4]
     batch = torch.arange(len(clip), device=clip.device)[:, None]
     values = cubes.unflatten(3, patch_size[1:]).permute(0, 1, 5, 2, 3, 4)

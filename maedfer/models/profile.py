@@ -2,8 +2,8 @@
 
 Matrix products and convolutions are counted, one multiply-add each (the paper's tool also counts norms and the like,
 about 0.15 G for the base model). The published plan computes everything in every block and embeds every cube; the
-executed plan is what our models do: hidden cubes are not embedded, and the last block skips what cannot reach the
-head.
+executed plan is what our models do unless impl="reference": hidden cubes are not embedded, the last block skips what
+cannot reach the head, and the projections of the interaction are folded into its keys and values where that pays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 
 import torch
 
+from maedfer.kernels.folding import folds
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.masking import masked_per_window
@@ -83,7 +84,7 @@ def _macs(config: ModelConfig, visible: int, published: bool) -> Macs:
         prune = not published and last and classifier and encoder.token_type == "region"
         block = _vit_macs(dim, encoder.mlp_ratio, tokens if classifier else visible)
         if encoder.encoder == "lgi":
-            block = _lgi_macs(encoder, visible // encoder.num_regions, prune)
+            block = _lgi_macs(encoder, visible // encoder.num_regions, prune, fold=not published)
         for part, macs in block.items():
             total[part] = total.get(part, 0) + macs
     if isinstance(config, LGIFormerConfig):
@@ -103,8 +104,15 @@ def _vit_macs(dim: int, mlp_ratio: float, rows: int) -> Macs:
     return {"attention": 4 * rows * dim**2 + 2 * rows**2 * dim, "feed-forward": 2 * rows * dim * int(dim * mlp_ratio)}
 
 
-def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool) -> Macs:
-    """One block with `local` tokens a region; `prune`: only representative tokens are read afterwards."""
+def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool, fold: bool) -> Macs:
+    """One block with `local` tokens a region.
+
+    Args:
+        config: the encoder.
+        local: visible tokens of a region.
+        prune: only representative tokens are read afterwards.
+        fold: the interaction is folded where that pays.
+    """
     dim, regions = config.embed_dim, config.num_regions
     rows = regions * (1 + local)
     skips_local = prune and config.interaction != "self" and config.feedback == "none"
@@ -118,7 +126,14 @@ def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool) -> Macs:
     if config.interaction == "self":
         macs["local-global interaction"] = _attention_macs(dim, rows, rows, 1 + local)
     elif config.interaction == "cross" and not skips_local:
-        macs["local-global interaction"] = _attention_macs(dim, regions * local, regions, regions)
+        # As LGIBlock.is_fast has it.
+        fast = config.intra_region == "self" and config.feedback == "none" and config.impl != "reference"
+        if fold and fast and folds(config.num_heads, regions, dim):
+            # Scores and their product with the folded values; keys, values, and the folding of each.
+            folded = 2 * regions * local * config.num_heads * regions * dim + 4 * regions * dim**2
+            macs["local-global interaction"] = folded
+        else:
+            macs["local-global interaction"] = _attention_macs(dim, regions * local, regions, regions)
     if config.feedback != "none":
         keys_of_a_query = regions * local if config.feedback == "clip" else local
         macs["feedback attention"] = _attention_macs(dim, regions, regions * local, keys_of_a_query)

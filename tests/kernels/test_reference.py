@@ -1,4 +1,4 @@
-"""The specification against formulas written out in NumPy-like loops."""
+"""The specification against formulas written out in NumPy-like loreference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maedfer.kernels import reference as ops
+from maedfer.kernels import reference
+from maedfer.kernels.cubes import gather_cubes
 from tests.helpers import relative_error
 
 
@@ -14,7 +15,7 @@ from tests.helpers import relative_error
 def test_attention_is_softmax_of_scaled_products(shape: tuple[int, ...]) -> None:
     q = torch.randn(*shape, dtype=torch.float64)
     k, v = torch.randn(2, *shape[:-2], 7, 8, dtype=torch.float64)
-    out = ops.attention(q, k, v, num_heads=2)
+    out = reference.attention(q, k, v, num_heads=2)
     expected = torch.cat(
         [
             torch.softmax(q[..., part] @ k[..., part].transpose(-1, -2) / 2.0, dim=-1) @ v[..., part]
@@ -25,40 +26,34 @@ def test_attention_is_softmax_of_scaled_products(shape: tuple[int, ...]) -> None
     assert out.shape == shape
     assert torch.allclose(out, expected, atol=1e-12)
     if len(shape) > 2:
-        weights = ops.attention_weights(q, k, num_heads=2)
+        weights = reference.attention_weights(q, k, num_heads=2)
         assert weights.shape == (*shape[:-2], 2, 5, 7)
         assert torch.allclose((weights[..., 1, :, :] @ v[..., 4:]), expected[..., 4:], atol=1e-12)
 
 
 def test_attention_passes_gradcheck() -> None:
     q, k, v = (torch.randn(2, rows, 4, dtype=torch.float64, requires_grad=True) for rows in (3, 5, 5))
-    assert torch.autograd.gradcheck(lambda *args: ops.attention(*args, num_heads=2), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *args: reference.attention(*args, num_heads=2), (q, k, v))
 
 
-def test_drop_path_scales_what_it_keeps() -> None:
-    x = torch.ones(1000, 4, 2)
-    out = ops.drop_path(x, 0.25, training=True, batch_dims=2)
-    assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
-    assert torch.equal(out[..., 0], out[..., 1])
-    assert abs(float(out.mean()) - 1.0) < 0.05
-    assert ops.drop_path(x, 0.25, training=False, batch_dims=1) is x
-    assert ops.drop_path(x, 0.0, training=True, batch_dims=1) is x
+def test_drop_path_factors_keep_the_mean() -> None:
+    factors = reference.drop_path_factors((1000, 4), 0.25, torch.ones(1))
+    assert factors.shape == (1000, 4) and factors.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert abs(float(factors.mean()) - 1.0) < 0.05
 
 
 def test_gather_cubes_cuts_the_named_cubes() -> None:
     video = torch.randn(2, 3, 4, 6, 8)
     index = torch.tensor([[0, 17], [5, 9]])  # grid (2, 3, 4)
-    out = ops.gather_cubes(video, (2, 2, 2), index)
+    out = gather_cubes(video, (2, 2, 2), index)
     assert out.shape == (2, 2, 3, 2, 2, 2)
     for clip in range(2):
         for place, token in enumerate(index[clip].tolist()):
             t, h, w = token // 12 * 2, token // 4 % 3 * 2, token % 4 * 2
             assert torch.equal(out[clip, place], video[clip, :, t : t + 2, h : h + 2, w : w + 2])
     strided = video.transpose(3, 4).contiguous().transpose(3, 4)
-    assert torch.equal(ops.gather_cubes(strided, (2, 2, 2), index), out)
-    assert torch.equal(
-        ops.gather_cubes(video, (2, 2, 2), index[0])[1], ops.gather_cubes(video[1:], (2, 2, 2), index[0])[0]
-    )
+    assert torch.equal(gather_cubes(strided, (2, 2, 2), index), out)
+    assert torch.equal(gather_cubes(video, (2, 2, 2), index[0])[1], gather_cubes(video[1:], (2, 2, 2), index[0])[0])
 
 
 def plain_target(clip: torch.Tensor, token: int, motion: bool, normalize: bool) -> torch.Tensor:
@@ -79,7 +74,7 @@ def plain_target(clip: torch.Tensor, token: int, motion: bool, normalize: bool) 
 def test_reconstruction_target(motion: bool, normalize: bool) -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 8, 8), dtype=torch.uint8)
     index = torch.tensor([[0, 3, 7], [2, 5, 6]])
-    target = ops.reconstruction_target(frames, index, (2, 4, 4), motion, normalize)
+    target = reference.reconstruction_target(frames, index, (2, 4, 4), motion, normalize)
     assert target.shape == (2, 3, 2, 48)
     for clip in range(2):
         for place, token in enumerate(index[clip].tolist()):
@@ -89,7 +84,7 @@ def test_reconstruction_target(motion: bool, normalize: bool) -> None:
 
 def test_flat_cubes_have_a_zero_target() -> None:
     frames = torch.full((1, 3, 4, 8, 8), 77, dtype=torch.uint8)
-    target = ops.reconstruction_target(frames, torch.arange(8)[None], (2, 4, 4))
+    target = reference.reconstruction_target(frames, torch.arange(8)[None], (2, 4, 4))
     assert torch.isfinite(target).all() and float(target.abs().max()) < 1e-2
 
 
@@ -97,8 +92,8 @@ def test_loss_is_the_mean_square_of_each_half() -> None:
     frames = torch.rand(2, 3, 4, 8, 8)
     index = torch.tensor([[1, 2], [0, 7]])
     prediction = torch.randn(2, 2, 96, requires_grad=True)
-    appearance, motion = ops.masked_appearance_motion_loss(prediction, frames, index, (2, 4, 4))
-    target = ops.reconstruction_target(frames, index, (2, 4, 4)).flatten(2)
+    appearance, motion = reference.masked_appearance_motion_loss(prediction, frames, index, (2, 4, 4))
+    target = reference.reconstruction_target(frames, index, (2, 4, 4)).flatten(2)
     assert relative_error(appearance, F.mse_loss(prediction[..., :48], target[..., :48])) < 1e-6
     assert relative_error(motion, F.mse_loss(prediction[..., 48:], target[..., 48:])) < 1e-6
     motion.backward()

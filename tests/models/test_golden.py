@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from maedfer.kernels import reference as ops
-from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, load_published, published_gradients, to_published
-from tests.helpers import ASSETS, golden_files, load_golden, relative_error
+from maedfer.kernels import use_impl
+from maedfer.models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MAEDFER,
+    LGIFormer,
+    load_published,
+    published_gradients,
+    to_published,
+)
+from tests.helpers import ASSETS, IMPLEMENTATIONS, Golden, device_of, golden_files, load_golden, relative_error
 
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -35,12 +44,19 @@ def check_gradients(gradients: dict[str, torch.Tensor], tensors: dict[str, torch
         assert not gradients[name].any(), name
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("path", CASES.values(), ids=CASES)
-def test_golden_case(path: Path) -> None:
-    golden = load_golden(path)
-    tensors, video = golden.tensors, golden.tensors["video"].float()
-    model = load_published(golden.state, golden.meta["task"], golden.args)
-    if golden.meta["task"] == "finetune":
+def test_golden_case(path: Path, impl: str) -> None:
+    golden, device = load_golden(path), device_of(impl)
+    tensors = {name: tensor.to(device) for name, tensor in golden.tensors.items()}
+    model = load_published(golden.state, golden.meta["task"], golden.args).to(device)
+    with use_impl(impl):
+        check_case(golden, model, tensors)
+
+
+def check_case(golden: Golden, model: LGIFormer | MAEDFER, tensors: dict[str, torch.Tensor]) -> None:
+    video = tensors["video"].float()
+    if isinstance(model, LGIFormer):
         logits = model(video)
         assert relative_error(logits, tensors["logits"]) <= OUTPUT_TOLERANCE
         assert relative_error(model.forward_features(video), tensors["feature"]) <= OUTPUT_TOLERANCE
@@ -50,7 +66,7 @@ def test_golden_case(path: Path) -> None:
         assert relative_error(model.encode(video, mask), tensors["encoded"]) <= OUTPUT_TOLERANCE
         few = tensors["prediction"].shape[1]
         assert relative_error(model(video, mask)[:, :few], tensors["prediction"]) <= OUTPUT_TOLERANCE
-        frames = video * torch.tensor(IMAGENET_STD).view(shape) + torch.tensor(IMAGENET_MEAN).view(shape)
+        frames = video * video.new_tensor(IMAGENET_STD).view(shape) + video.new_tensor(IMAGENET_MEAN).view(shape)
         index = mask.nonzero()[:, 1].reshape(len(mask), -1)
         target = ops.reconstruction_target(
             frames,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maedfer.kernels import reference
+from maedfer.kernels._dispatch import interpreting
 from maedfer.models.encoder import Encoder, region_order
 from maedfer.models.layers import Attention, LGIBlock, interpolate_grid, sincos_positions
 from tests.helpers import randomize, relative_error, small
@@ -65,6 +69,8 @@ def plain_block(block: LGIBlock, z: Tensor) -> Tensor:
     return z + hidden @ block.ffn.fc2.weight.T + block.ffn.fc2.bias
 
 
+NEEDS_INTERPRETER = pytest.mark.skipif(not interpreting(), reason="float64 kernels exist under the interpreter only")
+
 SWITCHES = {
     "full": {},
     "no_inter": {"inter_region": False},
@@ -80,9 +86,10 @@ SWITCHES = {
 }
 
 
+@pytest.mark.parametrize("impl", ["reference", "torch", pytest.param("triton", marks=NEEDS_INTERPRETER)])
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
-def test_block_follows_the_equations(switches: dict) -> None:
-    config = small(**switches)
+def test_block_follows_the_equations(switches: dict, impl: str) -> None:
+    config = small(**switches, impl=impl)
     block = LGIBlock(config).double()
     randomize(block)
     z = torch.randn(2, config.num_regions, 1 + config.region_tokens, config.embed_dim, dtype=torch.float64)
@@ -99,28 +106,28 @@ def test_shared_attention_is_one_module() -> None:
     assert block.interaction_attention is block.intra_attention is not block.inter_attention
 
 
-def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_others() -> None:
-    config = small(embed_dim=8)
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_others(
+    impl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(embed_dim=8, impl=impl)
     block = LGIBlock(config, drop_path=0.5).train()
-    seen: dict[int, list[Tensor]] = {1: [], 2: []}
-    dropped = block._drop
+    randomize(block)
+    drawn: list[Tensor] = []
+    draw = reference.drop_path_factors
 
-    def record(branch: Tensor, batch_dims: int) -> Tensor:
-        out = dropped(branch, batch_dims)
-        seen[batch_dims].append(out)
-        return out
+    def record(*args: Any) -> Tensor:
+        drawn.append(draw(*args))
+        return drawn[-1]
 
-    block._drop = record  # type: ignore[method-assign]
-    block(torch.randn(16, config.num_regions, 1 + config.region_tokens, 8))
-    assert [len(seen[1]), len(seen[2])] == [2, 2]
-    for out in seen[2]:
-        kept = out.flatten(2).abs().sum(2) > 0
-        assert ((out.flatten(2) != 0).any(2) == (out.flatten(2) != 0).all(2)).all()
-        assert kept.any(1).all() and not kept.all(1).any(), "regions of one clip must be drawn separately"
-    for out in seen[1]:
-        kept = (out.flatten(1) != 0).any(1)
-        assert 0 < kept.sum() < 16
-        assert (out.flatten(1)[kept] != 0).all(), "a clip is kept or dropped as a whole"
+    monkeypatch.setattr(reference, "drop_path_factors", record)
+    z = torch.randn(16, config.num_regions, 1 + config.region_tokens, 8)
+    out = block(z)
+    assert [tuple(factors.shape) for factors in drawn] == [(16, 8), (16,), (16,), (16, 8)]
+    # What was drawn is what is done: local tokens whose three branches were all dropped are as they were.
+    untouched = (drawn[0] == 0) & (drawn[2] == 0)[:, None] & (drawn[3] == 0)
+    same = (out[:, :, 1:] == z[:, :, 1:]).flatten(2).all(dim=2)
+    assert untouched.any() and torch.equal(untouched, same)
 
 
 def test_region_order_is_row_major_within_row_major_regions() -> None:

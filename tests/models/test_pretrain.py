@@ -7,6 +7,7 @@ import torch
 
 from maedfer.errors import InputError
 from maedfer.kernels import reference as ops
+from maedfer.kernels.cubes import cubes
 from maedfer.models import MAEDFER, normalize_frames
 from tests.helpers import randomize, relative_error, small, small_mae
 
@@ -23,7 +24,7 @@ def test_hidden_cubes_do_not_reach_the_prediction(encoder: str) -> None:
     frames, mask = batch(model)
     video = normalize_frames(frames)
     changed = video.clone()
-    view = ops.cubes(changed, model.config.encoder.patch_size)
+    view = cubes(changed, model.config.encoder.patch_size)
     view[mask.reshape(2, *model.config.encoder.grid)] = 9.0
     assert torch.equal(model(video, mask), model(changed, mask))
     view[(~mask).reshape(2, *model.config.encoder.grid)] += 0.5

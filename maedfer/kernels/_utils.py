@@ -1,0 +1,87 @@
+"""What the launchers share: launching, recording launches, and sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from maedfer.kernels._configs import Config
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: enough to compile it without a GPU."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    constants: dict[str, Any]
+    config: Config
+
+
+_recorder: list[Launch] | None = None
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Collect launches instead of running them inside a `with` block; inputs may then be on the meta device."""
+    global _recorder
+    before, _recorder = _recorder, []
+    try:
+        yield _recorder
+    finally:
+        _recorder = before
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **constants: Any) -> None:
+    """Run a kernel on the device of its first tensor, on the current stream. An empty grid is no launch.
+
+    Args:
+        kernel: a function under triton.jit.
+        grid: number of programs along each axis.
+        args: run-time arguments in the kernel's order.
+        config: tile constants, warps and stages.
+        constants: further constexpr arguments.
+    """
+    if 0 in grid:
+        return
+    constants = {**config.tiles, **constants}
+    if _recorder is not None:
+        _recorder.append(Launch(kernel, grid, args, constants, config))
+        return
+    with _on_device(next(arg.device for arg in args if isinstance(arg, Tensor))):
+        kernel[grid](*args, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+
+
+def _on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two that is not below `size` and `least`."""
+    return max(least, triton.next_power_of_2(size))
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """View [..., R, C] as [G, R, C] with unit stride along C; copies only what cannot be viewed so."""
+    x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    return x.unsqueeze(0) if x.dim() == 2 else x.flatten(0, -3)
+
+
+def accumulator(dtype: torch.dtype) -> Any:
+    """What sums are kept in: float32, or float64 for float64 (under the interpreter)."""
+    return triton.language.float64 if dtype == torch.float64 else triton.language.float32
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How float32 products are computed: exactly, unless PyTorch is allowed TF32 in its own."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if allowed else "ieee"
