@@ -33,7 +33,7 @@ SMALL = LGIFormerConfig(
 SMALL_MAE = MAEDFERConfig(encoder=SMALL, decoder_dim=16, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)
 
 
-# Implementations to test. Triton's needs a GPU or its interpreter, and the process that runs that leaves the others out.
+# Implementations to test. Triton's needs a GPU or its interpreter; the process that runs that leaves the others out.
 IMPLEMENTATIONS = (
     ["triton"] if interpreting() else ["reference", "torch", pytest.param("triton", marks=pytest.mark.gpu)]
 )

@@ -106,6 +106,7 @@ def build() -> dict[str, Any]:
     import torch
 
     from maedfer import __version__
+    from maedfer.kernels import choose
 
     facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
@@ -117,6 +118,8 @@ def build() -> dict[str, Any]:
     facts["CUDA available"] = torch.cuda.is_available()
     facts["GPUs"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["CPU threads"] = torch.get_num_threads()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts["implementation"] = f"{choose('auto', device)} on {device.type} (impl=auto)"
     return facts
 
 

@@ -92,6 +92,21 @@ def full_attention(qkv: Tensor, num_heads: int, backend: str = "sdpa") -> Tensor
     return xops.memory_efficient_attention(*parts.unbind(2)).reshape(*qkv.shape[:-1], -1)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, impl: Impl = "auto") -> Tensor:
+    """x weight^T + bias: a library's product everywhere, oneDNN's for float32 on a CPU unless impl="reference".
+
+    Args:
+        x: [..., F].
+        weight: [C, F].
+        bias: [C] or None.
+        impl: the implementation.
+
+    Returns:
+        [..., C].
+    """
+    return plain.linear(x, weight, bias) if resolve(impl, x) == "torch" else F.linear(x, weight, bias)
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, impl: Impl = "auto") -> Tensor:
     """LayerNorm over the last dimension.
 

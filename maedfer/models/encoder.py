@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maedfer.errors import InputError
+from maedfer.kernels import Impl, functional
 from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.layers import (
@@ -41,9 +41,10 @@ def region_order(config: LGIFormerConfig) -> Tensor:
 class CubeEmbedding(nn.Module):
     """Linear embedding of non-overlapping cubes, equal to a strided convolution over the clip."""
 
-    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...], impl: Impl = "auto") -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.impl: Impl = impl
         self.weight = nn.Parameter(torch.empty(dim, in_channels, *patch_size))
         self.bias = nn.Parameter(torch.empty(dim))
         # PyTorch's default for convolutions, which the published code keeps for this layer.
@@ -54,7 +55,7 @@ class CubeEmbedding(nn.Module):
     def forward(self, video: Tensor, index: Tensor) -> Tensor:
         """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C]."""
         cubes = gather_cubes(video, self.patch_size, index)
-        return F.linear(cubes.flatten(2), self.weight.flatten(1), self.bias)
+        return functional.linear(cubes.flatten(2), self.weight.flatten(1), self.bias, self.impl)
 
 
 class Encoder(nn.Module):
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.embedding = CubeEmbedding(config.in_channels, dim, config.patch_size)
+        self.embedding = CubeEmbedding(config.in_channels, dim, config.patch_size, config.impl)
         self.register_buffer("region_order", region_order(config), persistent=False)
         if config.position == "learned":
             self.positions = nn.Parameter(torch.zeros(1, config.num_tokens, dim))

@@ -66,16 +66,16 @@ class Attention(nn.Module):
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        return F.linear(x, self.qkv.weight, bias)
+        return functional.linear(x, self.qkv.weight, bias, self.impl)
 
     def project_q(self, x: Tensor) -> Tensor:
         """Queries of `x`: [..., C]."""
-        return F.linear(x, self.query_weight, self.q_bias)
+        return functional.linear(x, self.query_weight, self.q_bias, self.impl)
 
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values of `context`: [..., 2C]."""
         bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        return F.linear(context, self.qkv.weight[self.qkv.in_features :], bias)
+        return functional.linear(context, self.qkv.weight[self.qkv.in_features :], bias, self.impl)
 
     @property
     def query_weight(self) -> Tensor:

@@ -43,6 +43,8 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors into `folder` (made if absent), each atomically.
 
+        Who computes (`impl`, `full_attention`) belongs to a machine and not to the weights, and is not kept.
+
         Raises:
             InputError: the folder cannot be written.
         """
@@ -52,7 +54,7 @@ class PretrainedModel(nn.Module):
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
         kind = next(name for name, config_type in _CONFIG_TYPES.items() if isinstance(self.config, config_type))
-        settings = {"model_type": kind, "architectures": [type(self).__name__], **to_dict(self.config)}
+        settings = {"model_type": kind, "architectures": [type(self).__name__], **_portable(to_dict(self.config))}
         # Attention modules that are shared between stages appear once here.
         weights = {name: parameter.detach().contiguous() for name, parameter in self.named_parameters()}
         with atomic_path(folder / WEIGHTS_FILE) as path:
@@ -111,6 +113,11 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise InputError(f"{path}: model_type is {kind!r}, expected one of {', '.join(_CONFIG_TYPES)}")
     settings.pop("architectures", None)
     return from_dict(_CONFIG_TYPES[kind], settings, path=str(path))
+
+
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key not in ("impl", "full_attention")}
+    return {key: _portable(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

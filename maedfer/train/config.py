@@ -66,6 +66,8 @@ _TASK_DEFAULTS: dict[str, dict[str, Any]] = {
 # data can move to another folder.
 _FREE_ON_RESUME = frozenset(
     """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
+    model.impl model.full_attention model.checkpoint_blocks
+    model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
     train.batch_size train.accumulate train.compile
     train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
     eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()

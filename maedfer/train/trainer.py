@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maedfer.errors import InputError
+from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport
 from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
 from maedfer.train.config import RunConfig, config_tree
@@ -135,7 +136,8 @@ class Trainer:
         cfg, runtime = self.cfg, self.runtime
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return (
-            f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision}: "
+            f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
+            f"by {choose(cfg.clip_model.impl, runtime.device)}: "
             f"{self.batches.clips} clips, {self.schedule.total} steps of {self.global_batch} clips "
             f"({cfg.train.batch_size} x {runtime.world} processes x {cfg.train.accumulate} passes"
             + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")

@@ -31,6 +31,14 @@ def test_round_trip(tmp_path: Path, share: str) -> None:
         LGIFormer.from_pretrained(tmp_path / "mae")
 
 
+def test_who_computes_is_not_kept(tmp_path: Path) -> None:
+    encoder = small(impl="reference", full_attention="xformers")
+    LGIFormer(encoder).save_pretrained(tmp_path / "model")
+    assert maedfer.from_pretrained(tmp_path / "model").config == small()
+    MAEDFER(small_mae(encoder=encoder)).save_pretrained(tmp_path / "mae")
+    assert maedfer.from_pretrained(tmp_path / "mae").config == small_mae()
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json does not exist: .* is not a saved model"):
         maedfer.from_pretrained(tmp_path)

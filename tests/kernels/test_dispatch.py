@@ -1,0 +1,107 @@
+"""Which implementation runs, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from maedfer.errors import InputError, MissingDependencyError
+from maedfer.kernels import _dispatch, choose, current_impl, functional, use_impl
+from maedfer.kernels._dispatch import interpreting
+from tests.helpers import REPOSITORY
+
+pytestmark = pytest.mark.skipif(interpreting(), reason="the interpreter has other reasons")
+
+CPU = torch.device("cpu")
+
+
+def test_auto_on_a_cpu_is_plain_pytorch_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    _dispatch._say_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="maedfer"):
+        assert choose("auto", CPU) == "torch" and choose("auto", CPU) == "torch"
+    assert [record.message for record in caplog.records] == [
+        'impl="auto" on cpu: torch (tensors are on the cpu device, the kernels need CUDA)'
+    ]
+
+
+def test_an_explicit_choice_never_falls_back() -> None:
+    qkv = torch.randn(2, 5, 24)
+    with pytest.raises(InputError, match='impl="triton" cannot run here: tensors are on the cpu device'):
+        functional.region_attention(qkv, 2, impl="triton")
+    with use_impl("triton"), pytest.raises(InputError, match="cannot run here"):
+        functional.region_attention(qkv, 2)
+    # A call's own choice counts more than what is in force.
+    with use_impl("triton"):
+        functional.region_attention(qkv, 2, impl="torch")
+
+
+def test_use_impl_is_undone_after_an_error() -> None:
+    with pytest.raises(RuntimeError), use_impl("reference"):
+        assert current_impl() == "reference"
+        raise RuntimeError
+    assert current_impl() == "auto"
+    with pytest.raises(InputError, match="unknown implementation 'tritton'"), use_impl("tritton"):  # type: ignore[arg-type]
+        pass
+
+
+@pytest.mark.parametrize(("value", "answer"), [("reference", "reference"), ("", "auto"), ("fast", "choose one of")])
+def test_the_environment_sets_the_default(value: str, answer: str) -> None:
+    code = "from maedfer.kernels import current_impl; print(current_impl())"
+    environment = {**os.environ, "MAEDFER_IMPL": value, "PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert answer in run.stdout + run.stderr
+    assert (run.returncode == 0) == (answer != "choose one of")
+
+
+def test_reasons_of_sizes_are_asked_only_where_kernels_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2)
+    assert _dispatch.resolve("auto", x, lambda: pytest.fail("asked")) == "torch"
+    monkeypatch.setattr(_dispatch, "device_reasons", lambda kind, index: ())
+    assert _dispatch.resolve("auto", x) == "triton"
+    assert _dispatch.resolve("auto", x, lambda: ["too wide"]) == "torch"
+    with pytest.raises(InputError, match="cannot run here: too wide"):
+        _dispatch.resolve("triton", x, lambda: ["too wide"])
+    with pytest.raises(InputError, match="float16, bfloat16 and float32, not torch.float64"):
+        _dispatch.resolve("triton", x.double())
+
+
+def test_old_gpus_and_missing_triton_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        major, minor = 7, 5
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Old)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert "compute capability 7.5" in _dispatch.device_reasons("cuda", 0)[0]
+    monkeypatch.setattr(_dispatch, "_HAS_TRITON", False)
+    assert "pip install triton" in _dispatch.device_reasons("cuda", 0)[0]
+
+
+def test_full_attention_through_xformers_has_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    qkv = torch.randn(2, 7, 48)
+
+    class Stand:
+        @staticmethod
+        def memory_efficient_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            # The library's documented layout: [batch, rows, heads, head dim].
+            assert q.shape == k.shape == v.shape == (2, 7, 4, 4)
+            parts = (part.transpose(1, 2) for part in (q, k, v))
+            return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
+
+    monkeypatch.setattr(functional, "require", lambda module, extra: Stand)
+    want = functional.full_attention(qkv, 4)
+    assert torch.allclose(functional.full_attention(qkv, 4, "xformers"), want, atol=1e-6)
+    assert torch.allclose(functional.region_attention(qkv, 4, "reference"), want, atol=1e-6)
+    with pytest.raises(InputError, match="unknown attention backend 'flash'"):
+        functional.full_attention(qkv, 4, "flash")
+
+
+def test_missing_xformers_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    with pytest.raises(MissingDependencyError, match="xformers"):
+        functional.full_attention(torch.randn(1, 3, 12), 2, "xformers")

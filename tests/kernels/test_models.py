@@ -1,0 +1,190 @@
+"""Whole models on the fused kernels: what a user does with them beside calling them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from maedfer.kernels import use_impl
+from maedfer.models import MAEDFER, LGIFormer
+from tests.helpers import randomize, relative_error, small, small_mae
+
+
+def classifier(device: torch.device, **changes: Any) -> tuple[LGIFormer, Tensor]:
+    """A small classifier on the kernels, and two clips."""
+    model = LGIFormer(small(impl="triton", **changes)).to(device)
+    randomize(model)
+    return model, torch.randn(2, 3, *model.config.clip_size, device=device)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def step(model: torch.nn.Module, *inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients."""
+    model.zero_grad(set_to_none=True)
+    out = model(*inputs)
+    loss = (out["loss"] if isinstance(out, dict) else out).square().mean()
+    loss.backward()
+    return loss.detach(), gradients(model)
+
+
+def assert_same(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict[str, Tensor]], atol: float) -> None:
+    assert relative_error(one[0], other[0]) <= atol
+    assert one[1].keys() == other[1].keys()
+    for name, gradient in one[1].items():
+        assert relative_error(gradient, other[1][name]) <= atol, name
+
+
+@pytest.mark.parametrize("task", ["finetune", "pretrain"])
+def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
+    if task == "finetune":
+        model, inputs = classifier(device)
+        arguments: tuple[Any, ...] = (inputs,)
+        run: Any = model
+    else:
+        model = MAEDFER(small_mae(encoder=small(impl="triton"))).to(device)
+        randomize(model)
+        frames = torch.randint(0, 256, (2, 3, *model.config.encoder.clip_size), dtype=torch.uint8, device=device)
+        visible, wanted = (part.to(device) for part in indices(model))
+        arguments = (frames, visible, wanted)
+        run = Objective(model)
+    torch._dynamo.reset()
+    want = step(run, *arguments)
+    got = step(torch.compile(run, fullgraph=True, backend="aot_eager"), *arguments)
+    got = got[0], {name.removeprefix("_orig_mod."): gradient for name, gradient in got[1].items()}
+    assert_same(got, want, 1e-5)
+
+
+def indices(model: MAEDFER) -> tuple[Tensor, Tensor]:
+    mask, _ = model.random_masks(2)
+    return model._visible_tokens(mask), model._token_index(mask)
+
+
+class Objective(torch.nn.Module):
+    """Pre-training from token numbers on; turning masks into them depends on values and stays outside of a graph."""
+
+    def __init__(self, model: MAEDFER) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
+        from maedfer.kernels import functional
+        from maedfer.models import normalize_frames
+
+        model = self.model
+        z = model.encoder(normalize_frames(frames), visible)
+        prediction = model._decode(visible, model.encoder_norm(z[:, :, 1:].flatten(1, 2)), wanted)
+        patch = model.config.encoder.patch_size
+        parts = functional.masked_appearance_motion_loss(prediction, frames, wanted, patch, impl="triton")
+        return sum(parts[1:], parts[0])
+
+
+def test_export_with_a_dynamic_batch(device: torch.device) -> None:
+    model, video = classifier(device)
+    model.eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with torch.no_grad():
+        program = torch.export.export(model, (video,), dynamic_shapes={"video": {0: batch}})
+        more = torch.cat([video, video[:1]])
+        assert relative_error(program.module()(more), model(more)) < 1e-6
+
+
+def test_activation_checkpointing(device: torch.device) -> None:
+    model, video = classifier(device, drop_path=0.3)
+    model.train()
+    results = []
+    for recompute in (False, True):
+        object.__setattr__(model.config, "checkpoint_blocks", recompute)
+        torch.manual_seed(3)
+        results.append(step(model, video))
+    assert_same(results[0], results[1], 1e-6)
+
+
+def test_repeats_bit_for_bit(device: torch.device) -> None:
+    model, video = classifier(device, drop_path=0.3)
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            runs.append(step(model.train(), video))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert all(torch.equal(gradient, runs[1][1][name]) for name, gradient in runs[0][1].items())
+
+
+def test_distributed_data_parallel(device: torch.device) -> None:
+    model, video = classifier(device)
+    want = step(model, video)
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        wrapped = DistributedDataParallel(model)
+        got = step(wrapped, video)
+        assert_same((got[0], gradients(model)), want, 1e-6)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_frozen_blocks(device: torch.device) -> None:
+    model, video = classifier(device)
+    _, full = step(model, video)
+    model.freeze(1)
+    _, part = step(model, video)
+    assert part.keys() == {
+        name for name in full if not name.startswith(("encoder.blocks.0.", "encoder.embedding", "encoder.rep"))
+    }
+    assert all(relative_error(gradient, full[name]) < 1e-6 for name, gradient in part.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_type": "all"},
+        {"region_size": (1, 1, 2), "embed_dim": 16},
+        {"interaction": "self"},
+        {"intra_region": "cross"},
+        {"feedback": "region"},
+        {"encoder": "vit"},
+        {"clip_size": (32, 64), "patch_size": (8, 8), "region_size": (2, 2)},
+    ],
+    ids=str,
+)
+def test_other_designs(changes: dict, device: torch.device) -> None:
+    model, video = classifier(device, **changes)
+    got = step(model, video)
+    for module in model.modules():
+        if hasattr(module, "impl"):
+            module.impl = "auto"
+    with use_impl("reference"):
+        want = step(model, video)
+    assert_same(got, want, 1e-4)
+
+
+def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
+    model, video = classifier(device)
+    block = model.encoder.blocks[1]
+    assert block.is_fast
+    seen: list[Tensor] = []
+    handle = block.ffn.register_forward_hook(lambda module, args, out: seen.append(out))
+    assert not block.is_fast
+    want = model(video)
+    assert len(seen) == 1
+    handle.remove()
+    assert block.is_fast and relative_error(model(video), want) < 1e-5
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    replaced = Doubled(32, 128).to(device)
+    replaced.load_state_dict(block.ffn.fc1.state_dict())
+    block.ffn.fc1 = replaced
+    assert not block.is_fast and relative_error(model(video), want) > 1e-3
