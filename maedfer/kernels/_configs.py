@@ -28,10 +28,6 @@ class Config:
         """The same with further tile constants."""
         return replace(self, tiles={**self.tiles, **tiles})
 
-    def without(self, name: str) -> Config:
-        """The same without a tile constant that only its launcher reads."""
-        return replace(self, tiles={key: value for key, value in self.tiles.items() if key != name})
-
 
 # (kernel, shape key) -> Config for one architecture.
 _Table = dict[tuple[str, tuple[int, ...]], Config]

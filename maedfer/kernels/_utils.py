@@ -51,7 +51,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
     """
     if 0 in grid:
         return
-    constants = {**config.tiles, **constants}
+    # Some tiles are read by the launcher alone.
+    tiles = {name: size for name, size in config.tiles.items() if name in kernel.arg_names}
+    constants = {**tiles, **constants}
     if _recorder is not None:
         _recorder.append(Launch(kernel, grid, args, constants, config))
         return

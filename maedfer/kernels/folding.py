@@ -62,7 +62,8 @@ def fold(
     shift = (q_weight * norm_bias).sum(1)
     shift = (shift if q_bias is None else shift + q_bias) * scale  # [C]
     matrix = torch.bmm(k, query.to(k.dtype))
-    offset = (k * shift.view(num_heads, 1, head_dim)).sum(2)  # [H, B * M]
+    exact = torch.promote_types(k.dtype, torch.float32)
+    offset = (k.to(exact) * shift.view(num_heads, 1, head_dim)).sum(2)  # [H, B * M]
     values = torch.baddbmm(
         (out_bias / num_heads).to(v.dtype), v, out_weight.t().reshape(num_heads, head_dim, dim).to(v.dtype)
     )

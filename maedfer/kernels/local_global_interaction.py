@@ -78,7 +78,7 @@ def _head_probabilities(scores, group, HEADS: tl.constexpr, M: tl.constexpr, BLO
     return tl.where((head < HEADS)[None, :], p, 0.0)
 
 
-@triton.jit(do_not_specialize=["tiles", "programs"])
+@triton.jit(do_not_specialize=["bias_clip", "bias_head", "bias_key", "tiles", "programs"])
 def _interaction_fwd_kernel(
     z_ptr,  # [B, M, S, C], strides (z_clip, z_region, z_row, 1)
     s_ptr,  # [B, M, C], strides (s_clip, s_region, 1)
@@ -412,7 +412,7 @@ def _interaction_bwd(
             z, s, matrix, values, p, weight, dy, dn, dz, ds, total, dscore, stats, partial,
             *z.stride()[:3], *s.stride()[:2], *matrix.stride()[:3], *values.stride()[:3], *dy.stride()[:3],
             *dn.stride()[:3], eps, tiles, programs,
-            config=chosen.without("PARTS"), BLOCK_C=block_c, GROUPS=groups * together // chosen.tiles["HB"], PART=part,
+            config=chosen, BLOCK_C=block_c, GROUPS=groups * together // chosen.tiles["HB"], PART=part,
             **common,
         )  # fmt: skip
     dmatrix, dvalues = (x.new_empty((heads, batch, regions, dim)).transpose(0, 1) for x in (matrix, values))

@@ -1,0 +1,150 @@
+"""What the executed plan gains on a CPU: inference and training step of the base classifier against the published plan.
+
+    python -m benchmarks.plan --results benchmarks/results
+
+Both sides run the same weights on the same clips in float32, in turn, in one process, after their outputs have been
+compared. The published plan (published_plan.py) has separate query and key-value products, attention matrices in full,
+nothing folded or pruned, and its copies. Writes plan_cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.published_plan import PublishedPlan
+from maedfer.errors import InputError
+from maedfer.files import atomic_path
+from maedfer.kernels import plain, use_impl
+from maedfer.models import LGIFormer, model_config
+
+TOLERANCE = 1e-5
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="lgi_former_base", help="a classifier of the published design")
+    parser.add_argument("--batch", type=int, default=2, help="clips at once")
+    parser.add_argument("--rounds", type=int, default=7, help="timings of each side")
+    parser.add_argument("--threads", type=int, help="CPU threads (PyTorch's default)")
+    parser.add_argument("--results", type=Path, help="folder that takes plan_cpu.json")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        results = plan(args.model, args.batch, args.rounds)
+    except InputError as error:
+        print(f"plan: error: {error}", file=sys.stderr)
+        return 2
+    if args.results:
+        with atomic_path(args.results / "plan_cpu.json") as path:
+            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def plan(name: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Compare, time, print and return what is written to plan_cpu.json.
+
+    Raises:
+        InputError: no such model, or the two sides do not agree.
+    """
+    torch.manual_seed(0)
+    # Weights of the head at their usual size, so that logits can be compared.
+    model = LGIFormer(model_config(name, init_scale=1.0)).eval()
+    published = PublishedPlan(model)
+    video = torch.randn(batch, 3, *model.config.clip_size)
+    sides: dict[str, Callable[[Tensor], Tensor]] = {
+        "published plan": published,
+        "executed plan, PyTorch's default products": _without_onednn(model),
+        "executed plan": model,
+    }
+    error = compare(sides, model, video)
+    results: dict[str, Any] = {"model": name, "batch": batch, "dtype": "float32", "relative_error": error, **machine()}
+    for work, run in (("inference", infer), ("training step", step)):
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for number in range(rounds + 1):
+            for side, forward in sides.items():
+                started = time.perf_counter()
+                run(model, forward, video)
+                # The first round warms up.
+                if number:
+                    times[side].append(time.perf_counter() - started)
+        base = times["published plan"]
+        results[work] = {}
+        for side, taken in times.items():
+            ratios = [one / other for one, other in zip(base, taken, strict=True)]
+            results[work][side] = {
+                "seconds": statistics.median(taken),
+                "least": min(taken),
+                "most": max(taken),
+                "ratio": statistics.median(ratios),
+            }
+            row = results[work][side]
+            print(f"{work}, {side}: {row['seconds']:.3f} s, {row['ratio']:.2f} times the speed of the published plan")
+    return results
+
+
+def compare(sides: dict[str, Callable[[Tensor], Tensor]], model: LGIFormer, video: Tensor) -> dict[str, float]:
+    """Largest difference of each side's logits to the reference implementation's, relative to its largest logit."""
+    with torch.no_grad():
+        with use_impl("reference"):
+            want = model(video)
+        errors = {side: float((run(video) - want).abs().max() / want.abs().max()) for side, run in sides.items()}
+    for side, error in errors.items():
+        if error > TOLERANCE:
+            raise InputError(f"{side} differs from the reference by {error:.2g}: nothing is timed")
+    return errors
+
+
+def infer(model: LGIFormer, forward: Callable[[Tensor], Tensor], video: Tensor) -> None:
+    """One forward pass."""
+    with torch.no_grad():
+        forward(video)
+
+
+def step(model: LGIFormer, forward: Callable[[Tensor], Tensor], video: Tensor) -> None:
+    """Forward and backward pass."""
+    model.zero_grad(set_to_none=True)
+    forward(video).square().mean().backward()
+
+
+def _without_onednn(model: LGIFormer) -> Callable[[Tensor], Tensor]:
+    def run(video: Tensor) -> Tensor:
+        least, plain._WORTH_IT = plain._WORTH_IT, sys.maxsize
+        try:
+            return model(video)
+        finally:
+            plain._WORTH_IT = least
+
+    return run
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor and commit."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "device": f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
