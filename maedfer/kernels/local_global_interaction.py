@@ -362,7 +362,7 @@ def _interaction_fwd(
     n = z.new_empty(z.shape, dtype=dtype)
     p = z.new_empty((batch, regions * rows, groups * together * keys) if keep_p else (0,), dtype=values.dtype)
     block_c = power_of_two(dim, 16)
-    default = _default(values, together, keys, block_c, (32 if block_c <= 512 else 16, 16))
+    default = _default(values, together, keys, block_c, (32 if block_c <= 512 else 16, 8))
     chosen = config("interaction_fwd", (together * keys, block_c, values.element_size()), default, z.device)
     tiles, programs = _programs(batch, regions * rows, chosen.tiles["BLOCK"])
     launch(
@@ -418,7 +418,7 @@ def _interaction_bwd(
     dmatrix, dvalues = (x.new_empty((heads, batch, regions, dim)).transpose(0, 1) for x in (matrix, values))
     doffset = offset.new_empty((batch, heads, regions))
     wide = Config({"BLOCK": 32, "BLOCK_COL": min(block_c, 64)}, 8, 1)
-    default = wide if size > 2 else Config({"BLOCK": 64, "BLOCK_COL": min(block_c, 128)}, 8, 3)
+    default = wide if size > 2 else Config({"BLOCK": 64, "BLOCK_COL": min(block_c, 128)}, 8, 2)
     chosen = config("interaction_bwd_keys", (together * keys, block_c, size), default, z.device)
     columns = -(-dim // chosen.tiles["BLOCK_COL"])
     launch(

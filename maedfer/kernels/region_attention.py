@@ -89,7 +89,7 @@ def _attention_bwd_kernel(
     dv_ptr,  # [G, NK, C], rows dkv_row apart
     q_group, q_row, kv_group, kv_row, dout_group, dout_row, dq_row, dkv_row, scale, scale_log2, num_groups,
     NQ: tl.constexpr, NK: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
-    GROUPS: tl.constexpr, TILE_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUPS: tl.constexpr, TILE_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, RELOAD: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0).to(tl.int64)
@@ -101,13 +101,18 @@ def _attention_bwd_kernel(
     key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
     kv_offset = (first + key // NK) * kv_group + (key % NK).to(tl.int64) * kv_row + head * D
     kv_mask = key_ok[:, None] & col_ok[None, :]
-    k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
-    v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
+    if not RELOAD:
+        k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
+        v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
     dk = tl.zeros([TILE_K, BLOCK_D], dtype=ACC)
     dv = tl.zeros([TILE_K, BLOCK_D], dtype=ACC)
     for start in range(0, GROUPS * NQ, BLOCK_Q):
         row = start + tl.arange(0, BLOCK_Q)
         row_ok = (row < GROUPS * NQ) & (first + row // NQ < num_groups)
+        if RELOAD:
+            # Products of float32 take operands from registers, where they would stay if they did not change.
+            k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)
+            v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)
         mask = row_ok[:, None] & col_ok[None, :]
         group, place = first + row // NQ, (row % NQ).to(tl.int64)
         q_offset = group * q_group + place * q_row + head * D
@@ -173,7 +178,10 @@ def _attention_bwd(
     shared = _groups_per_program(queries, keys)
     tile, block_d = power_of_two(shared * keys, 16), power_of_two(head_dim, 16)
     rows = power_of_two(shared * queries, 16)
-    default = Config({"BLOCK_Q": min(rows, 32 if tile > 64 or q.element_size() > 2 else 64)}, _warps(tile), 1)
+    if q.element_size() > 2:
+        default = Config({"BLOCK_Q": 16}, 2 * _warps(tile), 1)
+    else:
+        default = Config({"BLOCK_Q": min(rows, 32 if tile > 64 else 64)}, _warps(tile), 1)
     chosen = config("attention_bwd", (tile, rows, block_d, q.element_size()), default, q.device)
     launch(
         _attention_bwd_kernel,
@@ -182,7 +190,7 @@ def _attention_bwd(
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), dout.stride(0), dout.stride(1), dq.stride(1), dk.stride(1),
         head_dim**-0.5, head_dim**-0.5 * _LOG2_E, groups,
         config=chosen, NQ=queries, NK=keys, HEADS=num_heads, D=head_dim, GROUPS=shared, TILE_K=tile, BLOCK_D=block_d,
-        ACC=accumulator(q.dtype), PRECISION=dot_precision(q.dtype),
+        RELOAD=q.element_size() > 2, ACC=accumulator(q.dtype), PRECISION=dot_precision(q.dtype),
     )  # fmt: skip
 
 

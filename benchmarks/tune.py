@@ -1,0 +1,309 @@
+"""Choose tile shapes, warps and stages of the kernels and write the table that the launchers read.
+
+    python -m benchmarks.tune                                     # time candidates on this machine's GPU
+    python -m benchmarks.tune --ahead-of-time                     # compile them instead; needs no GPU
+    python -m benchmarks.tune --ahead-of-time --kernels attention_fwd --arch 90
+
+Every shipped case that asks for a (kernel, key) is launched with each candidate through its own launcher. Timing takes
+the least sum of medians over those cases. Compiling takes, of the candidates that fit and do not spill, the one with
+the highest estimate (see `estimate`) in its worst case; a table that is to serve several versions of Triton is made
+with one and gone over with the others and --keep. Rows that rest on a measurement are replaced by other measurements
+only. The table changes what is compiled: run python -m tests.kernels.make_resources afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.errors import TritonError
+
+import maedfer.kernels
+from maedfer.errors import InputError, unknown
+from maedfer.files import atomic_path
+from maedfer.kernels import _configs
+from maedfer.kernels._ahead_of_time import (
+    ARCHITECTURES,
+    MATRIX_UNITS,
+    MOST_REGISTERS,
+    REGISTERS,
+    Resources,
+    compile_launch,
+)
+from maedfer.kernels._configs import SHARED_LIMIT, Config, force
+from maedfer.kernels._shipped import Case, cases
+
+TABLE = Path(maedfer.kernels.__file__).with_name("configs.json")
+
+COMPILED = "compiled"
+
+_Key = tuple[int, ...]
+_Row = dict[str, Any]
+
+
+def main() -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ahead-of-time", action="store_true", help="compile candidates instead of timing them")
+    parser.add_argument(
+        "--arch", type=int, nargs="+", help=f"tables to compile for ({' '.join(map(str, SHARED_LIMIT))})"
+    )
+    parser.add_argument("--kernels", nargs="+", help="names in the table (all)")
+    parser.add_argument("--keep", action="store_true", help="leave rows alone that fit and do not spill")
+    parser.add_argument("--out", type=Path, default=TABLE, help="table to update")
+    args = parser.parse_args()
+    try:
+        tune(args.out, args.ahead_of_time, args.arch, args.kernels, args.keep)
+    except InputError as error:
+        print(f"tune: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tune(
+    table: Path, ahead_of_time: bool, archs: list[int] | None, kernels: list[str] | None, keep: bool = False
+) -> None:
+    """Choose configurations and update the table.
+
+    Args:
+        table: file to read and write.
+        ahead_of_time: compile instead of timing.
+        archs: architectures to compile for.
+        kernels: names in the table; None for all.
+        keep: leave rows alone that fit and do not spill.
+
+    Raises:
+        InputError: there is no GPU to time on, or no such architecture or kernel.
+    """
+    if ahead_of_time:
+        archs, source = archs or list(SHARED_LIMIT), COMPILED
+    elif archs:
+        raise InputError("--arch goes with --ahead-of-time: timing is for the GPU that is here")
+    elif not torch.cuda.is_available():
+        raise InputError("there is no GPU to time on: add --ahead-of-time to choose by compiling")
+    else:
+        archs, source = [_configs._table_of(_configs.architecture(torch.device("cuda")))], torch.cuda.get_device_name()
+    wanted = questions(cases())
+    known = sorted({kernel for kernel, _ in wanted})
+    for name in kernels or []:
+        if name not in known:
+            raise unknown("kernel", name, known)
+    for arch in archs:
+        if ahead_of_time and arch not in SHARED_LIMIT:
+            raise unknown("architecture", arch, SHARED_LIMIT)
+        for (kernel, key), (default, asking) in wanted.items():
+            if kernels and kernel not in kernels:
+                continue
+            if keep and _holds(table, arch, kernel, key, asking):
+                continue
+            candidates = _SPACES.get(kernel, _around)(key, default)
+            choose = _compiled if ahead_of_time else _timed
+            chosen = choose(arch, kernel, candidates, asking)
+            print(f"sm_{arch} {kernel} {list(key)}: {chosen} of {len(candidates)}", flush=True)
+            if chosen is not None:
+                # Hours of timing must not hang on the last kernel.
+                update(table, [row(arch, kernel, key, chosen, source)])
+
+
+def questions(shipped: list[Case]) -> dict[tuple[str, _Key], tuple[Config, list[Case]]]:
+    """What the launchers ask the table: for each (kernel, key), the default and the cases that ask."""
+    asked: dict[tuple[str, _Key], tuple[Config, list[Case]]] = {}
+    for case in shipped:
+        listening = _Listening()
+        with mock.patch.object(_configs, "_tables", return_value=dict.fromkeys(SHARED_LIMIT, listening)):
+            case.launches(ARCHITECTURES[0])
+        for question, default in listening.asked.items():
+            asked.setdefault(question, (default, []))[1].append(case)
+    return asked
+
+
+class _Listening(dict):
+    """A table without rows that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: dict[tuple[str, _Key], Config] = {}
+
+    def get(self, question: Any, default: Any = None) -> Any:
+        self.asked[question] = default
+        return default
+
+
+def _attention(key: _Key, default: Config) -> list[Config]:
+    """Blocks of 16 to 128 query rows; stages up to the number of passes over them."""
+    tile, rows, width, size = key
+    blocks = [block for block in (16, 32, 64, 128) if block <= rows]
+    if size == 2:
+        return [
+            Config({"BLOCK_Q": block}, warps, stages)
+            for block, warps in itertools.product(blocks, (4, 8))
+            for stages in range(1, min(3, rows // block) + 1)
+        ]
+    # Products of float32 hold their operands in registers: more warps with fewer each, and none for further stages.
+    return [
+        Config({"BLOCK_Q": block}, warps, 1)
+        for block, warps in itertools.product(blocks, (4, 8, 16, 32))
+        if block * tile * width <= _MOST_PRODUCTS * 32 * warps
+    ]
+
+
+# Multiply-adds of a thread in one float32 product; with more, compiling takes minutes and spills kilobytes.
+_MOST_PRODUCTS = 2048
+
+
+def _around(key: _Key, default: Config) -> list[Config]:
+    """The default, with each tile size and the warps halved and doubled, with and without pipelining."""
+    # There are no more heads than the default takes at once (HB).
+    most = {"HB": default.tiles.get("HB"), "PARTS": 2}
+    sizes = [
+        [size * by // 2 for by in (1, 2, 4) if size * by // 2 <= (most.get(name) or size * by)]
+        for name, size in default.tiles.items()
+    ]
+    warps = sorted({max(1, default.num_warps // 2), default.num_warps, min(16, 2 * default.num_warps)})
+    return [
+        Config(dict(zip(default.tiles, chosen, strict=True)), count, stages)
+        for chosen in itertools.product(*(sorted({max(1, size) for size in some}) for some in sizes))
+        for count, stages in itertools.product(warps, (1, 2))
+    ]
+
+
+_SPACES: dict[str, Callable[[_Key, Config], list[Config]]] = {"attention_fwd": _attention, "attention_bwd": _attention}
+
+
+def _timed(arch: int, kernel: str, candidates: list[Config], asking: list[Case]) -> Config | None:
+    totals = dict.fromkeys(range(len(candidates)), 0.0)
+    for case in asking:
+        call = case.prepare(torch.device("cuda"))
+        for number in list(totals):
+            with force(kernel, candidates[number]):
+                try:
+                    totals[number] += triton.testing.do_bench(call, return_mode="median")
+                except (TritonError, RuntimeError) as error:
+                    print(f"  {case}, {candidates[number]}: {str(error).splitlines()[0]}", flush=True)
+                    del totals[number]
+    for number, total in sorted(totals.items(), key=lambda item: item[1]):
+        print(f"  {total:.4f} ms {candidates[number]}", flush=True)
+    return candidates[min(totals, key=lambda number: totals[number])] if totals else None
+
+
+def _compiled(arch: int, kernel: str, candidates: list[Config], asking: list[Case]) -> Config | None:
+    best: tuple[tuple[float, ...], Config] | None = None
+    seen: set[tuple[Any, ...]] = set()
+    for candidate in candidates:
+        try:
+            found = [compile_launch(launch, arch) for launch in _forced(arch, kernel, candidate, asking)]
+        except (TritonError, RuntimeError) as error:
+            print(f"  {candidate}: {type(error).__name__}", flush=True)
+            continue
+        worst = max(rank(resources, arch, candidate) for resources in found)
+        print(f"  {candidate}: {_summary(found)}", flush=True)
+        # More stages without a loop to overlap give the same code again.
+        same = tuple(candidate.tiles.items()), *(str(replace(resources, seconds=0.0)) for resources in found)
+        if same in seen or not all(resources.fits(arch) for resources in found):
+            continue
+        seen.add(same)
+        if best is None or worst < best[0]:
+            best = worst, candidate
+    return None if best is None else best[1]
+
+
+def _holds(table: Path, arch: int, kernel: str, key: _Key, asking: list[Case]) -> bool:
+    """Whether the table has a row for this question that fits and does not spill."""
+    for known in read(table):
+        if (known["arch"], known["kernel"], known["key"]) == (arch, kernel, list(key)):
+            candidate = Config(known["tiles"], known["num_warps"], known["num_stages"])
+            found = (compile_launch(launch, arch) for launch in _forced(arch, kernel, candidate, asking))
+            return all(resources.fits(arch) and not resources.spills for resources in found)
+    return False
+
+
+def _forced(arch: int, kernel: str, candidate: Config, asking: list[Case]) -> Iterator[Any]:
+    """The launches that the candidate is for; an operator may have others."""
+    for case in asking:
+        with force(kernel, candidate):
+            launches = case.launches(arch)
+        yield from (launch for launch in launches if launch.config is candidate)
+
+
+def rank(resources: Resources, arch: int, candidate: Config) -> tuple[float, ...]:
+    """Sorts the better one first.
+
+    Spilled bytes of all threads, then being at the limit of registers, where another version of the compiler may spill;
+    then the estimate, stages (which hide loads where they cost no residence), and registers.
+    """
+    threads = 32 * resources.warps
+    return (
+        resources.spills * threads,
+        resources.registers >= min(MOST_REGISTERS, REGISTERS // threads),
+        -estimate(resources, arch, candidate),
+        -candidate.num_stages,
+        resources.registers * threads,
+    )
+
+
+def estimate(resources: Resources, arch: int, candidate: Config) -> float:
+    """How much better than another, roughly.
+
+    Programs that a multiprocessor holds at once cover each other's loads, up to four of them. A pass over R rows reads
+    the other operand once for all of them: R / (R + 32). Matrix instructions of an older generation than the
+    architecture's reach about 0.6 of its speed.
+    """
+    rows = math.prod(candidate.tiles.values())
+    kinds = {kind for kind in resources.instructions if kind in MATRIX_UNITS.values()}
+    older = bool(kinds - {MATRIX_UNITS.get(arch, "HMMA")})
+    return min(4, resources.resident(arch)) * rows / (rows + 32) * (0.6 if older else 1.0)
+
+
+def _summary(found: list[Resources]) -> str:
+    worst = max(found, key=lambda resources: (resources.spills, resources.registers))
+    kinds = " ".join(f"{count} {kind}" for kind, count in worst.instructions.items())
+    return f"{worst.registers} registers, {worst.spills} bytes spilled, {worst.shared} shared, {kinds}"
+
+
+def row(arch: int, kernel: str, key: _Key, chosen: Config, source: str) -> _Row:
+    """One row of the table."""
+    tiles, warps, stages = astuple(chosen)
+    return {
+        "arch": arch,
+        "kernel": kernel,
+        "key": list(key),
+        "tiles": tiles,
+        "num_warps": warps,
+        "num_stages": stages,
+        "source": source,
+    }
+
+
+def read(table: Path) -> list[_Row]:
+    """The rows of a table."""
+    return json.loads(table.read_text(encoding="utf-8"))["rows"]
+
+
+def update(table: Path, rows: list[_Row]) -> None:
+    """Put rows into the table, one a line and in order; a compiled one never replaces a measured one."""
+
+    def place(row: _Row) -> tuple[int, str, list[int]]:
+        return row["arch"], row["kernel"], row["key"]
+
+    merged = {str(place(row)): row for row in read(table)}
+    for new in rows:
+        old = merged.get(str(place(new)))
+        if old is None or old["source"] == COMPILED or new["source"] != COMPILED:
+            merged[str(place(new))] = new
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(merged.values(), key=place))
+    with atomic_path(table) as path:
+        path.write_text('{\n "rows": [\n' + lines + "\n ]\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The launches that the published models make: what is compiled ahead of time, tuned and checked.
+
+Sizes are those of the base models: H = 8 heads of D = 64 channels, C = 512, M = 8 regions a clip, S = 101 rows a region
+when fine-tuning and 11 when pre-training. A case of dtype T has products and the stream in T and, as autocast leaves
+them, all parameters in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maedfer.kernels import gelu, layer_norm, local_global_interaction, reconstruction_loss, region_attention
+from maedfer.kernels._configs import targeting
+from maedfer.kernels._utils import Launch, recording
+from maedfer.kernels.folding import key_layout
+
+_CLIPS, _REGIONS, _HEADS, _DIM, _EPS = 64, 8, 8, 512, 1e-6
+_CUBE, _CHANNELS = (2, 16, 16), 3
+
+# Rows of a region with its representative token: pre-training, the region sizes of the published models (2x2x10,
+# 1x5x10, 2x5x10, 2x10x10), and the representative tokens among themselves.
+_ROWS = (_REGIONS, 11, 41, 51, 101, 201)
+
+
+@dataclass(frozen=True)
+class Array:
+    """A tensor still to be made.
+
+    Args:
+        shape: its sizes.
+        dtype: its elements; whole numbers are below `limit`, others normal.
+        swapped: stored with its first two dimensions exchanged.
+        limit: see `dtype`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    swapped: bool = False
+    limit: int = 256
+
+    def make(self, device: torch.device) -> Tensor:
+        """The tensor with random values."""
+        shape = (self.shape[1], self.shape[0], *self.shape[2:]) if self.swapped else self.shape
+        if self.dtype.is_floating_point:
+            values = torch.randn(shape, dtype=self.dtype, device=device)
+        else:
+            values = torch.randint(self.limit, shape, dtype=self.dtype, device=device)
+        return values.transpose(0, 1) if self.swapped else values
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator at one size.
+
+    Args:
+        name: operator and sizes.
+        dtype: of its products.
+        operator: the implementation.
+        arguments: what it is called with, arrays in place of tensors.
+    """
+
+    name: str
+    dtype: torch.dtype
+    operator: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}-{str(self.dtype).removeprefix('torch.')}"
+
+    def prepare(self, device: torch.device) -> Callable[[], Any]:
+        """Make its inputs on a device; returns the call."""
+        inputs = [x.make(device) if isinstance(x, Array) else x for x in self.arguments]
+        return lambda: self.operator(*inputs)
+
+    def launches(self, arch: int) -> list[Launch]:
+        """What it launches on an architecture; needs no GPU."""
+        with targeting(arch), recording() as launches:
+            self.prepare(torch.device("meta"))()
+        return launches
+
+
+def cases(dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float32)) -> list[Case]:
+    """Every operator at every size, for each dtype."""
+    return [
+        Case(name, dtype, operator, arguments)
+        for dtype in dtypes
+        for shipped in _OPERATORS
+        for name, operator, arguments in shipped(dtype)
+    ]
+
+
+# Name, implementation and arguments.
+_Calls = Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]
+
+
+def _self_attention(dtype: torch.dtype) -> _Calls:
+    for rows in _ROWS:
+        out, qkv = (Array((_CLIPS, _REGIONS, rows, parts * _DIM), dtype) for parts in (1, 3))
+        yield f"self_attention_fwd-{rows}", region_attention._region_attention_fwd, (qkv, _HEADS)
+        yield f"self_attention_bwd-{rows}", region_attention._region_attention_bwd, (out, qkv, _HEADS)
+
+
+def _cross_attention(dtype: torch.dtype) -> _Calls:
+    # The last block's representative tokens, then all tokens of a clip and its representative ones, of 8 or 20 regions.
+    for groups, queries, keys in ((_CLIPS * _REGIONS, 1, 101), (_CLIPS, 800, 8), (_CLIPS, 800, 20)):
+        q, kv = Array((groups, queries, _DIM), dtype), Array((groups, keys, 2 * _DIM), dtype)
+        name = f"{queries}x{keys}"
+        yield f"cross_attention_fwd-{name}", region_attention._cross_attention_fwd, (q, kv, _HEADS)
+        yield f"cross_attention_bwd-{name}", region_attention._cross_attention_bwd, (q, q, kv, _HEADS)
+
+
+def _layer_norm(dtype: torch.dtype) -> _Calls:
+    stream = Array((_CLIPS, _REGIONS, 101, _DIM), dtype)
+    token = Array((_CLIPS, _REGIONS, _DIM), dtype)
+    vector, keep = Array((_DIM,)), Array((_CLIPS,))
+    sums = (stream, stream, vector, keep)
+    norm = (vector, vector, _EPS, dtype)
+    backward = layer_norm._residual_layer_norm_bwd
+    written = (dtype, dtype, True, True)
+    yield "layer_norm_fwd", layer_norm._layer_norm, (stream, *norm)
+    yield "layer_norm_bwd", backward, (None, None, stream, stream, vector, None, _EPS, False, dtype, None, False, True)
+    yield "residual_add_fwd", layer_norm._residual_add, sums
+    yield "residual_layer_norm_fwd", layer_norm._residual_layer_norm, (*sums, *norm)
+    yield (
+        "residual_layer_norm_bwd",
+        backward,
+        (stream, None, stream, stream, vector, keep, _EPS, False, *written),
+    )
+    yield (
+        "residual_layer_norm_representative_fwd",
+        layer_norm._residual_layer_norm_representative,
+        (*sums, *norm),
+    )
+    yield (
+        "residual_layer_norm_representative_bwd",
+        backward,
+        (stream, token, token, stream, vector, keep, _EPS, True, *written),
+    )
+
+
+def _bias_gelu(dtype: torch.dtype) -> _Calls:
+    x, bias = Array((_CLIPS, _REGIONS, 101, 4 * _DIM), dtype), Array((4 * _DIM,))
+    yield "bias_gelu_fwd", gelu._bias_gelu_fwd, (x, bias)
+    yield "bias_gelu_bwd", gelu._bias_gelu_bwd, (x, x, bias, True, True)
+
+
+def _interaction(dtype: torch.dtype) -> _Calls:
+    matrix, values = (Array((_CLIPS, _HEADS, _REGIONS, _DIM), dtype, swapped=True) for _ in range(2))
+    offset = Array((_CLIPS, _HEADS, _REGIONS), swapped=True)
+    token, vector = Array((_CLIPS, _REGIONS, _DIM), dtype), Array((_DIM,))
+    for rows in (101, 11):
+        stream = Array((_CLIPS, _REGIONS, rows, _DIM), dtype)
+        p = Array((_CLIPS, _REGIONS * rows, math.prod(key_layout(_HEADS, _REGIONS))), dtype)
+        keys = (stream, token, matrix, offset, values)
+        yield (
+            f"interaction_fwd-{rows}",
+            local_global_interaction._interaction_fwd,
+            (*keys, vector, vector, _EPS, dtype, True),
+        )
+        yield (
+            f"interaction_bwd-{rows}",
+            local_global_interaction._interaction_bwd,
+            (stream, stream, *keys, p, vector, _EPS),
+        )
+
+
+def _reconstruction_loss(dtype: torch.dtype) -> _Calls:
+    masked, tokens = 720, 800
+    prediction = Array((_CLIPS, masked, math.prod(_CUBE) * _CHANNELS), dtype)
+    frames, index = Array((_CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), Array((_CLIPS, masked), torch.int64)
+    yield (
+        "reconstruction_loss_fwd",
+        reconstruction_loss._reconstruction_loss_fwd,
+        (prediction, frames, Array(index.shape, index.dtype, limit=tokens), list(_CUBE), True, True, True),
+    )
+    yield (
+        "reconstruction_loss_bwd",
+        reconstruction_loss._reconstruction_loss_bwd,
+        (Array(()), Array(()), prediction, _CUBE[0]),
+    )
+
+
+_OPERATORS: tuple[Callable[[torch.dtype], _Calls], ...] = (
+    _self_attention,
+    _cross_attention,
+    _layer_norm,
+    _bias_gelu,
+    _interaction,
+    _reconstruction_loss,
+)
