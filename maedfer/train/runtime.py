@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from maedfer.errors import InputError
+from maedfer.kernels import choose
 from maedfer.train.config import RunConfig
 
 T = TypeVar("T")
@@ -138,10 +139,11 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     """Join the process group that torchrun started (if any), seed everything, and clean up in the end.
 
     Raises:
-        InputError: the device is not there, or cannot do the precision.
+        InputError: the device is not there, or cannot do the precision, or not what model.impl asks for.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = _device(cfg.train.device)
+    choose(cfg.clip_model.impl, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)
     was_deterministic = torch.are_deterministic_algorithms_enabled()

@@ -37,6 +37,19 @@ def test_impossible_devices_are_named(changes, message):
         pass
 
 
+def test_an_implementation_that_cannot_run_stops_a_run_before_it_starts(tmp_path):
+    from maedfer.train import run_finetune
+
+    cfg = load_config(
+        "finetune", None, ["data.train=x", "train.device=cpu", "model.impl=triton", f"output={tmp_path / 'run'}"]
+    )
+    with pytest.raises(InputError, match='impl="triton" cannot run here: tensors are on the cpu device'), start(cfg):
+        pass
+    with pytest.raises(InputError):
+        run_finetune(cfg)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_absent_gpu_is_named():
     with pytest.raises(InputError, match="finds no CUDA device"), start(settings(device="cuda")):
