@@ -152,9 +152,10 @@ class TransformerBlock(nn.Module):
 
         `maps`, `normed` and `next_norm` are those of `LGIBlock.forward`.
         """
-        if maps is None and self.is_fast:
+        # What joins two blocks is only ever given to fast ones, by `run_blocks`, which has asked.
+        joined = normed is not None or next_norm is not None
+        if joined or (maps is None and self.is_fast):
             return self._fast(x, normed, next_norm)
-        assert normed is None and next_norm is None
         n = self.norm(x)
         if maps is not None:
             maps["attention"] = self.attention.weights(n)
@@ -252,9 +253,10 @@ class LGIBlock(nn.Module):
         Returns:
             [B, M, S, C], or [B, M, 1, C] when `representative_only`; with `next_norm` that and its norm.
         """
-        if maps is None and self.is_fast:
+        # What joins two blocks is only ever given to fast ones, by `run_blocks`, which has asked.
+        joined = normed is not None or next_norm is not None
+        if joined or (maps is None and self.is_fast):
             return self._fast(z_BMSC, representative_only, normed, next_norm)
-        assert normed is None and next_norm is None
         if representative_only and self.prunes_local_tokens:
             s_BMC = self._intra(z_BMSC, only_first_row=True, maps=maps)[:, :, 0]
             s_BMC = self._inter(s_BMC, maps)
