@@ -7,7 +7,8 @@ TEST_ARGS ?=
 
 PY := $(VENV)/bin/python
 OLDEST := .venv-oldest
-KERNEL_TESTS := tests/kernels tests/convergence tests/models/test_golden.py tests/models/test_layers.py
+# The longest first, so that workers end together.
+KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_layers.py
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
