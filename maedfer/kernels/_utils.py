@@ -58,7 +58,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
         _recorder.append(Launch(kernel, grid, args, constants, config))
         return
     with _on_device(next(arg.device for arg in args if isinstance(arg, Tensor))):
-        kernel[grid](*args, **constants, num_warps=config.num_warps, num_stages=config.num_stages)
+        # The default of the last one differs between versions of Triton.
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+        kernel[grid](*args, **constants, **options)
 
 
 def _on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:

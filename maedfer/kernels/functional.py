@@ -33,7 +33,7 @@ def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto") -> Tensor
         [..., S, C], the heads side by side.
     """
     qkv = _autocast(qkv)
-    chosen = resolve(impl, qkv, lambda: _attention_reasons(qkv.shape[-2], qkv.shape[-1] // (3 * num_heads)))
+    chosen = resolve(impl, qkv, lambda: _attention_reasons(qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), qkv.device))
     if chosen == "triton":
         from maedfer.kernels.region_attention import RegionAttention
 
@@ -57,7 +57,7 @@ def cross_attention(q: Tensor, kv: Tensor, num_heads: int, impl: Impl = "auto") 
         [..., NQ, C].
     """
     q, kv = _autocast(q), _autocast(kv)
-    chosen = resolve(impl, q, lambda: _attention_reasons(kv.shape[-2], q.shape[-1] // num_heads))
+    chosen = resolve(impl, q, lambda: _attention_reasons(kv.shape[-2], q.shape[-1] // num_heads, q.device))
     if chosen == "triton":
         from maedfer.kernels.region_attention import CrossAttention
 
@@ -253,7 +253,7 @@ def local_global_interaction(
     """
     _, regions, rows, dim = z.shape
     folded = folds(num_heads, regions, dim)
-    chosen = resolve(impl, z, lambda: _interaction_reasons(folded, regions, dim, num_heads))
+    chosen = resolve(impl, z, lambda: _interaction_reasons(folded, regions, dim, num_heads, z.device))
     attention = (norm_weight, norm_bias, q_weight, q_bias, out_weight, out_bias, keep)
     if chosen == "reference":
         return reference.local_global_interaction(z, s, kv, *attention, next_weight, next_bias, num_heads, eps)
@@ -313,10 +313,10 @@ def masked_appearance_motion_loss(
     return MaskedAppearanceMotionLoss.apply(prediction, frames, index, tuple(patch_size), motion, normalize)
 
 
-def _attention_reasons(keys: int, head_dim: int) -> list[str]:
+def _attention_reasons(keys: int, head_dim: int, device: torch.device) -> list[str]:
     from maedfer.kernels.region_attention import not_supported_reasons
 
-    return not_supported_reasons(keys, head_dim)
+    return not_supported_reasons(keys, head_dim, device)
 
 
 def _row_reasons(dim: int) -> list[str]:
@@ -325,9 +325,9 @@ def _row_reasons(dim: int) -> list[str]:
     return not_supported_reasons(dim)
 
 
-def _interaction_reasons(folded: bool, regions: int, dim: int, num_heads: int) -> list[str]:
+def _interaction_reasons(folded: bool, regions: int, dim: int, num_heads: int, device: torch.device) -> list[str]:
     if not folded:
-        return _row_reasons(dim) + _attention_reasons(regions, dim // num_heads)
+        return _row_reasons(dim) + _attention_reasons(regions, dim // num_heads, device)
     from maedfer.kernels.local_global_interaction import not_supported_reasons
 
     return not_supported_reasons(regions, dim)

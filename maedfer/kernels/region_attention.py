@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maedfer.kernels._configs import Config, config
+from maedfer.kernels._configs import Config, config, shared_limit
 from maedfer.kernels._registry import implements, operator
 from maedfer.kernels._utils import accumulator, dot_precision, launch, power_of_two, rows_of
 
@@ -135,15 +135,19 @@ def _attention_bwd_kernel(
 
 # Keys that one tile can hold.
 MOST_KEYS = 256
+# Bytes of shared memory that groups of more than 128 keys take at most.
+_SHARED_FOR_MOST_KEYS = 160 * 1024
 # Rows that small groups fill together.
 _SHARED_TILE = 64
 
 
-def not_supported_reasons(keys: int, head_dim: int) -> list[str]:
+def not_supported_reasons(keys: int, head_dim: int, device: torch.device | None = None) -> list[str]:
     """Why the kernels cannot run groups of `keys` keys at this head dim; empty when they can."""
     reasons = []
     if not 1 <= keys <= MOST_KEYS:
         reasons.append(f"groups of {keys} keys (the kernels hold 1 to {MOST_KEYS}; more is work for full attention)")
+    elif keys > 128 and device is not None and shared_limit(device) < _SHARED_FOR_MOST_KEYS:
+        reasons.append(f"groups of {keys} keys (this GPU has the shared memory for 128)")
     if head_dim > 128:
         reasons.append(f"head dim {head_dim} (the kernels take up to 128)")
     return reasons
@@ -156,7 +160,10 @@ def _attention_fwd(q: Tensor, k: Tensor, v: Tensor, out: Tensor, num_heads: int)
     shared = _groups_per_program(queries, keys)
     tile, block_d = power_of_two(shared * keys, 16), power_of_two(head_dim, 16)
     rows = power_of_two(shared * queries, 16)
-    default = Config({"BLOCK_Q": min(rows, 64 if tile > 128 or q.element_size() > 2 else 128)}, _warps(tile), 1)
+    if q.element_size() > 2:
+        default = Config({"BLOCK_Q": 16}, 8 if tile <= 128 else 16, 1)
+    else:
+        default = Config({"BLOCK_Q": min(rows, 64 if tile > 128 else 128)}, _warps(tile), 1)
     chosen = config("attention_fwd", (tile, rows, block_d, q.element_size()), default, q.device)
     splits = -(-shared * queries // chosen.tiles["BLOCK_Q"]) if queries > MOST_KEYS else 1
     launch(

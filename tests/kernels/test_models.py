@@ -88,12 +88,14 @@ class Objective(torch.nn.Module):
 
 def test_export_with_a_dynamic_batch(device: torch.device) -> None:
     model, video = classifier(device)
-    model.eval()
+    # Rounding aside, which graphs may change, the program is the model: to the last digits in float64.
+    exact = device.type == "cpu"
+    model, video = (model.double().eval(), video.double()) if exact else (model.eval(), video)
     batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad():
         program = torch.export.export(model, (video,), dynamic_shapes={"video": {0: batch}})
         more = torch.cat([video, video[:1]])
-        assert relative_error(program.module()(more), model(more)) < 1e-6
+        assert relative_error(program.module()(more), model(more)) < (1e-13 if exact else 1e-5)
 
 
 def test_activation_checkpointing(device: torch.device) -> None:

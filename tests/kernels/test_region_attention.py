@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from maedfer.kernels import reference
+from maedfer.kernels._configs import targeting
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels.region_attention import CrossAttention, RegionAttention, not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
@@ -121,5 +122,8 @@ def test_opcheck(device: torch.device) -> None:
 
 def test_limits_are_told() -> None:
     assert not not_supported_reasons(256, 128)
+    with targeting(89):
+        assert "shared memory for 128" in not_supported_reasons(201, 64, torch.device("meta"))[0]
+        assert not not_supported_reasons(101, 64, torch.device("meta"))
     assert "257 keys" in not_supported_reasons(257, 64)[0]
     assert "head dim 160" in not_supported_reasons(8, 160)[0]
