@@ -402,13 +402,18 @@ def untouched(block: nn.Module) -> bool:
             continue
         if type(layer) not in (nn.Linear, nn.LayerNorm, Attention, FullAttention, FeedForward):
             return False
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        if hooked(layer):
             return False
         if any(
             type(parameter) is not nn.Parameter for parameter in layer._parameters.values() if parameter is not None
         ):
             return False
     return True
+
+
+def hooked(layer: nn.Module) -> bool:
+    """Whether anything is called beside the layer itself."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def drop(branch: Tensor, probability: float, training: bool, batch_dims: int) -> Tensor:
@@ -462,7 +467,8 @@ def run_blocks(
         x: the stream before the first.
         call: runs a block: call(number, block, x, normed, next_norm).
     """
-    fast = [block.is_fast for block in blocks]
+    # A hook on a block expects the stream alone, and may change it.
+    fast = [block.is_fast and not hooked(block) for block in blocks]
     normed = None
     for number, block in enumerate(blocks):
         joins = number + 1 < len(blocks) and fast[number] and fast[number + 1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maedfer.errors import InputError
+from maedfer.kernels import use_impl
 from maedfer.models import LGIFormer, create_model, list_models, model_config
 from tests.helpers import randomize, relative_error, small
 
@@ -176,3 +177,22 @@ def test_layers_for_learning_rate_decay() -> None:
     assert model.layer_index("encoder.embedding.weight") == 0
     assert model.layer_index("encoder.blocks.1.ffn.fc1.bias") == 2
     assert {model.layer_index(name) for name in ("head.weight", "encoder.representative_tokens")} == {3}
+
+
+def test_hooks_on_blocks_see_and_change_the_stream() -> None:
+    model = LGIFormer(small()).eval()
+    randomize(model)
+    video = torch.randn(2, 3, *model.config.clip_size)
+    shapes = []
+
+    def double(module: torch.nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+        shapes.append(out.shape)
+        return 2 * out
+
+    outputs = []
+    model.encoder.blocks[0].register_forward_hook(double)
+    for impl in ("reference", "torch"):
+        with use_impl(impl):
+            outputs.append(model(video))
+    assert len(shapes) == 2 and shapes[0] == shapes[1]
+    assert relative_error(outputs[1], outputs[0]) < 1e-5
