@@ -1,4 +1,4 @@
-"""Attention inside groups of few rows, forward and backward in one pass each.
+"""Attention inside groups of few rows, forward and backward.
 
     out = softmax(q k^T / sqrt(D)) v   for every group and head
 
@@ -8,7 +8,9 @@ Shapes: G groups (B * M regions of B clips), NQ query and NK key rows a group (b
 D head dim, C = H * D. Queries, keys and values are read in place from the packed products [.., NQ, 3C] or [.., NQ, C]
 and [.., NK, 2C]; results are written as [.., NQ, C], gradients into packed buffers of the inputs' shape.
 
-All keys of a group fit one tile, so that there is no online softmax, no split over keys and no atomic addition.
+All keys of a group fit one tile, so that each direction is one pass: no online softmax, no split over keys and no
+atomic addition. The backward pass of float32 is the exception: exact products take their operands from registers,
+which do not hold such tiles, so that it goes over small blocks of keys, once for the queries and once for the keys.
 Groups of few rows share a tile, and a row sees the keys of its own group only. Nothing but the inputs is kept for the
 backward pass: it forms the probabilities again. Scores, softmax and all sums are float32 (float64 for float64).
 """
@@ -31,14 +33,35 @@ _LOG2_E = 1.4426950408889634
 
 
 @triton.jit
-def _probabilities(q, k, scale_log2, row, row_ok, key, key_ok, NQ: tl.constexpr, NK: tl.constexpr,
-                   ACC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """exp(scores - their maximum) [BLOCK_Q, TILE_K] and its row sums; rows without a group see every key."""
+def _load_rows(ptr, row, row_ok, col, col_ok, first, group_stride, row_stride, N: tl.constexpr):
+    """Rows [BLOCK, BLOCK_D] of consecutive groups of N rows from group `first` on, zeros where there are none."""
+    offset = (first + row // N) * group_stride + (row % N).to(tl.int64) * row_stride
+    return tl.load(ptr + offset[:, None] + col[None, :], mask=row_ok[:, None] & col_ok[None, :], other=0.0)
+
+
+@triton.jit
+def _store_rows(ptr, x, row, row_ok, col, col_ok, row_stride):
+    """Write [BLOCK, BLOCK_D] to rows that follow each other, `ptr` at the first one."""
+    offset = row.to(tl.int64)[:, None] * row_stride + col[None, :]
+    tl.store(ptr + offset, x.to(ptr.dtype.element_ty), mask=row_ok[:, None] & col_ok[None, :])
+
+
+@triton.jit
+def _scores(q, k, scale_log2, row, row_ok, key, key_ok, NQ: tl.constexpr, NK: tl.constexpr,
+            ACC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Scores for the base 2, [BLOCK_Q, TILE_K], -inf for keys of other groups; rows without a group see every key."""
     scores = tl.dot(q, tl.trans(k), out_dtype=ACC, input_precision=PRECISION) * scale_log2
     same = (row // NQ)[:, None] == (key // NK)[None, :]
     # A row outside of all groups must stay finite: its zeros are added to gradients.
     seen = key_ok[None, :] & (same | (row_ok == 0)[:, None])
-    scores = tl.where(seen, scores, float("-inf"))
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
+def _probabilities(q, k, scale_log2, row, row_ok, key, key_ok, NQ: tl.constexpr, NK: tl.constexpr,
+                   ACC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """exp(scores - their maximum) [BLOCK_Q, TILE_K] and its row sums."""
+    scores = _scores(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
     p = tl.exp2(scores - tl.max(scores, 1)[:, None])
     return p, tl.sum(p, 1)
 
@@ -60,22 +83,18 @@ def _attention_fwd_kernel(
     first = pid // (HEADS * SPLITS) * GROUPS
     col = tl.arange(0, BLOCK_D)
     col_ok = col < D
+    q_ptr, k_ptr, v_ptr, out_ptr = q_ptr + head * D, k_ptr + head * D, v_ptr + head * D, out_ptr + head * D
     key = tl.arange(0, TILE_K)
     key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
-    kv_offset = (first + key // NK) * kv_group + (key % NK).to(tl.int64) * kv_row + head * D
-    kv_mask = key_ok[:, None] & col_ok[None, :]
-    k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
-    v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
+    k = _load_rows(k_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [TILE_K, BLOCK_D]
+    v = _load_rows(v_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [TILE_K, BLOCK_D]
     for block in range(0, tl.cdiv(GROUPS * NQ, SPLITS * BLOCK_Q)):
         row = (block * SPLITS + split) * BLOCK_Q + tl.arange(0, BLOCK_Q)
         row_ok = (row < GROUPS * NQ) & (first + row // NQ < num_groups)
-        mask = row_ok[:, None] & col_ok[None, :]
-        q_offset = (first + row // NQ) * q_group + (row % NQ).to(tl.int64) * q_row + head * D
-        q = tl.load(q_ptr + q_offset[:, None] + col[None, :], mask=mask, other=0.0)  # [BLOCK_Q, BLOCK_D]
+        q = _load_rows(q_ptr, row, row_ok, col, col_ok, first, q_group, q_row, NQ)  # [BLOCK_Q, BLOCK_D]
         p, total = _probabilities(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
         out = tl.dot(p.to(v.dtype), v, out_dtype=ACC, input_precision=PRECISION) / total[:, None]
-        out_offset = (first * NQ + row) * (HEADS * D) + head * D
-        tl.store(out_ptr + out_offset[:, None] + col[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
+        _store_rows(out_ptr + first * NQ * HEADS * D, out, row, row_ok, col, col_ok, HEADS * D)
 
 
 @triton.jit(do_not_specialize=["num_groups"])
@@ -89,7 +108,7 @@ def _attention_bwd_kernel(
     dv_ptr,  # [G, NK, C], rows dkv_row apart
     q_group, q_row, kv_group, kv_row, dout_group, dout_row, dq_row, dkv_row, scale, scale_log2, num_groups,
     NQ: tl.constexpr, NK: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
-    GROUPS: tl.constexpr, TILE_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, RELOAD: tl.constexpr,
+    GROUPS: tl.constexpr, TILE_K: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
     ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0).to(tl.int64)
@@ -97,28 +116,19 @@ def _attention_bwd_kernel(
     first = pid // HEADS * GROUPS
     col = tl.arange(0, BLOCK_D)
     col_ok = col < D
+    q_ptr, k_ptr, v_ptr, dout_ptr = q_ptr + head * D, k_ptr + head * D, v_ptr + head * D, dout_ptr + head * D
+    dq_ptr, dk_ptr, dv_ptr = dq_ptr + head * D, dk_ptr + head * D, dv_ptr + head * D
     key = tl.arange(0, TILE_K)
     key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
-    kv_offset = (first + key // NK) * kv_group + (key % NK).to(tl.int64) * kv_row + head * D
-    kv_mask = key_ok[:, None] & col_ok[None, :]
-    if not RELOAD:
-        k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
-        v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)  # [TILE_K, BLOCK_D]
+    k = _load_rows(k_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [TILE_K, BLOCK_D]
+    v = _load_rows(v_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [TILE_K, BLOCK_D]
     dk = tl.zeros([TILE_K, BLOCK_D], dtype=ACC)
     dv = tl.zeros([TILE_K, BLOCK_D], dtype=ACC)
     for start in range(0, GROUPS * NQ, BLOCK_Q):
         row = start + tl.arange(0, BLOCK_Q)
         row_ok = (row < GROUPS * NQ) & (first + row // NQ < num_groups)
-        if RELOAD:
-            # Products of float32 take operands from registers, where they would stay if they did not change.
-            k = tl.load(k_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)
-            v = tl.load(v_ptr + kv_offset[:, None] + col[None, :], mask=kv_mask, other=0.0)
-        mask = row_ok[:, None] & col_ok[None, :]
-        group, place = first + row // NQ, (row % NQ).to(tl.int64)
-        q_offset = group * q_group + place * q_row + head * D
-        q = tl.load(q_ptr + q_offset[:, None] + col[None, :], mask=mask, other=0.0)  # [BLOCK_Q, BLOCK_D]
-        dout_offset = group * dout_group + place * dout_row + head * D
-        dout = tl.load(dout_ptr + dout_offset[:, None] + col[None, :], mask=mask, other=0.0)
+        q = _load_rows(q_ptr, row, row_ok, col, col_ok, first, q_group, q_row, NQ)  # [BLOCK_Q, BLOCK_D]
+        dout = _load_rows(dout_ptr, row, row_ok, col, col_ok, first, dout_group, dout_row, NQ)
         p, total = _probabilities(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
         p = p / total[:, None]  # [BLOCK_Q, TILE_K]
         dv += tl.dot(tl.trans(p.to(dout.dtype)), dout, out_dtype=ACC, input_precision=PRECISION)
@@ -126,11 +136,117 @@ def _attention_bwd_kernel(
         ds = (p * (dp - tl.sum(p * dp, 1)[:, None])).to(q.dtype)
         dk += tl.dot(tl.trans(ds), q, out_dtype=ACC, input_precision=PRECISION)
         dq = tl.dot(ds, k, out_dtype=ACC, input_precision=PRECISION) * scale
-        dq_offset = (first * NQ + row) * dq_row + head * D
-        tl.store(dq_ptr + dq_offset[:, None] + col[None, :], dq.to(dq_ptr.dtype.element_ty), mask=mask)
-    dkv_offset = (first * NK + key) * dkv_row + head * D
-    tl.store(dk_ptr + dkv_offset[:, None] + col[None, :], (dk * scale).to(dk_ptr.dtype.element_ty), mask=kv_mask)
-    tl.store(dv_ptr + dkv_offset[:, None] + col[None, :], dv.to(dv_ptr.dtype.element_ty), mask=kv_mask)
+        _store_rows(dq_ptr + first * NQ * dq_row, dq, row, row_ok, col, col_ok, dq_row)
+    _store_rows(dk_ptr + first * NK * dkv_row, dk * scale, key, key_ok, col, col_ok, dkv_row)
+    _store_rows(dv_ptr + first * NK * dkv_row, dv, key, key_ok, col, col_ok, dkv_row)
+
+
+@triton.jit(do_not_specialize=["num_groups"])
+def _attention_bwd_rows_kernel(
+    q_ptr,  # [G, NQ, C], strides (q_group, q_row, 1)
+    k_ptr,  # [G, NK, C], strides (kv_group, kv_row, 1)
+    v_ptr,  # [G, NK, C], strides (kv_group, kv_row, 1)
+    dout_ptr,  # [G, NQ, C], strides (dout_group, dout_row, 1)
+    dq_ptr,  # [G, NQ, C], rows dq_row apart
+    sums_ptr,  # [G, NQ, HEADS, 2] contiguous: log2 of a row's sum of 2^scores, and sum of p * dp
+    q_group, q_row, kv_group, kv_row, dout_group, dout_row, dq_row, scale, scale_log2, num_groups,
+    NQ: tl.constexpr, NK: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, GROUPS: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid % HEADS
+    first = pid // (HEADS * BLOCKS) * GROUPS
+    col = tl.arange(0, BLOCK_D)
+    col_ok = col < D
+    q_ptr, k_ptr, v_ptr, dout_ptr = q_ptr + head * D, k_ptr + head * D, v_ptr + head * D, dout_ptr + head * D
+    row = (pid // HEADS % BLOCKS).to(tl.int32) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    row_ok = (row < GROUPS * NQ) & (first + row // NQ < num_groups)
+    # Finite, as a block may hold no key of a row's group.
+    peak = tl.full([BLOCK_Q], -3.0e38, dtype=ACC)
+    total = tl.zeros([BLOCK_Q], dtype=ACC)
+    share = tl.zeros([BLOCK_Q], dtype=ACC)
+    for start in range(0, GROUPS * NK, BLOCK_K):
+        # Loaded again for each block of keys: operands of exact products that do not change would stay in registers.
+        q = _load_rows(q_ptr, row, row_ok, col, col_ok, first, q_group, q_row, NQ)  # [BLOCK_Q, BLOCK_D]
+        dout = _load_rows(dout_ptr, row, row_ok, col, col_ok, first, dout_group, dout_row, NQ)
+        key = start + tl.arange(0, BLOCK_K)
+        key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
+        k = _load_rows(k_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [BLOCK_K, BLOCK_D]
+        v = _load_rows(v_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [BLOCK_K, BLOCK_D]
+        scores = _scores(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
+        dp = tl.dot(dout, tl.trans(v), out_dtype=ACC, input_precision=PRECISION)
+        higher = tl.maximum(peak, tl.max(scores, 1))
+        p = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(peak - higher)
+        total = total * shrink + tl.sum(p, 1)
+        share = share * shrink + tl.sum(p * dp, 1)
+        peak = higher
+    log_total = peak + tl.log2(total)
+    share = share / total
+    sums_offset = ((first * NQ + row) * HEADS + head) * 2
+    tl.store(sums_ptr + sums_offset, log_total, mask=row_ok)
+    tl.store(sums_ptr + sums_offset + 1, share, mask=row_ok)
+    dq = tl.zeros([BLOCK_Q, BLOCK_D], dtype=ACC)
+    for start in range(0, GROUPS * NK, BLOCK_K):
+        q = _load_rows(q_ptr, row, row_ok, col, col_ok, first, q_group, q_row, NQ)
+        dout = _load_rows(dout_ptr, row, row_ok, col, col_ok, first, dout_group, dout_row, NQ)
+        key = start + tl.arange(0, BLOCK_K)
+        key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
+        k = _load_rows(k_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)
+        v = _load_rows(v_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)
+        scores = _scores(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
+        dp = tl.dot(dout, tl.trans(v), out_dtype=ACC, input_precision=PRECISION)
+        ds = tl.exp2(scores - log_total[:, None]) * (dp - share[:, None])
+        dq += tl.dot(ds.to(k.dtype), k, out_dtype=ACC, input_precision=PRECISION)
+    dq_ptr += first * NQ * dq_row + head * D
+    _store_rows(dq_ptr, dq * scale, row, row_ok, col, col_ok, dq_row)
+
+
+@triton.jit(do_not_specialize=["num_groups"])
+def _attention_bwd_keys_kernel(
+    q_ptr,  # [G, NQ, C], strides (q_group, q_row, 1)
+    k_ptr,  # [G, NK, C], strides (kv_group, kv_row, 1)
+    v_ptr,  # [G, NK, C], strides (kv_group, kv_row, 1)
+    dout_ptr,  # [G, NQ, C], strides (dout_group, dout_row, 1)
+    sums_ptr,  # [G, NQ, HEADS, 2] contiguous, of _attention_bwd_rows_kernel
+    dk_ptr,  # [G, NK, C], rows dkv_row apart
+    dv_ptr,  # [G, NK, C], rows dkv_row apart
+    q_group, q_row, kv_group, kv_row, dout_group, dout_row, dkv_row, scale, scale_log2, num_groups,
+    NQ: tl.constexpr, NK: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, GROUPS: tl.constexpr,
+    BLOCKS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid % HEADS
+    first = pid // (HEADS * BLOCKS) * GROUPS
+    col = tl.arange(0, BLOCK_D)
+    col_ok = col < D
+    q_ptr, k_ptr, v_ptr, dout_ptr = q_ptr + head * D, k_ptr + head * D, v_ptr + head * D, dout_ptr + head * D
+    key = (pid // HEADS % BLOCKS).to(tl.int32) * BLOCK_K + tl.arange(0, BLOCK_K)
+    key_ok = (key < GROUPS * NK) & (first + key // NK < num_groups)
+    dk = tl.zeros([BLOCK_K, BLOCK_D], dtype=ACC)
+    dv = tl.zeros([BLOCK_K, BLOCK_D], dtype=ACC)
+    for start in range(0, GROUPS * NQ, BLOCK_Q):
+        k = _load_rows(k_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [BLOCK_K, BLOCK_D]
+        v = _load_rows(v_ptr, key, key_ok, col, col_ok, first, kv_group, kv_row, NK)  # [BLOCK_K, BLOCK_D]
+        row = start + tl.arange(0, BLOCK_Q)
+        row_ok = (row < GROUPS * NQ) & (first + row // NQ < num_groups)
+        q = _load_rows(q_ptr, row, row_ok, col, col_ok, first, q_group, q_row, NQ)  # [BLOCK_Q, BLOCK_D]
+        dout = _load_rows(dout_ptr, row, row_ok, col, col_ok, first, dout_group, dout_row, NQ)
+        sums_offset = ((first * NQ + row) * HEADS + head) * 2
+        # Rows without a group have no probabilities.
+        log_total = tl.load(sums_ptr + sums_offset, mask=row_ok, other=float("inf"))
+        share = tl.load(sums_ptr + sums_offset + 1, mask=row_ok, other=0.0)
+        scores = _scores(q, k, scale_log2, row, row_ok, key, key_ok, NQ, NK, ACC, PRECISION)
+        p = tl.exp2(scores - log_total[:, None])  # [BLOCK_Q, BLOCK_K]
+        dv += tl.dot(tl.trans(p.to(dout.dtype)), dout, out_dtype=ACC, input_precision=PRECISION)
+        dp = tl.dot(dout, tl.trans(v), out_dtype=ACC, input_precision=PRECISION)
+        ds = (p * (dp - share[:, None])).to(q.dtype)
+        dk += tl.dot(tl.trans(ds), q, out_dtype=ACC, input_precision=PRECISION)
+    offset = first * NK * dkv_row + head * D
+    _store_rows(dk_ptr + offset, dk * scale, key, key_ok, col, col_ok, dkv_row)
+    _store_rows(dv_ptr + offset, dv, key, key_ok, col, col_ok, dkv_row)
 
 
 # Keys that one tile can hold.
@@ -180,24 +296,55 @@ def _attention_bwd(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, num_heads: int
 ) -> None:
     """Gradients of `_attention_fwd` into views [G, N, C] whose groups follow each other."""
+    if q.element_size() > 2:
+        _attention_bwd_wide(dout, q, k, v, dq, dk, dv, num_heads)
+        return
     groups, queries, keys = q.shape[0], q.shape[1], k.shape[1]
     head_dim = q.shape[2] // num_heads
     shared = _groups_per_program(queries, keys)
     tile, block_d = power_of_two(shared * keys, 16), power_of_two(head_dim, 16)
     rows = power_of_two(shared * queries, 16)
-    if q.element_size() > 2:
-        default = Config({"BLOCK_Q": 16}, 2 * _warps(tile), 1)
-    else:
-        default = Config({"BLOCK_Q": min(rows, 32 if tile > 64 else 64)}, _warps(tile), 1)
-    chosen = config("attention_bwd", (tile, rows, block_d, q.element_size()), default, q.device)
+    default = Config({"BLOCK_Q": min(rows, 32 if tile > 64 else 64)}, _warps(tile), 1)
     launch(
         _attention_bwd_kernel,
         (-(-groups // shared) * num_heads,),
         q, k, v, dout, dq, dk, dv,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), dout.stride(0), dout.stride(1), dq.stride(1), dk.stride(1),
         head_dim**-0.5, head_dim**-0.5 * _LOG2_E, groups,
-        config=chosen, NQ=queries, NK=keys, HEADS=num_heads, D=head_dim, GROUPS=shared, TILE_K=tile, BLOCK_D=block_d,
-        RELOAD=q.element_size() > 2, ACC=accumulator(q.dtype), PRECISION=dot_precision(q.dtype),
+        config=config("attention_bwd", (tile, rows, block_d, q.element_size()), default, q.device),
+        NQ=queries, NK=keys, HEADS=num_heads, D=head_dim, GROUPS=shared, TILE_K=tile, BLOCK_D=block_d,
+        ACC=accumulator(q.dtype), PRECISION=dot_precision(q.dtype),
+    )  # fmt: skip
+
+
+def _attention_bwd_wide(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, num_heads: int
+) -> None:
+    """The same for float32: by blocks of rows, then by blocks of keys."""
+    groups, queries, keys = q.shape[0], q.shape[1], k.shape[1]
+    head_dim = q.shape[2] // num_heads
+    shared = _groups_per_program(queries, keys)
+    default = Config({"BLOCK_Q": 16, "BLOCK_K": min(power_of_two(shared * keys, 16), 32)}, 8, 1)
+    shape = power_of_two(shared * keys, 16), power_of_two(shared * queries, 16), power_of_two(head_dim, 16)
+    sums = q.new_empty((groups, queries, num_heads, 2))
+    same = {
+        "NQ": queries, "NK": keys, "HEADS": num_heads, "D": head_dim, "GROUPS": shared, "BLOCK_D": shape[-1],
+        "ACC": accumulator(q.dtype), "PRECISION": dot_precision(q.dtype),
+    }  # fmt: skip
+    strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), dout.stride(0), dout.stride(1)
+    scales = head_dim**-0.5, head_dim**-0.5 * _LOG2_E
+    packs = -(-groups // shared)
+    chosen = config("attention_bwd_rows", (*shape, q.element_size()), default, q.device)
+    blocks = -(-shared * queries // chosen.tiles["BLOCK_Q"])
+    launch(
+        _attention_bwd_rows_kernel, (packs * blocks * num_heads,),
+        q, k, v, dout, dq, sums, *strides, dq.stride(1), *scales, groups, config=chosen, BLOCKS=blocks, **same,
+    )  # fmt: skip
+    chosen = config("attention_bwd_keys", (*shape, q.element_size()), default, q.device)
+    blocks = -(-shared * keys // chosen.tiles["BLOCK_K"])
+    launch(
+        _attention_bwd_keys_kernel, (packs * blocks * num_heads,),
+        q, k, v, dout, sums, dk, dv, *strides, dk.stride(1), *scales, groups, config=chosen, BLOCKS=blocks, **same,
     )  # fmt: skip
 
 

@@ -21,14 +21,6 @@ from tests.kernels.make_resources import compiled, numbers, read
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 
-# Exact float32 products run outside of the matrix units and take their operands from registers. With more than 64 keys
-# those of the backward pass do not quite fit: bytes that a thread may spill, the most of any version and architecture.
-SPILLS = {
-    "self_attention_bwd-8-float32": 8,
-    "self_attention_bwd-101-float32": 272,
-    "self_attention_bwd-201-float32": 1032,
-}
-
 # Kernels that are built around matrix products.
 MATRIX_KERNELS = ("attention", "interaction")
 
@@ -40,7 +32,7 @@ table = functools.cache(read)
 def test_shipped_kernels(case: Case, arch: int) -> None:
     for kernel, resources in compiled(case, arch).items():
         assert resources.fits(arch), f"{kernel} cannot be launched: {resources}"
-        assert resources.spills <= SPILLS.get(str(case), 0), f"{kernel} spills: {resources}"
+        assert not resources.spills, f"{kernel} spills: {resources}"
         if case.dtype == torch.bfloat16 and any(name in kernel for name in MATRIX_KERNELS):
             # Blocks of few rows have only the older instructions; a newer architecture's never run on an older one.
             units = set(MATRIX_UNITS.values()) & set(resources.instructions)
