@@ -21,51 +21,56 @@ from maedfer.kernels.folding import fold, folds
 FULL_ATTENTION = ("sdpa", "xformers")
 
 
-def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto") -> Tensor:
+def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto", mask: Tensor | None = None) -> Tensor:
     """Self-attention within each region (equation 2 of the paper), read in place from the packed product.
 
     Args:
         qkv: [..., S, 3C] queries, keys and values side by side; any strides.
         num_heads: H, which divides C.
-        impl: the implementation.
+        impl: the implementation; with a mask, "triton" cannot run.
+        mask: [..., S] bool, broadcast over the leading dimensions: True for rows that may be attended to; at least
+            one of each region.
 
     Returns:
         [..., S, C], the heads side by side.
     """
-    qkv = _autocast(qkv)
-    chosen = resolve(impl, qkv, lambda: _attention_reasons(qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), qkv.device))
+    qkv = product_operand(qkv)
+    head_dim = qkv.shape[-1] // (3 * num_heads)
+    chosen = resolve(impl, qkv, lambda: _attention_reasons(qkv.shape[-2], head_dim, qkv.device, mask))
     if chosen == "triton":
         from maedfer.kernels.region_attention import RegionAttention
 
         return RegionAttention.apply(qkv, num_heads)
     if chosen == "torch":
-        return plain.region_attention(qkv, num_heads)
+        return plain.region_attention(qkv, num_heads, mask)
     queries, keys, values = qkv.chunk(3, dim=-1)
-    return reference.attention(queries, keys, values, num_heads)
+    return reference.attention(queries, keys, values, num_heads, mask)
 
 
-def cross_attention(q: Tensor, kv: Tensor, num_heads: int, impl: Impl = "auto") -> Tensor:
+def cross_attention(q: Tensor, kv: Tensor, num_heads: int, impl: Impl = "auto", mask: Tensor | None = None) -> Tensor:
     """Attention of rows to other rows of the same group.
 
     Args:
         q: [..., NQ, C] queries.
         kv: [..., NK, 2C] keys and values side by side.
         num_heads: H, which divides C.
-        impl: the implementation.
+        impl: the implementation; with a mask, "triton" cannot run.
+        mask: [..., NK] bool, broadcast over the leading dimensions: True for keys that may be attended to; at least
+            one of each group.
 
     Returns:
         [..., NQ, C].
     """
-    q, kv = _autocast(q), _autocast(kv)
-    chosen = resolve(impl, q, lambda: _attention_reasons(kv.shape[-2], q.shape[-1] // num_heads, q.device))
+    q, kv = product_operand(q), product_operand(kv)
+    chosen = resolve(impl, q, lambda: _attention_reasons(kv.shape[-2], q.shape[-1] // num_heads, q.device, mask))
     if chosen == "triton":
         from maedfer.kernels.region_attention import CrossAttention
 
         return CrossAttention.apply(q, kv, num_heads)
     if chosen == "torch":
-        return plain.cross_attention(q, kv, num_heads)
+        return plain.cross_attention(q, kv, num_heads, mask)
     keys, values = kv.chunk(2, dim=-1)
-    return reference.attention(q, keys, values, num_heads)
+    return reference.attention(q, keys, values, num_heads, mask)
 
 
 def full_attention(qkv: Tensor, num_heads: int, backend: str = "sdpa") -> Tensor:
@@ -313,10 +318,11 @@ def masked_appearance_motion_loss(
     return MaskedAppearanceMotionLoss.apply(prediction, frames, index, tuple(patch_size), motion, normalize)
 
 
-def _attention_reasons(keys: int, head_dim: int, device: torch.device) -> list[str]:
+def _attention_reasons(keys: int, head_dim: int, device: torch.device, mask: Tensor | None = None) -> list[str]:
     from maedfer.kernels.region_attention import not_supported_reasons
 
-    return not_supported_reasons(keys, head_dim, device)
+    masked = [] if mask is None else ["a mask over keys (the kernels attend to all rows of a group)"]
+    return masked + not_supported_reasons(keys, head_dim, device)
 
 
 def _row_reasons(dim: int) -> list[str]:
@@ -350,5 +356,6 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if enabled else x.dtype
 
 
-def _autocast(x: Tensor) -> Tensor:
+def product_operand(x: Tensor) -> Tensor:
+    """x in the dtype that its products are computed in: autocast's where it is on."""
     return x.to(_product_dtype(x))

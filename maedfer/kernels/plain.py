@@ -19,14 +19,14 @@ from maedfer.kernels.cubes import gather_cubes
 from maedfer.kernels.folding import fold, folds
 
 
-def region_attention(qkv: Tensor, num_heads: int) -> Tensor:
-    """[..., S, 3C] -> [..., S, C]."""
-    return _attention(qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3))
+def region_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """[..., S, 3C] -> [..., S, C]; `mask` as in `reference.attention`."""
+    return _attention(qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3), mask)
 
 
-def cross_attention(q: Tensor, kv: Tensor, num_heads: int) -> Tensor:
-    """[..., NQ, C] and [..., NK, 2C] -> [..., NQ, C]."""
-    return _attention((q.unflatten(-1, (num_heads, -1)), *kv.unflatten(-1, (2, num_heads, -1)).unbind(-3)))
+def cross_attention(q: Tensor, kv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """[..., NQ, C] and [..., NK, 2C] -> [..., NQ, C]; `mask` as in `reference.attention`."""
+    return _attention((q.unflatten(-1, (num_heads, -1)), *kv.unflatten(-1, (2, num_heads, -1)).unbind(-3)), mask)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -185,9 +185,12 @@ class _Linear(torch.autograd.Function):
         return dx, dweight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
-def _attention(parts: tuple[Tensor, ...]) -> Tensor:
+def _attention(parts: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
     """Attention of [..., N, H, D] parts: [..., NQ, C]."""
     leading = parts[0].shape[:-3]
+    if mask is not None:
+        mask = mask.expand(parts[1].shape[:-2])[..., None, None, :]
+        mask = mask.flatten(0, -4) if leading else mask[0]
     q, k, v = (part.flatten(0, -4).transpose(1, 2) if leading else part.transpose(0, 1) for part in parts)
-    out = F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2)
+    out = F.scaled_dot_product_attention(q, k, v, mask).transpose(-3, -2).flatten(-2)
     return out.unflatten(0, leading) if leading else out

@@ -16,7 +16,7 @@ from torch import Tensor
 from maedfer.kernels.cubes import gather_cubes
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
     """Multi-head attention, softmax(q k^T / sqrt(D)) v for each head.
 
     Args:
@@ -24,13 +24,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
         k: [..., Sk, C] keys.
         v: [..., Sk, C] values.
         num_heads: H, which divides C.
+        mask: [..., Sk] bool, broadcast over the leading dimensions: True for keys that may be attended to; at least
+            one of each group.
 
     Returns:
         [..., Sq, C], the heads side by side.
     """
     shape = q.shape
+    if mask is not None:
+        mask = mask.expand(k.shape[:-1]).flatten(0, -2)[:, None, None]  # [batch, 1, 1, Sk]
     q, k, v = (_split_heads(part, num_heads).flatten(0, -4) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v)  # [batch, H, Sq, D]
+    out = F.scaled_dot_product_attention(q, k, v, mask)  # [batch, H, Sq, D]
     return out.transpose(-3, -2).reshape(shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from maedfer.models.acceleration import Acceleration, accelerate
 from maedfer.models.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,12 +27,14 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAEDFER",
+    "Acceleration",
     "LGIFormer",
     "LGIFormerConfig",
     "LoadReport",
     "MAEDFERConfig",
     "ModelConfig",
     "ModelProfile",
+    "accelerate",
     "build_model",
     "create_model",
     "from_pretrained",

@@ -46,15 +46,19 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Attend from `x` [..., Sq, C] to `context` [..., Sk, C], or to itself; returns [..., Sq, C]."""
-        return self.proj(self.heads(x, context))
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend from `x` [..., Sq, C] to `context` [..., Sk, C], or to itself; returns [..., Sq, C].
 
-    def heads(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        `mask` [..., Sk] is True for rows that may be attended to.
+        """
+        return self.proj(self.heads(x, context, mask))
+
+    def heads(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`forward` without the output projection."""
         if context is None:
-            return functional.region_attention(self.project_qkv(x), self.num_heads, self.impl)
-        return functional.cross_attention(self.project_q(x), self.project_kv(context), self.num_heads, self.impl)
+            return functional.region_attention(self.project_qkv(x), self.num_heads, self.impl, mask)
+        q, kv = self.project_q(x), self.project_kv(context)
+        return functional.cross_attention(q, kv, self.num_heads, self.impl, mask)
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Attention probabilities [..., H, Sq, Sk]."""
@@ -84,25 +88,29 @@ class Attention(nn.Module):
 
 
 class FullAttention(Attention):
-    """Self-attention over all tokens of a clip, left to a library.
+    """Attention to all tokens of a clip, left to a library.
 
     Args:
         dim: C.
         num_heads: H.
         bias: on queries and values.
         impl: "reference" takes the specification.
-        backend: "sdpa" or "xformers".
+        backend: "sdpa" or "xformers", for self-attention without a mask; the rest is PyTorch's.
     """
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto", backend: str = "sdpa") -> None:
         super().__init__(dim, num_heads, bias, impl)
         self.backend = backend
 
-    def heads(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Self-attention [..., K, C] without the output projection."""
+    def heads(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """`forward` without the output projection."""
+        impl: Impl = "reference" if chosen(self.impl) == "reference" else "torch"
+        if context is not None:
+            q, kv = self.project_q(x), self.project_kv(context)
+            return functional.cross_attention(q, kv, self.num_heads, impl, mask)
         qkv = self.project_qkv(x)
-        if chosen(self.impl) == "reference":
-            return functional.region_attention(qkv, self.num_heads, "reference")
+        if impl == "reference" or mask is not None:
+            return functional.region_attention(qkv, self.num_heads, impl, mask)
         return functional.full_attention(qkv, self.num_heads, self.backend)
 
 
@@ -208,8 +216,8 @@ class LGIBlock(nn.Module):
         self.interaction = config.interaction
         self.feedback = config.feedback
 
-        def attention() -> Attention:
-            return Attention(dim, config.num_heads, config.qkv_bias, config.impl)
+        def attention(kind: type[Attention] = Attention) -> Attention:
+            return kind(dim, config.num_heads, config.qkv_bias, config.impl)
 
         self.intra_norm = layer_norm(dim)
         if config.intra_region == "cross":
@@ -226,7 +234,8 @@ class LGIBlock(nn.Module):
         if config.feedback != "none":
             self.feedback_norm = layer_norm(dim)
             self.feedback_context_norm = layer_norm(dim)
-            self.feedback_attention = attention()
+            over_all = config.feedback == "clip"
+            self.feedback_attention = attention(FullAttention if over_all else Attention)
         self.ffn_norm = layer_norm(dim)
         self.ffn = FeedForward(dim, int(dim * config.mlp_ratio))
 
@@ -237,6 +246,7 @@ class LGIBlock(nn.Module):
         maps: AttentionMaps | None = None,
         normed: Tensor | None = None,
         next_norm: nn.LayerNorm | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -249,6 +259,8 @@ class LGIBlock(nn.Module):
                 Only for blocks that are fast.
             next_norm: the LayerNorm that the next block begins with, to be done in the same pass as the last
                 residual. Only for blocks that are fast.
+            mask: [M, S] or [B, M, S] bool, False for rows that are padding, to which nothing attends. What becomes of
+                those rows has no meaning.
 
         Returns:
             [B, M, S, C], or [B, M, 1, C] when `representative_only`; with `next_norm` that and its norm.
@@ -256,22 +268,23 @@ class LGIBlock(nn.Module):
         # What joins two blocks is only ever given to fast ones, by `run_blocks`, which has asked.
         joined = normed is not None or next_norm is not None
         if joined or (maps is None and self.is_fast):
-            return self._fast(z_BMSC, representative_only, normed, next_norm)
+            return self._fast(z_BMSC, representative_only, normed, next_norm, mask)
         if representative_only and self.prunes_local_tokens:
-            s_BMC = self._intra(z_BMSC, only_first_row=True, maps=maps)[:, :, 0]
+            s_BMC = self._intra(z_BMSC, only_first_row=True, maps=maps, mask=mask)[:, :, 0]
             s_BMC = self._inter(s_BMC, maps)
             z_BMSC = s_BMC.unsqueeze(2)
         else:
-            z_BMSC = self._intra(z_BMSC, only_first_row=False, maps=maps)
+            z_BMSC = self._intra(z_BMSC, only_first_row=False, maps=maps, mask=mask)
             s_BMC, x_BMNC = self._inter(z_BMSC[:, :, 0], maps), z_BMSC[:, :, 1:]
             if self.interaction == "self":
                 z_BMSC = torch.cat([s_BMC.unsqueeze(2), x_BMNC], dim=2)
-                z_BMSC = z_BMSC + self._drop(self.interaction_attention(self.interaction_norm(z_BMSC)), batch_dims=2)
+                branch = self.interaction_attention(self.interaction_norm(z_BMSC), mask=mask)
+                z_BMSC = z_BMSC + self._drop(branch, batch_dims=2)
                 s_BMC, x_BMNC = z_BMSC[:, :, 0], z_BMSC[:, :, 1:]
             elif self.interaction == "cross":
                 x_BMNC = self._interact(x_BMNC, s_BMC, maps)
             if self.feedback != "none":
-                s_BMC = self._feed_back(s_BMC, x_BMNC)
+                s_BMC = self._feed_back(s_BMC, x_BMNC, mask)
             z_BMSC = s_BMC.unsqueeze(2)
             if not representative_only:
                 z_BMSC = torch.cat([z_BMSC, x_BMNC], dim=2)
@@ -285,7 +298,7 @@ class LGIBlock(nn.Module):
     @property
     def is_fast(self) -> bool:
         """Whether `forward` takes the fast way: the published design, and nothing hooked or replaced inside."""
-        published = self.intra_region == "self" and self.interaction == "cross" and self.feedback == "none"
+        published = self.intra_region == "self" and self.interaction == "cross"
         return published and chosen(self.impl) != "reference" and untouched(self)
 
     @property
@@ -294,12 +307,17 @@ class LGIBlock(nn.Module):
         return self.interaction != "self" and self.feedback == "none"
 
     def _fast(
-        self, z_BMSC: Tensor, representative_only: bool, normed: Tensor | None, next_norm: nn.LayerNorm | None
+        self,
+        z_BMSC: Tensor,
+        representative_only: bool,
+        normed: Tensor | None,
+        next_norm: nn.LayerNorm | None,
+        mask: Tensor | None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         intra, interaction, impl = self.intra_attention, self.interaction_attention, self.impl
         n_BMSC = normed if normed is not None else norm(z_BMSC, self.intra_norm, impl)
-        if representative_only:
-            heads = intra.heads(n_BMSC[:, :, :1], n_BMSC)
+        if representative_only and self.prunes_local_tokens:
+            heads = intra.heads(n_BMSC[:, :, :1], n_BMSC, mask)
             after = self.inter_norm if self.inter_region else self.ffn_norm
             s_BM1C, n_BM1C = end_sub_layer(heads, intra.proj, z_BMSC[:, :, :1], self._keep(z_BMSC, 2), after, impl)
             if self.inter_region:
@@ -308,12 +326,12 @@ class LGIBlock(nn.Module):
             return feed_forward(n_BM1C, self.ffn, s_BM1C, self._keep(z_BMSC, 2), next_norm, impl)
         after = self.inter_norm if self.inter_region else self.interaction_context_norm
         z_BMSC, s_BMC, n_BMC = functional.linear_residual_layer_norm_representative(
-            intra.heads(n_BMSC),
+            intra.heads(n_BMSC, mask=mask),
             *_weights(intra.proj),
             z_BMSC,
             self._keep(z_BMSC, 2),
             *_weights(after),
-            LAYER_NORM_EPS,
+            after.eps,
             impl,
         )
         if self.inter_region:
@@ -327,11 +345,15 @@ class LGIBlock(nn.Module):
             interaction.q_bias,
             *_weights(interaction.proj),
             self._keep(z_BMSC, 1),
-            *_weights(self.ffn_norm),
+            *_weights(self.ffn_norm if self.feedback == "none" else self.feedback_context_norm),
             interaction.num_heads,
-            LAYER_NORM_EPS,
+            self.interaction_norm.eps,
             impl,
         )
+        if self.feedback != "none":
+            s_BMC = self._feed_back_fast(s_BMC, n_BMSC[:, :, 1:], mask)
+            z_BMSC = s_BMC.unsqueeze(2) if representative_only else torch.cat([s_BMC.unsqueeze(2), z_BMSC[:, :, 1:]], 2)
+            n_BMSC = norm(z_BMSC, self.ffn_norm, impl)
         return feed_forward(n_BMSC, self.ffn, z_BMSC, self._keep(z_BMSC, 2), next_norm, impl)
 
     def _inter_fast(self, s_BMC: Tensor, n_BMC: Tensor, after: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -339,19 +361,29 @@ class LGIBlock(nn.Module):
         heads = self.inter_attention.heads(n_BMC)
         return end_sub_layer(heads, self.inter_attention.proj, s_BMC, self._keep(s_BMC, 1), after, self.impl)
 
-    def _intra(self, z_BMSC: Tensor, only_first_row: bool, maps: AttentionMaps | None) -> Tensor:
+    def _feed_back_fast(self, s_BMC: Tensor, n_BMNC: Tensor, mask: Tensor | None) -> Tensor:
+        """Stage 4 from normed local tokens."""
+        attention = self.feedback_attention
+        heads = self._feedback_heads(norm(s_BMC, self.feedback_norm, self.impl), n_BMNC, mask)
+        keep = self._keep(s_BMC, 1)
+        return functional.linear_residual(heads, *_weights(attention.proj), s_BMC, keep, self.impl)
+
+    def _intra(
+        self, z_BMSC: Tensor, only_first_row: bool, maps: AttentionMaps | None, mask: Tensor | None = None
+    ) -> Tensor:
         """Stage 1; with `only_first_row`, [B, M, 1, C] with the representative tokens alone."""
         if self.intra_region == "cross":
             query = self.intra_norm(z_BMSC[:, :, :1])
             context = self.intra_context_norm(z_BMSC[:, :, 1:])
+            mask = None if mask is None else mask[..., 1:]
         else:
             context = self.intra_norm(z_BMSC)
             query = context[:, :, :1]
         if maps is not None:
             maps["intra_region"] = self.intra_attention.weights(query, context)[..., 0, :]  # [B, M, H, S or N]
         if self.intra_region == "self" and not only_first_row:
-            return z_BMSC + self._drop(self.intra_attention(context), batch_dims=2)
-        s_BM1C = z_BMSC[:, :, :1] + self._drop(self.intra_attention(query, context), batch_dims=2)
+            return z_BMSC + self._drop(self.intra_attention(context, mask=mask), batch_dims=2)
+        s_BM1C = z_BMSC[:, :, :1] + self._drop(self.intra_attention(query, context, mask), batch_dims=2)
         return s_BM1C if only_first_row else torch.cat([s_BM1C, z_BMSC[:, :, 1:]], dim=2)
 
     def _inter(self, s_BMC: Tensor, maps: AttentionMaps | None) -> Tensor:
@@ -371,14 +403,17 @@ class LGIBlock(nn.Module):
         branch = self.interaction_attention(query, context).unflatten(1, x_BMNC.shape[1:3])
         return x_BMNC + self._drop(branch, batch_dims=1)
 
-    def _feed_back(self, s_BMC: Tensor, x_BMNC: Tensor) -> Tensor:
+    def _feed_back(self, s_BMC: Tensor, x_BMNC: Tensor, mask: Tensor | None) -> Tensor:
         """Stage 4 of AVF-MAE++: representative tokens attend to local tokens."""
-        query, context = self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC)
+        heads = self._feedback_heads(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), mask)
+        return s_BMC + self._drop(self.feedback_attention.proj(heads), batch_dims=1)
+
+    def _feedback_heads(self, query: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        mask = None if mask is None else mask[..., 1:]
         if self.feedback == "clip":
-            branch = self.feedback_attention(query, context.flatten(1, 2))
-        else:
-            branch = self.feedback_attention(query.unsqueeze(2), context).squeeze(2)
-        return s_BMC + self._drop(branch, batch_dims=1)
+            mask = None if mask is None else mask.flatten(-2)
+            return self.feedback_attention.heads(query, context.flatten(1, 2), mask)
+        return self.feedback_attention.heads(query.unsqueeze(2), context, mask).squeeze(2)
 
     def _keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         return keep_factors(x, self.drop_path, self.training, batch_dims)
@@ -431,7 +466,7 @@ def keep_factors(x: Tensor, probability: float, training: bool, batch_dims: int)
 
 def norm(x: Tensor, layer: nn.LayerNorm, impl: Impl) -> Tensor:
     """A LayerNorm by the implementation of choice."""
-    return functional.layer_norm(x, *_weights(layer), LAYER_NORM_EPS, impl)
+    return functional.layer_norm(x, *_weights(layer), layer.eps, impl)
 
 
 def end_sub_layer(
@@ -439,7 +474,7 @@ def end_sub_layer(
 ) -> tuple[Tensor, Tensor]:
     """The last product of a sub-layer, its residual, and the LayerNorm that begins the next one."""
     return functional.linear_residual_layer_norm(
-        x, *_weights(linear), residual, keep, *_weights(after), LAYER_NORM_EPS, impl
+        x, *_weights(linear), residual, keep, *_weights(after), after.eps, impl
     )
 
 

@@ -127,7 +127,7 @@ def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool, fold: bool) -> M
         macs["local-global interaction"] = _attention_macs(dim, rows, rows, 1 + local)
     elif config.interaction == "cross" and not skips_local:
         # As LGIBlock.is_fast has it.
-        fast = config.intra_region == "self" and config.feedback == "none" and config.impl != "reference"
+        fast = config.intra_region == "self" and config.impl != "reference"
         if fold and fast and folds(config.num_heads, regions, dim):
             # Scores and their product with the folded values; keys, values, and the folding of each.
             folded = 2 * regions * local * config.num_heads * regions * dim + 4 * regions * dim**2

@@ -1,0 +1,368 @@
+"""The fast path inside models that were built by other people's code.
+
+`accelerate(model)` finds the blocks of the published MAE-DFER code (and of AVF-MAE++, whose blocks have a fourth
+attention) by the names and shapes of their parts, and gives each of them another `forward`. Parameters, buffers, state
+dict, hooks and the order of `named_parameters` stay as they are, as no module is replaced or added.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maedfer.errors import InputError
+from maedfer.kernels import Impl, functional
+from maedfer.kernels._dispatch import check_name
+from maedfer.models.layers import Attention, FullAttention, LGIBlock, TransformerBlock, chosen, hooked
+
+# Where a block keeps what runs in its place: in its dictionary, where no module is looked for.
+_STAND_IN = "_maedfer"
+
+_STAGES = {"first": "intra", "second": "inter", "third": "interaction", "fourth": "feedback"}
+
+
+@dataclass
+class Acceleration:
+    """What `accelerate` has done.
+
+    Attributes:
+        blocks: names of the blocks that are accelerated, in the order of the model.
+        left: why others were left as they are, by name.
+    """
+
+    blocks: list[str]
+    left: dict[str, str]
+    _modules: list[nn.Module] = field(repr=False, default_factory=list)
+
+    def undo(self) -> None:
+        """Give every block its own `forward` back."""
+        for block in self._modules:
+            block.__dict__.pop("forward", None)
+            block.__dict__.pop(_STAND_IN, None)
+        torch.compiler.reset()
+
+
+def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Acceleration:
+    """Run the blocks of a published model through the fused operations.
+
+    Works on a model as it is, inside DistributedDataParallel, and before or after torch.compile (which compiles anew).
+    Blocks follow their own `drop_path` and draw the same random numbers as before. A block whose inner layers carry
+    hooks when it is called, or that drops out in training, runs as it did before. Calling this again on an accelerated
+    model changes the implementation.
+
+    Args:
+        model: holds LGI-Former blocks (`first_attn`, ..., called with the stream [B * M, S, C] and B) or
+            transformer blocks (`norm1`, `attn`, `norm2`, `mlp`) of the published code.
+        impl: "auto", "reference", "torch" or "triton", as everywhere.
+        strict: refuse a model that has such blocks with parts that are not known; else leave those blocks alone.
+
+    Returns:
+        What was done, and a way to undo it.
+
+    Raises:
+        InputError: nothing to accelerate, or (`strict`) a block that is not understood, with the reason. The model is
+            then unchanged.
+    """
+    check_name(impl)
+    stand_ins: dict[str, tuple[nn.Module, nn.Module]] = {}
+    left: dict[str, str] = {}
+    for name, block in model.named_modules():
+        kind = _kind(block)
+        if kind is None:
+            continue
+        reason = _refusal(block, kind)
+        if reason:
+            left[name] = reason
+        else:
+            stand_ins[name] = block, _PublishedLGIBlock(block, impl) if kind == "lgi" else _PublishedBlock(block, impl)
+    if left and strict:
+        name, reason = next(iter(left.items()))
+        more = f" ({len(left)} blocks in all)" if len(left) > 1 else ""
+        raise InputError(f"{name or 'the model'} cannot be accelerated: {reason}{more}; strict=False leaves it alone")
+    if not stand_ins:
+        raise InputError(
+            f"{type(model).__name__} has no blocks of the published MAE-DFER or AVF-MAE++ code "
+            "(modules with first_attn, norm2 and mlp, or with norm1, attn, norm2 and mlp)"
+        )
+    for block, stand_in in stand_ins.values():
+        block.__dict__[_STAND_IN] = stand_in
+        forward = _lgi_forward if isinstance(stand_in, LGIBlock) else _forward
+        block.__dict__["forward"] = MethodType(forward, block)
+    # What was compiled before has the old way in it.
+    torch.compiler.reset()
+    return Acceleration(list(stand_ins), left, [block for block, _ in stand_ins.values()])
+
+
+def _lgi_forward(block: Any, x: Tensor, b: int) -> Tensor:
+    """The published signature: x [B * M, S, C] and B; returns [B * M, S, C]."""
+    stand_in = block.__dict__[_STAND_IN]
+    if not stand_in.can_stand_in():
+        return type(block).forward(block, x, b)
+    return stand_in(x.unflatten(0, (b, len(x) // max(1, b)))).flatten(0, 1)
+
+
+def _forward(block: Any, x: Tensor) -> Tensor:
+    """The published signature: x [B, K, C]; returns [B, K, C]."""
+    stand_in = block.__dict__[_STAND_IN]
+    if not stand_in.can_stand_in():
+        return type(block).forward(block, x)
+    return stand_in(x)
+
+
+# A copy or pickle of a bound method looks for this name in the block.
+_lgi_forward.__name__ = _forward.__name__ = "forward"
+
+
+class _SplitAttention(Attention):
+    """The published attention of two projections, `q` and `kv`, as ours is called."""
+
+    inner: Any
+
+    def __init__(self, inner: Any, impl: Impl) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.impl = inner, impl
+        self.num_heads = inner.num_heads
+
+    def heads(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Both projections of x where there is no context."""
+        return super().heads(x, x if context is None else context, mask)
+
+    def project_kv(self, context: Tensor) -> Tensor:
+        """Packed keys and values: [..., 2C]."""
+        bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+        return functional.linear(context, self.inner.kv.weight, bias, self.impl)
+
+    @property
+    def query_weight(self) -> Tensor:
+        """[C, C]."""
+        return self.inner.q.weight
+
+    @property
+    def q_bias(self) -> Tensor | None:  # type: ignore[override]
+        """[C]."""
+        return self.inner.q_bias
+
+    @property
+    def v_bias(self) -> Tensor | None:  # type: ignore[override]
+        """[C]."""
+        return self.inner.v_bias
+
+    @property
+    def proj(self) -> nn.Linear:  # type: ignore[override]
+        """The output projection."""
+        return self.inner.proj
+
+
+class _SplitFullAttention(_SplitAttention, FullAttention):
+    """The same over all tokens of a clip."""
+
+    def __init__(self, inner: Any, impl: Impl) -> None:
+        super().__init__(inner, impl)
+        self.backend = "sdpa"
+
+
+class _PackedAttention(FullAttention):
+    """The published attention of one projection, `qkv`, over all tokens."""
+
+    inner: Any
+
+    def __init__(self, inner: Any, impl: Impl) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.impl, self.backend = inner, impl, "sdpa"
+        self.num_heads = inner.num_heads
+
+    qkv = property(lambda self: self.inner.qkv)
+    q_bias = property(lambda self: self.inner.q_bias)
+    v_bias = property(lambda self: self.inner.v_bias)
+    proj = property(lambda self: self.inner.proj)
+
+
+class _StandIn(nn.Module):
+    """What both kinds of stand-ins share: the published block behind them, and its stochastic depth."""
+
+    block: Any
+    impl: Impl
+
+    def can_stand_in(self) -> bool:
+        """Whether nothing has been put into the block that has to be called."""
+        for layer in self.block.modules():
+            if layer is self.block:
+                continue
+            if hooked(layer) or (isinstance(layer, nn.Dropout) and layer.p > 0.0 and layer.training):
+                return False
+            if isinstance(layer, nn.Linear | nn.LayerNorm) and type(layer) not in (nn.Linear, nn.LayerNorm):
+                return False
+            if any(
+                type(parameter) is not nn.Parameter for parameter in layer._parameters.values() if parameter is not None
+            ):
+                return False
+        return True
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast way of the block is taken."""
+        return self._has_fast_way and chosen(self.impl) != "reference"
+
+    _has_fast_way = True
+
+    def _keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
+        """Factors of the block's own stochastic depth, drawn as it draws them: one for each row of a published call."""
+        drop = self.block.drop_path
+        if isinstance(drop, nn.Identity) or not drop.training:
+            return None
+        shape = x.shape[:batch_dims]
+        ones = functional.product_operand(x.new_ones(math.prod(shape), 1, 1))
+        return drop(ones).to(x.dtype).reshape(shape)
+
+    def _drop(self, branch: Tensor, batch_dims: int) -> Tensor:
+        keep = self._keep(branch, batch_dims)
+        return branch if keep is None else branch * keep.reshape(keep.shape + (1,) * (branch.dim() - batch_dims))
+
+
+class _PublishedLGIBlock(_StandIn, LGIBlock):
+    """A published LGI-Former block with the stages of ours."""
+
+    def __init__(self, block: Any, impl: Impl) -> None:
+        nn.Module.__init__(self)
+        self.block, self.impl = block, impl
+        self.intra_region = getattr(block, "first_attn_type", "self")
+        self.inter_region = hasattr(block, "second_attn")
+        self.interaction = getattr(block, "third_attn_type", "cross") if hasattr(block, "third_attn") else "none"
+        self.feedback = "clip" if hasattr(block, "fourth_attn") else "none"
+        made: dict[nn.Module, Attention] = {}
+        for theirs, ours in _STAGES.items():
+            if not hasattr(block, f"{theirs}_attn"):
+                continue
+            inner = getattr(block, f"{theirs}_attn")
+            kind = _SplitFullAttention if ours == "feedback" else _SplitAttention
+            setattr(self, f"{ours}_attention", made.setdefault(inner, kind(inner, impl)))
+            setattr(self, f"{ours}_norm", getattr(block, f"{theirs}_attn_norm0"))
+            if hasattr(block, f"{theirs}_attn_norm1"):
+                setattr(self, f"{ours}_context_norm", getattr(block, f"{theirs}_attn_norm1"))
+        self.ffn_norm, self.ffn = block.norm2, block.mlp
+        self._has_fast_way = self.intra_region == "self" and self.interaction == "cross"
+
+
+class _PublishedBlock(_StandIn, TransformerBlock):
+    """A published transformer block (the decoder's, the ViT's) with the steps of ours."""
+
+    def __init__(self, block: Any, impl: Impl) -> None:
+        nn.Module.__init__(self)
+        self.block, self.impl = block, impl
+        self.norm, self.attention = block.norm1, _PackedAttention(block.attn, impl)
+        self.ffn_norm, self.ffn = block.norm2, block.mlp
+
+    def _keep(self, x: Tensor, batch_dims: int = 1) -> Tensor | None:
+        return super()._keep(x, batch_dims)
+
+    def _drop(self, branch: Tensor, batch_dims: int = 1) -> Tensor:
+        return super()._drop(branch, batch_dims)
+
+
+def _kind(block: nn.Module) -> str | None:
+    """Which published block this looks like: "lgi", "vit", or none."""
+    parts = _parts(block)
+    if {"first_attn", "norm2", "mlp"} <= parts.keys():
+        return "lgi"
+    if parts.keys() - {"drop_path"} == {"norm1", "attn", "norm2", "mlp"} and hasattr(parts["attn"], "qkv"):
+        return "vit"
+    return None
+
+
+def _parts(block: nn.Module) -> dict[str, Any]:
+    """Children by name, one that has two names under both."""
+    return {name: part for name, part in block._modules.items() if part is not None}
+
+
+def _refusal(block: nn.Module, kind: str) -> str:
+    """Why a block cannot be stood in for; empty when it can."""
+    parts = _parts(block)
+    drop = parts.pop("drop_path", None)
+    if drop is None or not (isinstance(drop, nn.Identity) or hasattr(drop, "drop_prob")):
+        return f"its drop_path is {_described(drop)}, not nn.Identity or a module with drop_prob"
+    own = next((name for name, parameter in block._parameters.items() if parameter is not None), None)
+    if own:
+        return f"it has parameters of its own ({own}): scaled residuals are not known"
+    wanted = {"norm1", "attn"} if kind == "vit" else _lgi_parts(block)
+    wanted |= {"norm2", "mlp"}
+    if wanted != parts.keys():
+        absent, strange = ", ".join(sorted(wanted - parts.keys())), ", ".join(sorted(parts.keys() - wanted))
+        return f"its parts are not the published ones (absent: {absent or 'none'}; not known: {strange or 'none'})"
+    attentions = [name for name in parts if name.endswith("attn")]
+    norms: list[Any] = [part for name, part in parts.items() if "norm" in name]
+    if any(type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None for norm in norms):
+        return "its norms are not all nn.LayerNorm with weight and bias"
+    if len({norm.eps for norm in norms}) > 1:
+        return "its norms do not share one eps"
+    check = _packed_refusal if kind == "vit" else _split_refusal
+    for name in attentions:
+        reason = check(parts[name], int(norms[0].normalized_shape[0]))
+        if reason:
+            return f"{name} {reason}"
+    mlp = parts["mlp"]
+    if type(getattr(mlp, "fc1", None)) is not nn.Linear or type(getattr(mlp, "fc2", None)) is not nn.Linear:
+        return "mlp has no linear layers fc1 and fc2"
+    act = getattr(mlp, "act", None)
+    if type(act) is not nn.GELU or act.approximate != "none":
+        return f"mlp.act is {_described(act)}, not the exact nn.GELU"
+    return _unknown_layers(mlp, {"fc1", "fc2", "act"}, "mlp")
+
+
+def _lgi_parts(block: nn.Module) -> set[str]:
+    """Attentions and norms that a block of these switches has."""
+    names = set()
+    for stage in _STAGES:
+        if not hasattr(block, f"{stage}_attn"):
+            continue
+        names |= {f"{stage}_attn", f"{stage}_attn_norm0"}
+        default = "self" if stage in ("first", "second") else "cross"
+        if getattr(block, f"{stage}_attn_type", default) == "cross":
+            names.add(f"{stage}_attn_norm1")
+    if "fourth_attn" in names and "third_attn_norm1" not in names:
+        # It reads what a third attention of the type "cross" leaves.
+        names.add("third_attn_norm1")
+    return names
+
+
+def _split_refusal(attention: nn.Module, dim: int) -> str:
+    linear = {"q": (dim, dim), "kv": (dim, 2 * dim), "proj": (dim, dim)}
+    return _attention_refusal(attention, linear, dim)
+
+
+def _packed_refusal(attention: nn.Module, dim: int) -> str:
+    return _attention_refusal(attention, {"qkv": (dim, 3 * dim), "proj": (dim, dim)}, dim)
+
+
+def _attention_refusal(attention: nn.Module, linear: dict[str, tuple[int, int]], dim: int) -> str:
+    for name, (inputs, outputs) in linear.items():
+        layer = getattr(attention, name, None)
+        if type(layer) is not nn.Linear or (layer.in_features, layer.out_features) != (inputs, outputs):
+            return f"has no linear layer {name} from {inputs} to {outputs} channels, but {_described(layer)}"
+        if (layer.bias is None) != (name != "proj"):
+            return f"has {'no' if layer.bias is None else 'a'} bias in {name}"
+    heads = getattr(attention, "num_heads", None)
+    if not isinstance(heads, int) or heads < 1 or dim % heads:
+        return f"has num_heads {heads!r}, which does not divide {dim}"
+    if not math.isclose(getattr(attention, "scale", math.nan), (dim // heads) ** -0.5, rel_tol=1e-6):
+        return f"has scale {getattr(attention, 'scale', None)!r}, not 1 / sqrt({dim // heads})"
+    biases = [getattr(attention, name, None) for name in ("q_bias", "v_bias")]
+    if (biases[0] is None) != (biases[1] is None):
+        return "has only one of q_bias and v_bias"
+    return _unknown_layers(attention, set(linear), "its")
+
+
+def _unknown_layers(module: nn.Module, known: set[str], whose: str) -> str:
+    """Anything but known layers, dropout and nothing."""
+    for name, layer in module.named_children():
+        if name not in known and not isinstance(layer, nn.Dropout | nn.Identity):
+            return f"{whose} layer {name} is {_described(layer)}, which is not known"
+    return ""
+
+
+def _described(value: Any) -> str:
+    return "absent" if value is None else repr(value).splitlines()[0]
