@@ -48,6 +48,48 @@ def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator 
     return mask
 
 
+def visible_tokens(mask: Tensor, order: Tensor) -> Tensor:
+    """Row-major numbers of the visible tokens, by region.
+
+    Args:
+        mask: [B, K] bool in row-major order, True = hidden.
+        order: [M, N] of `region_order`, on the same device.
+
+    Returns:
+        [B, M, V] int64, each region's in their order within it.
+
+    Raises:
+        InputError: shapes that do not fit, or regions that keep different numbers of tokens, or none.
+    """
+    if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[1] != order.numel():
+        raise InputError(
+            f"mask must be bool of shape [B, {order.numel()}], got {mask.dtype} of shape {list(mask.shape)}"
+        )
+    hidden = mask[:, order]  # [B, M, N]
+    counts = (~hidden).sum(dim=2)
+    visible = int(counts[0, 0])
+    if visible == 0 or not bool((counts == visible).all()):
+        raise InputError(
+            "mask must leave the same number of visible tokens, at least one, in every region of every clip, "
+            f"got {int(counts.min())} to {int(counts.max())} of {order.shape[1]}"
+        )
+    # Visible tokens first, each group in its old order.
+    places = hidden.to(torch.uint8).argsort(dim=2, stable=True)[:, :, :visible]
+    return order.expand(mask.shape[0], -1, -1).gather(2, places)
+
+
+def token_numbers(wanted: Tensor) -> Tensor:
+    """Row-major numbers of the True tokens of [B, K]: [B, n] int64.
+
+    Raises:
+        InputError: clips differ in their number, or have none.
+    """
+    counts = wanted.sum(dim=1)
+    if not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
+        raise InputError("every clip of a batch must have the same number of tokens to reconstruct, at least one")
+    return wanted.nonzero()[:, 1].reshape(wanted.shape[0], -1)
+
+
 def running_cell_mask(
     mask: Tensor, config: LGIFormerConfig, keep: float, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -14,7 +14,7 @@ from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.config import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig
 from maedfer.models.encoder import Encoder
 from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, norm, run_blocks, sincos_positions
-from maedfer.models.masking import running_cell_mask, tube_mask
+from maedfer.models.masking import running_cell_mask, token_numbers, tube_mask, visible_tokens
 from maedfer.models.serialization import PretrainedModel
 
 
@@ -78,8 +78,11 @@ class MAEDFER(PretrainedModel):
             video: [B, I, *clip_size] normalised float clip. With output="loss", un-normalised frames instead, uint8
                 or float in [0, 1].
             mask: [B, K] bool in row-major (t, h, w) order, True = hidden. Every region of every clip must keep the
-                same number of visible tokens.
-            decode: [B, K] bool subset of `mask`, the same number for every clip: only these are reconstructed.
+                same number of visible tokens. Or the numbers of the visible tokens, [B, M, V] int64 as
+                `masking.visible_tokens` makes them: then nothing depends on values, so that the device is not waited
+                for and torch.compile sees one graph.
+            decode: [B, K] bool subset of `mask`, the same number for every clip: only these are reconstructed. Or
+                their numbers, [B, n] int64 (`masking.token_numbers`), which must be given with those of `mask`.
             output: "prediction", or "loss" for the result of `training_loss` (so that a wrapper such as
                 DistributedDataParallel sees the training step as one forward pass).
 
@@ -92,8 +95,8 @@ class MAEDFER(PretrainedModel):
         """
         if output == "loss":
             return self.training_loss(video, mask, decode)
-        wanted = mask if decode is None else decode
-        return self._decode(self._visible_tokens(mask), self.encode(video, mask), self._token_index(wanted))
+        visible, wanted = self._visible_tokens(mask), self._token_index(mask if decode is None else decode)
+        return self._decode(visible, self.encode(video, visible), wanted)
 
     def encode(self, video: Tensor, mask: Tensor) -> Tensor:
         """The encoder's normalised output for the visible tokens, regions one after the other: [B, K_visible, C]."""
@@ -106,7 +109,7 @@ class MAEDFER(PretrainedModel):
 
         Args:
             frames: [B, I, *clip_size] uint8, or float in [0, 1].
-            mask: [B, K] bool, see `forward`.
+            mask: see `forward`.
             decode: see `forward`.
 
         Returns:
@@ -114,7 +117,8 @@ class MAEDFER(PretrainedModel):
             target="pixels" the errors of the first and of the other frames).
         """
         config = self.config
-        prediction = self.forward(normalize_frames(frames), mask, decode)
+        visible, wanted = self._visible_tokens(mask), self._token_index(mask if decode is None else decode)
+        prediction = self.forward(normalize_frames(frames), visible, wanted)
         assert isinstance(prediction, Tensor)
         patch_size = config.encoder.patch_size
         if len(patch_size) == 2:
@@ -123,7 +127,7 @@ class MAEDFER(PretrainedModel):
         appearance, motion = functional.masked_appearance_motion_loss(
             prediction,
             frames,
-            self._token_index(mask if decode is None else decode),
+            wanted,
             patch_size,
             motion=config.target != "pixels",
             normalize=config.normalize_target,
@@ -226,30 +230,16 @@ class MAEDFER(PretrainedModel):
         return self.decoder_head(norm(x[:, -wanted.shape[1] :], self.decoder_norm, self.config.encoder.impl))
 
     def _visible_tokens(self, mask: Tensor) -> Tensor:
-        """Row-major numbers of the visible tokens, by region: [B, M, V]."""
-        order = self.encoder.region_order
-        if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[1] != order.numel():
-            raise InputError(
-                f"mask must be bool of shape [B, {order.numel()}], got {mask.dtype} of shape {list(mask.shape)}"
-            )
-        hidden = mask[:, order]  # [B, M, N]
-        counts = (~hidden).sum(dim=2)
-        visible = int(counts[0, 0])
-        if visible == 0 or not bool((counts == visible).all()):
-            raise InputError(
-                "mask must leave the same number of visible tokens, at least one, in every region of every clip, "
-                f"got {int(counts.min())} to {int(counts.max())} of {order.shape[1]}"
-            )
-        # Visible tokens first, each group in its old order.
-        places = hidden.to(torch.uint8).argsort(dim=2, stable=True)[:, :, :visible]
-        return order.expand(mask.shape[0], -1, -1).gather(2, places)
+        """Numbers of the visible tokens, [B, M, V], from a mask or as given."""
+        if mask.dtype == torch.int64 and mask.dim() == 3:
+            return mask
+        return visible_tokens(mask, self.encoder.region_order)
 
     def _token_index(self, wanted: Tensor) -> Tensor:
-        """Row-major numbers of the True tokens of [B, K]: [B, n]."""
-        counts = wanted.sum(dim=1)
-        if not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
-            raise InputError("every clip of a batch must have the same number of tokens to reconstruct, at least one")
-        return wanted.nonzero()[:, 1].reshape(wanted.shape[0], -1)
+        """Numbers of the tokens to reconstruct, [B, n], from a mask or as given."""
+        if wanted.dim() == 3:
+            raise InputError("with numbers of visible tokens in place of a mask, give those to decode: decode=[B, n]")
+        return wanted if wanted.dtype == torch.int64 else token_numbers(wanted)
 
     def extra_repr(self) -> str:
         """Objective, for print(model)."""

@@ -68,7 +68,7 @@ _FREE_ON_RESUME = frozenset(
     """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
     model.impl model.full_attention model.checkpoint_blocks
     model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
-    train.batch_size train.accumulate train.compile
+    train.batch_size train.accumulate train.compile train.cuda_graphs
     train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
     eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
 )
@@ -244,6 +244,13 @@ def _check_ranges(cfg: RunConfig) -> None:
             raise InputError(f"{key} must be {bound}, got {value}")
     if cfg.optim.clip_grad is not None and cfg.optim.clip_grad <= 0:
         raise InputError(f"optim.clip_grad must be above 0, or null for no clipping, got {cfg.optim.clip_grad}")
+    if cfg.train.cuda_graphs and not cfg.train.compile:
+        raise InputError("train.cuda_graphs replays what torch.compile makes: set train.compile=true as well")
+    if cfg.train.cuda_graphs and cfg.train.accumulate > 1:
+        raise InputError(
+            "train.cuda_graphs and train.accumulate exclude each other: gradients that are added up would lie in "
+            "memory that the next graph writes over"
+        )
     if cfg.task != "evaluate" and cfg.optim.warmup_epochs > cfg.optim.epochs:
         raise InputError(
             f"optim.warmup_epochs ({cfg.optim.warmup_epochs:g}) is above optim.epochs ({cfg.optim.epochs}): "

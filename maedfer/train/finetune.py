@@ -131,6 +131,10 @@ class ClassificationLoss:
             seed=cfg.seed + process_seed(rank),
         )
 
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing to do."""
+        return batch
+
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of a batch of uint8 frames and labels."""
         video, targets = self.mixup(normalize_frames(batch["frames"]), batch["label"])

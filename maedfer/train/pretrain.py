@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from maedfer.data.datasets import SampleKey
 from maedfer.files import atomic_path
-from maedfer.models import MAEDFER, build_model, profile
+from maedfer.models import MAEDFER, LGIFormerConfig, build_model, profile
+from maedfer.models.encoder import region_order
+from maedfer.models.masking import token_numbers, visible_tokens
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.loader import TrainBatches
 from maedfer.train.optim import leave_out_unused
@@ -40,7 +42,7 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
         batches = TrainBatches(cfg, runtime)
         _leave_out_unused(model.eval(), runtime)
         flops = profile(cfg.model).flops_per_train_clip
-        trainer = Trainer(cfg, runtime, model, batches, ReconstructionLoss(), flops=flops)
+        trainer = Trainer(cfg, runtime, model, batches, ReconstructionLoss(model.config.encoder), flops=flops)
         output = Path(cfg.output)
         if checkpoint is not None:
             trainer.resume(checkpoint)
@@ -58,12 +60,24 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
 
 
 class ReconstructionLoss:
-    """The loss of masked autoencoding; masks come with the batch, so that nothing is drawn here."""
+    """The loss of masked autoencoding; masks come with the batch, so that nothing is drawn here.
+
+    Args:
+        encoder: gives the regions.
+    """
+
+    def __init__(self, encoder: LGIFormerConfig) -> None:
+        self.order = region_order(encoder)
+
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Numbers of tokens in place of masks, as to count them on a GPU would be to wait for it."""
+        hidden, decode = split_masks(batch.pop("mask"))
+        wanted = token_numbers(hidden if decode is None else decode)
+        return {**batch, "visible": visible_tokens(hidden, self.order), "wanted": wanted}
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a batch of uint8 frames and masks, with its two parts, appearance and motion."""
-        hidden, decode = split_masks(batch["mask"])
-        return model(batch["frames"], hidden, decode, "loss")
+        """The loss of a prepared batch of uint8 frames, with its two parts, appearance and motion."""
+        return model(batch["frames"], batch["visible"], batch["wanted"], "loss")
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep."""

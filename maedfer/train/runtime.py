@@ -144,6 +144,8 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = _device(cfg.train.device)
     choose(cfg.clip_model.impl, device)
+    if cfg.train.cuda_graphs and device.type != "cuda":
+        raise InputError("train.cuda_graphs needs a CUDA device: leave it out on a CPU")
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)
     was_deterministic = torch.are_deterministic_algorithms_enabled()

@@ -118,7 +118,9 @@ class TrainConfig:
         accumulate: forward passes for one optimiser step.
         ema: decay of the moving average of the weights, which is then evaluated and saved; 0 = off.
         precision: arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; fp32 on a CPU.
-        compile: use torch.compile.
+        compile: use torch.compile; the losses are the same to rounding.
+        cuda_graphs: replay what is compiled as CUDA graphs (torch.compile's mode "reduce-overhead"): for small models
+            and batches, where launches take longer than kernels. Needs `compile` and a GPU.
         device: auto, cpu, cuda or cuda:N.
         resume: auto = go on from the run folder's last checkpoint if there is one, none = insist on an empty
             run folder, or the path of a checkpoint of the same settings.
@@ -139,6 +141,7 @@ class TrainConfig:
     ema: float = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     device: str = "auto"
     resume: str = "auto"
     save_every: int = 0

@@ -44,6 +44,9 @@ _MOST_OVERFLOWS = 50
 class Losses(Protocol):
     """Computes the loss of a batch."""
 
+    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What can be done on the CPU, before the batch goes to the device."""
+
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars, "loss" with a gradient among them, of a batch on the device."""
 
@@ -115,7 +118,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
         if cfg.train.compile:
-            model.compile()
+            model.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
         self.wrapped: nn.Module = model
         if runtime.world > 1:
             devices = [runtime.device] if runtime.device.type == "cuda" else None
@@ -198,8 +201,12 @@ class Trainer:
             self.waited += time.perf_counter() - asked
             self.clips += len(batch["frames"])
             self.skipped += int(batch.pop("skipped"))
+            batch = self.losses.prepare(batch)
             batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
             with self._sync(part == accumulate - 1):
+                if self.cfg.train.cuda_graphs:
+                    # What the last pass left in the graphs' memory may be written over.
+                    torch.compiler.cudagraph_mark_step_begin()
                 with self.runtime.autocast():
                     losses = self.losses(self.wrapped, batch)
                 self.scaler.scale(losses["loss"] / accumulate).backward()

@@ -9,6 +9,7 @@ from maedfer.errors import InputError
 from maedfer.kernels import reference as ops
 from maedfer.kernels.cubes import cubes
 from maedfer.models import MAEDFER, normalize_frames
+from maedfer.models.masking import token_numbers, visible_tokens
 from tests.helpers import randomize, relative_error, small, small_mae
 
 
@@ -99,6 +100,26 @@ def test_decoder_masking_reconstructs_a_subset_with_the_same_code() -> None:
     index = decode.nonzero()[:, 1].reshape(2, -1)
     aim = ops.reconstruction_target(frames, index, (2, 8, 8)).flatten(2)
     assert relative_error(parts["appearance"], (prediction - aim)[..., :192].square().mean()) < 1e-5
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_token_numbers_in_place_of_masks_make_one_graph(keep: float) -> None:
+    torch.manual_seed(0)
+    model = MAEDFER(small_mae(decoder_keep=keep))
+    randomize(model)
+    frames = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    mask, decode = model.random_masks(2)
+    want = model(frames, mask, decode, "loss")["loss"]
+    gradients = torch.autograd.grad(want, list(model.parameters()))
+    numbers = visible_tokens(mask, model.encoder.region_order), token_numbers(mask if decode is None else decode)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for step in (model, compiled):
+        got = step(frames, *numbers, "loss")["loss"]
+        assert relative_error(got, want) <= 1e-6
+        ours = torch.autograd.grad(got, list(model.parameters()))
+        assert all(relative_error(one, other) <= 1e-5 for one, other in zip(ours, gradients, strict=True))
+    with pytest.raises(InputError, match=r"give those to decode: decode=\[B, n\]"):
+        model(frames, numbers[0], output="loss")
 
 
 def test_uneven_masks_are_refused() -> None:

@@ -129,6 +129,48 @@ def test_accumulated_passes_give_the_step_of_one_large_batch(data, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_compiled_runs_have_equal_losses(task, data, tmp_path, monkeypatch):
+    run, given, compile_ = {"pretrain": run_pretrain, "finetune": run_finetune}[task], [], torch.nn.Module.compile
+
+    def whole(self, **options):
+        given.append(options)
+        # One graph or an error. Inductor needs a compiler of C++; which code it writes is not the trainer's doing.
+        compile_(self, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", whole)
+    losses = []
+    for compiled in ("false", "true"):
+        cfg = tiny(task, data, tmp_path / compiled, f"train.compile={compiled}", "eval.every=0")
+        run(cfg)
+        losses.append([record["loss"] for record in records(tmp_path / compiled, "step")])
+    assert given == [{"mode": None}] and len(losses[0]) > 5
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_compiled_runs_and_cuda_graphs_have_equal_losses_on_a_gpu(task, data, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    run, losses = {"pretrain": run_pretrain, "finetune": run_finetune}[task], []
+    for number, changes in enumerate(([], ["train.compile=true"], ["train.compile=true", "train.cuda_graphs=true"])):
+        output = tmp_path / str(number)
+        run(tiny(task, data, output, "train.device=cuda", "train.precision=fp32", "eval.every=0", *changes))
+        losses.append([record["loss"] for record in records(output, "step")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_cuda_graphs_are_refused_where_they_cannot_be(data, tmp_path):
+    with pytest.raises(InputError, match="set train.compile=true as well"):
+        tiny("finetune", data, tmp_path, "train.cuda_graphs=true")
+    graphs = ("train.cuda_graphs=true", "train.compile=true")
+    with pytest.raises(InputError, match="train.cuda_graphs and train.accumulate exclude each other"):
+        tiny("finetune", data, tmp_path, *graphs, "train.accumulate=2")
+    with pytest.raises(InputError, match="train.cuda_graphs needs a CUDA device"):
+        run_finetune(tiny("finetune", data, tmp_path, *graphs))
+
+
 def test_training_learns(data, tmp_path):
     changes = "optim.epochs=40 optim.lr=1e-2 optim.layer_decay=1 eval.every=0 model.drop_path=0".split()
     gentle = "augment.mixup=0 augment.cutmix=0 augment.smoothing=0 augment.randaugment= augment.scale=[1,1]".split()
