@@ -54,8 +54,8 @@ $(OLDEST)/.installed: pyproject.toml setup.py
 		'torch==2.11.*' 'numpy<2.4' 'pytest>=8' 'pytest-xdist>=3.6'
 	@touch $@
 
-gpu: $(STAMP) ## all tests that need a GPU
-	$(PY) -m pytest -q -m gpu $(TEST_ARGS)
+gpu: $(STAMP) ## all tests that need a GPU, then all benchmarks: benchmarks/results/gpu.json
+	$(PY) -m benchmarks.gpu $(TEST_ARGS)
 
 lint: $(STAMP) ## ruff (lint and format) and mypy
 	$(PY) -m ruff check .

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from benchmarks.published_plan import PublishedPlan
 from maedfer.errors import InputError
 from maedfer.files import atomic_path
@@ -129,21 +128,6 @@ def _without_onednn(model: LGIFormer) -> Callable[[Tensor], Tensor]:
             plain._WORTH_IT = least
 
     return run
-
-
-def machine() -> dict[str, Any]:
-    """Versions, processor and commit."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {
-        "device": f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
-    }
 
 
 if __name__ == "__main__":

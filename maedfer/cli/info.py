@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
     parser.usage = "maedfer info [MODEL] [field=value ...] [options]"
     parser.add_argument("items", nargs="*", metavar="MODEL, field=value", help="model and changes to it, see above")
     parser.add_argument("--json", action="store_true", help="print JSON (counts are whole numbers)")
-    parser.add_argument("--build", action="store_true", help="print versions of Python, torch and optional packages")
+    parser.add_argument("--build", action="store_true", help="print versions, and what of csrc was compiled")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,6 +107,7 @@ def build() -> dict[str, Any]:
 
     from maedfer import __version__
     from maedfer.kernels import choose
+    from maedfer.kernels.native import build_record
 
     facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
@@ -119,8 +120,16 @@ def build() -> dict[str, Any]:
     facts["GPUs"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["CPU threads"] = torch.get_num_threads()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for part, record in build_record().items():
+        facts[f"csrc, {part.upper()} part"] = _built(record)
     facts["implementation"] = f"{choose('auto', device)} on {device.type} (impl=auto)"
     return facts
+
+
+def _built(record: dict[str, Any]) -> str:
+    if not record["built"]:
+        return f"not there: {record['why']}"
+    return "; ".join(record[key] for key in ("architectures", "nvcc", "compiler") if key in record)
 
 
 def _config(model: str, changes: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """Which implementation of an operation runs.
 
 "reference" is the specification, "torch" the same mathematics arranged for speed in plain PyTorch (any device),
-"triton" the fused kernels. "auto" takes the first of triton, torch that can run. An explicit choice that cannot run
-raises and says why; it never falls back.
+"triton" the fused kernels, "cuda" those of csrc/ for the operations that it has and Triton's for the rest. "auto" takes
+the first of triton, torch that can run. An explicit choice that cannot run raises and says why; it never falls back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maedfer.errors import InputError, unknown
 
-Impl = Literal["auto", "reference", "torch", "triton"]
+Impl = Literal["auto", "reference", "torch", "triton", "cuda"]
 
 IMPLS: tuple[str, ...] = get_args(Impl)
 
@@ -70,21 +70,32 @@ def check_name(impl: str) -> None:
         raise unknown("implementation", impl, IMPLS)
 
 
-def resolve(impl: str, x: Tensor, reasons: Callable[[], list[str]] = list) -> str:
-    """Choose between "reference", "torch" and "triton" for one call.
+def resolve(
+    impl: str, x: Tensor, reasons: Callable[[], list[str]] = list, compiled: Callable[[], list[str]] | None = None
+) -> str:
+    """Choose between "reference", "torch", "triton" and "cuda" for one call.
 
     Args:
         impl: the caller's choice; "auto" leaves it to `current_impl`.
         x: an input, for its device and dtype.
         reasons: tells why the operation's Triton kernel cannot run these sizes, nothing when it can. Called only where
             kernels can run at all.
+        compiled: the same of the operation's kernel in csrc/; None where it has none, so that "cuda" means "triton".
 
     Raises:
-        InputError: "triton" was chosen and cannot run.
+        InputError: "triton" or "cuda" was chosen and cannot run.
     """
     chosen = _current if impl == "auto" else impl
     if chosen in ("reference", "torch"):
         return chosen
+    if chosen == "cuda":
+        against = [f"tensors are on the {x.device.type} device"] if x.device.type != "cuda" else []
+        against = against or (compiled() if compiled is not None else [])
+        if against:
+            raise InputError(f'impl="cuda" cannot run here: {"; ".join(against)}. Choose impl="auto" or "torch"')
+        if compiled is not None:
+            return "cuda"
+        chosen = "triton"
     against = [*device_reasons(x.device.type, x.device.index), *dtype_reasons(x.dtype)] or reasons()
     if chosen == "triton":
         if against:

@@ -1,20 +1,22 @@
 """The operations of LGI-Former on plain tensors, by the implementation of choice.
 
-Every function takes impl="auto" | "reference" | "torch" | "triton" (see _dispatch.py) and raises InputError, with the
-reasons, where "triton" was chosen and cannot run. Under autocast, products and the results of LayerNorms are in
-autocast's dtype; statistics and sums are float32 everywhere.
+Every function takes impl="auto" | "reference" | "torch" | "triton" | "cuda" (see _dispatch.py) and raises InputError,
+with the reasons, where "triton" or "cuda" was chosen and cannot run. Under autocast, products and the results of
+LayerNorms are in autocast's dtype; statistics and sums are float32 everywhere.
 
 Shapes: B clips, M regions, S rows a region (row 0 the representative token), H heads, C channels, F hidden channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maedfer.errors import InputError, require, unknown
-from maedfer.kernels import plain, reference
+from maedfer.kernels import native, plain, reference
 from maedfer.kernels._dispatch import Impl, resolve
 from maedfer.kernels.folding import fold, folds
 
@@ -277,6 +279,40 @@ def local_global_interaction(
     return z, layer_norm(z, next_weight, next_bias, eps, impl)
 
 
+def tubelets(
+    frames: Tensor,
+    index: Tensor,
+    patch_size: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Normalised cubes of the wanted tokens, ready for the embedding's product; no other bytes are read.
+
+    Args:
+        frames: [B, I, *size] uint8; any strides.
+        index: [B, n] or [n] int64 token numbers, row-major over the grid.
+        patch_size: of a cube.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        dtype: of the result; autocast's where it is on.
+        impl: the implementation.
+
+    Returns:
+        [B, n, I * prod(patch_size)].
+    """
+    kind = frames.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+    example = torch.empty(0, dtype=dtype, device=frames.device)
+    chosen = resolve(impl, example, compiled=lambda: native.reasons(example, patch_size, frames))
+    if chosen == "reference":
+        return reference.tubelets(frames, index, patch_size, mean, std).to(dtype)
+    if chosen == "cuda":
+        return native.tubelets(frames, index, patch_size, mean, std, dtype)
+    return plain.tubelets(frames, index, patch_size, mean, std, dtype)
+
+
 def masked_appearance_motion_loss(
     prediction: Tensor,
     frames: Tensor,
@@ -308,11 +344,18 @@ def masked_appearance_motion_loss(
         raise InputError(
             f"prediction must be [B, n, {values}] for token numbers {list(index.shape)}, got {list(prediction.shape)}"
         )
-    chosen = resolve(impl, prediction, lambda: _loss_reasons(tuple(patch_size), frames.shape[1]))
+    chosen = resolve(
+        impl,
+        prediction,
+        lambda: _loss_reasons(tuple(patch_size), frames.shape[1]),
+        lambda: native.reasons(prediction, patch_size, frames, loss=True),
+    )
     if chosen == "reference":
         return reference.masked_appearance_motion_loss(prediction, frames, index, patch_size, motion, normalize)
     if chosen == "torch":
-        return plain.MaskedAppearanceMotionLoss.apply(prediction, frames, index, tuple(patch_size), motion, normalize)
+        return plain.masked_appearance_motion_loss(prediction, frames, index, tuple(patch_size), motion, normalize)
+    if chosen == "cuda":
+        return native.MaskedAppearanceMotionLoss.apply(prediction, frames, index, tuple(patch_size), motion, normalize)
     from maedfer.kernels.reconstruction_loss import MaskedAppearanceMotionLoss
 
     return MaskedAppearanceMotionLoss.apply(prediction, frames, index, tuple(patch_size), motion, normalize)

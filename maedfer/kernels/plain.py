@@ -8,6 +8,7 @@ PyTorch and is twice as fast as its default library on AMD processors. Shapes as
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from maedfer.kernels import native
 from maedfer.kernels.cubes import gather_cubes
 from maedfer.kernels.folding import fold, folds
 
@@ -93,6 +95,33 @@ def local_global_interaction(
     return torch.cat([s.unsqueeze(2), branch], dim=2)
 
 
+def tubelets(
+    frames: Tensor,
+    index: Tensor,
+    patch_size: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """`reference.tubelets` in a dtype: nothing but the wanted cubes is read; by csrc on a CPU that has it."""
+    if frames.device.type == "cpu" and not native.reasons(frames.new_empty(0, dtype=dtype), patch_size, frames):
+        return native.tubelets(frames, index, patch_size, mean, std, dtype)
+    cubes = gather_cubes(frames, patch_size, index)  # [B, n, I, *patch]
+    cubes = cubes.float().div_(255.0) if frames.dtype == torch.uint8 else cubes
+    shape = (-1, *[1] * len(patch_size))
+    cubes = (cubes - cubes.new_tensor(mean).view(shape)).div_(cubes.new_tensor(std).view(shape))
+    return cubes.flatten(2).to(dtype)
+
+
+def masked_appearance_motion_loss(
+    prediction: Tensor, frames: Tensor, index: Tensor, patch_size: tuple[int, ...], motion: bool, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    """Two scalars, as in functional.py; by csrc on a CPU that has it."""
+    if prediction.device.type == "cpu" and not native.reasons(prediction, patch_size, frames, loss=True):
+        return native.MaskedAppearanceMotionLoss.apply(prediction, frames, index, patch_size, motion, normalize)
+    return MaskedAppearanceMotionLoss.apply(prediction, frames, index, patch_size, motion, normalize)
+
+
 class MaskedAppearanceMotionLoss(torch.autograd.Function):
     """Mean squared errors (appearance, motion) of predictions [B, n, P * I]; keeps their differences to the target."""
 
@@ -128,11 +157,8 @@ class MaskedAppearanceMotionLoss(torch.autograd.Function):
     def backward(ctx: Any, appearance: Tensor, motion: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the differences."""
         (error,) = ctx.saved_tensors
-        frames = error.shape[2]
-        each = error[:, :, 0].numel()
-        scale = torch.stack([appearance, *[motion / max(1, frames - 1)] * (frames - 1)]) * (2.0 / max(1, each))
-        gradient = (error * scale.to(error.dtype)[:, None, None]).reshape(ctx.shape).to(ctx.dtype)
-        return gradient, None, None, None, None, None
+        gradient = native.scale_difference(error.flatten(3), appearance, motion)
+        return gradient.reshape(ctx.shape).to(ctx.dtype), None, None, None, None, None
 
 
 # Fewer multiply-adds are not worth the detour.

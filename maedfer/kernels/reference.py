@@ -162,6 +162,37 @@ def drop_path_factors(shape: Sequence[int], probability: float, like: Tensor) ->
     return like.new_empty(shape).bernoulli_(1.0 - probability).div_(1.0 - probability)
 
 
+def normalize(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Frames as models take them: brought to [0, 1], then (x - mean) / std for each channel.
+
+    Args:
+        frames: [B, I, ...] uint8, or float in [0, 1].
+        mean: I values.
+        std: I values.
+    """
+    frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
+    shape = (-1, *[1] * (frames.dim() - 2))
+    return (frames - frames.new_tensor(mean).view(shape)) / frames.new_tensor(std).view(shape)
+
+
+def tubelets(
+    frames: Tensor, index: Tensor, patch_size: tuple[int, ...], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Normalised cubes of the wanted tokens, ready for the embedding's product.
+
+    Args:
+        frames: [B, I, T, H, W] uint8, or float in [0, 1].
+        index: [B, n] or [n] int64 token numbers, row-major over (t, h, w).
+        patch_size: (t, h, w) of a cube.
+        mean: of each channel.
+        std: of each channel.
+
+    Returns:
+        [B, n, I * t * h * w], float32 from uint8.
+    """
+    return gather_cubes(normalize(frames, mean, std), patch_size, index).flatten(2)
+
+
 def reconstruction_target(
     frames: Tensor, index: Tensor, patch_size: tuple[int, ...], motion: bool = True, normalize: bool = True
 ) -> Tensor:

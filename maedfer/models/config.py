@@ -15,6 +15,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that inputs are normalised with: ImageNet's for three channels, else 0 and 1."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+
+
 @dataclasses.dataclass(frozen=True)
 class LGIFormerConfig:
     """An LGI-Former (or ViT) encoder with its classification head.
@@ -47,7 +52,8 @@ class LGIFormerConfig:
         num_classes: outputs of the head; 0 gives a feature extractor.
         init_scale: factor on the head's initial weights.
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
-        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "torch" for plain
+        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for
+            those of csrc/ where there are, "torch" for plain
             PyTorch arranged for speed, "reference" for the specification. An explicit choice that cannot run raises.
         full_attention: who computes attention over all tokens of a clip (ViT, and the decoder of pre-training):
             "sdpa" for PyTorch, "xformers" for that library.

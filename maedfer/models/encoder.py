@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels.cubes import gather_cubes
-from maedfer.models.config import LGIFormerConfig
+from maedfer.models.config import LGIFormerConfig, channel_statistics
 from maedfer.models.layers import (
     AttentionMaps,
     LGIBlock,
@@ -53,9 +53,16 @@ class CubeEmbedding(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, video: Tensor, index: Tensor) -> Tensor:
-        """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C]."""
-        cubes = gather_cubes(video, self.patch_size, index)
-        return functional.linear(cubes.flatten(2), self.weight.flatten(1), self.bias, self.impl)
+        """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C].
+
+        Bytes are normalised on the way, those of the named cubes alone.
+        """
+        if video.dtype == torch.uint8:
+            mean, std = channel_statistics(video.shape[1])
+            cubes = functional.tubelets(video, index, self.patch_size, mean, std, self.weight.dtype, self.impl)
+        else:
+            cubes = gather_cubes(video, self.patch_size, index).flatten(2)
+        return functional.linear(cubes, self.weight.flatten(1), self.bias, self.impl)
 
 
 class Encoder(nn.Module):
@@ -105,7 +112,7 @@ class Encoder(nn.Module):
         """Embed a clip and add positions and representative tokens.
 
         Args:
-            video: [B, I, *clip_size].
+            video: [B, I, *clip_size] normalised, or uint8, which is normalised here.
             visible: [B, M, V] row-major numbers of the tokens to embed, by region; all when None.
 
         Returns:

@@ -37,7 +37,8 @@ class LGIFormer(PretrainedModel):
         """Class logits.
 
         Args:
-            video: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD.
+            video: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD; or uint8, which the
+                embedding normalises.
 
         Returns:
             [B, num_classes]; the features [B, C] when num_classes is 0.

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import cubes as cut
-from maedfer.kernels import functional
+from maedfer.kernels import functional, reference
 from maedfer.kernels.cubes import gather_cubes
-from maedfer.models.config import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig
+from maedfer.models.config import MAEDFERConfig, channel_statistics
 from maedfer.models.encoder import Encoder
 from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, norm, run_blocks, sincos_positions
 from maedfer.models.masking import running_cell_mask, token_numbers, tube_mask, visible_tokens
@@ -25,12 +25,7 @@ def normalize_frames(frames: Tensor) -> Tensor:
         frames: [B, I, ...] uint8, or float in [0, 1]. Three channels are normalised with the ImageNet statistics,
             other counts only brought to [0, 1].
     """
-    frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
-    if frames.shape[1] != 3:
-        return frames
-    shape = (1, 3) + (1,) * (frames.dim() - 2)
-    mean = frames.new_tensor(IMAGENET_MEAN).reshape(shape)
-    return (frames - mean) / frames.new_tensor(IMAGENET_STD).reshape(shape)
+    return reference.normalize(frames, *channel_statistics(frames.shape[1]))
 
 
 class MAEDFER(PretrainedModel):
@@ -75,8 +70,8 @@ class MAEDFER(PretrainedModel):
         """Predict the cubes of masked tokens.
 
         Args:
-            video: [B, I, *clip_size] normalised float clip. With output="loss", un-normalised frames instead, uint8
-                or float in [0, 1].
+            video: [B, I, *clip_size] normalised float clip, or uint8. With output="loss", un-normalised frames
+                instead, uint8 or float in [0, 1].
             mask: [B, K] bool in row-major (t, h, w) order, True = hidden. Every region of every clip must keep the
                 same number of visible tokens. Or the numbers of the visible tokens, [B, M, V] int64 as
                 `masking.visible_tokens` makes them: then nothing depends on values, so that the device is not waited
@@ -118,7 +113,8 @@ class MAEDFER(PretrainedModel):
         """
         config = self.config
         visible, wanted = self._visible_tokens(mask), self._token_index(mask if decode is None else decode)
-        prediction = self.forward(normalize_frames(frames), visible, wanted)
+        # Bytes are normalised by the embedding, those of the visible tokens alone.
+        prediction = self.forward(frames if frames.dtype == torch.uint8 else normalize_frames(frames), visible, wanted)
         assert isinstance(prediction, Tensor)
         patch_size = config.encoder.patch_size
         if len(patch_size) == 2:

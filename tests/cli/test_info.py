@@ -97,5 +97,19 @@ def test_lists(call: Call) -> None:
     assert call("info").out.split() == list_models()
     assert json.loads(call("info", "--json").out) == {"models": list_models()}
     build = json.loads(call("info", "--build", "--json").out)
-    assert {"python", "torch", "av", "CUDA available"} <= build.keys()
+    assert {"python", "torch", "av", "CUDA available", "csrc, CPU part", "csrc, CUDA part"} <= build.keys()
     assert "not installed" in call("info", "--build").out or all(build.values())
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"built": False, "why": "nvcc was not found"}, "not there: nvcc was not found"),
+        ({"built": True, "compiler": "g++ 12", "nvcc": "13.0", "architectures": "sm_80"}, "sm_80; 13.0; g++ 12"),
+        ({"built": True, "compiler": "g++ 12"}, "g++ 12"),
+    ],
+)
+def test_what_was_compiled(record: dict, text: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maedfer.kernels.native._RECORD", {"cpu": record, "cuda": record})
+    build = json.loads(call("info", "--build", "--json").out)
+    assert build["csrc, CPU part"] == build["csrc, CUDA part"] == text

@@ -1,0 +1,299 @@
+"""The operations of LGI-Former as workloads: inputs, the least work, and who else can do them.
+
+Sizes are those of the base model: B clips, M regions, S rows a region, H heads, C channels. S = 101 is fine-tuning,
+11 pre-training (90% of the tokens hidden), the others are other region sizes. Inputs, weights included, are in the
+dtype of the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.operation import BASE, Function, Operation, Sizes, compiled
+from benchmarks.workload import Settings, Skip, nbytes
+from maedfer.errors import MissingDependencyError, require
+from maedfer.kernels import functional, native
+from maedfer.kernels.folding import folds
+from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
+from maedfer.models.layers import LAYER_NORM_EPS
+from maedfer.models.masking import tube_mask
+
+
+def _randn(settings: Settings, *shape: int, scale: float = 1.0) -> Tensor:
+    values = scale * torch.randn(shape, device=settings.device)
+    return values.to(settings.dtype).requires_grad_()
+
+
+def _weight(settings: Settings, out: int, into: int) -> Tensor:
+    return _randn(settings, out, into, scale=into**-0.5)
+
+
+def _norm(settings: Settings, dim: int) -> list[Tensor]:
+    return [_randn(settings, dim, scale=0.2), _randn(settings, dim, scale=0.2)]
+
+
+def _sdpa(settings: Settings, sizes: Sizes) -> Function:
+    return lambda qkv: functional.full_attention(qkv, sizes["H"])
+
+
+def _xformers(settings: Settings, sizes: Sizes) -> Function:
+    if settings.device != "cuda":
+        raise Skip("xformers computes on GPUs only")
+
+    try:
+        require("xformers.ops", "xformers")
+    except MissingDependencyError as error:
+        raise Skip(str(error)) from error
+    return lambda qkv: functional.full_attention(qkv, sizes["H"], "xformers")
+
+
+def _flex(settings: Settings, sizes: Sizes) -> Function:
+    if settings.device != "cuda":
+        raise Skip("FlexAttention has no backward pass on a CPU")
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Without compilation it forms the matrices in full, which nobody would use.
+    attend = compiled(flex_attention)
+
+    def run(qkv: Tensor) -> Tensor:
+        parts = qkv.flatten(0, -3).unflatten(-1, (3, sizes["H"], -1)).permute(2, 0, 3, 1, 4)
+        return attend(*parts.unbind()).transpose(1, 2).reshape(*qkv.shape[:-1], -1)
+
+    return run
+
+
+def _sdpa_cross(settings: Settings, sizes: Sizes) -> Function:
+    def run(q: Tensor, kv: Tensor) -> Tensor:
+        heads = (q.unflatten(-1, (sizes["H"], -1)), *kv.unflatten(-1, (2, sizes["H"], -1)).unbind(-3))
+        out = F.scaled_dot_product_attention(*(part.flatten(0, 1).transpose(1, 2) for part in heads))
+        return out.transpose(1, 2).reshape(q.shape)
+
+    return run
+
+
+def _region_qkv(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    return [_randn(settings, sizes["B"], sizes["M"], sizes["S"], 3 * sizes["C"])]
+
+
+def _representative_qkv(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    return [_randn(settings, sizes["B"], sizes["M"], 3 * sizes["C"])]
+
+
+def _first_row_qkv(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    shape = sizes["B"], sizes["M"]
+    q = _randn(settings, *shape, 1, sizes["C"])
+    return [q, _randn(settings, *shape, sizes["S"], 2 * sizes["C"])]
+
+
+def _stream(settings: Settings, sizes: Sizes) -> Tensor:
+    return _randn(settings, *(sizes[name] for name in "BMSC"))
+
+
+def _interaction(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    dim = sizes["C"]
+    representative = [_randn(settings, sizes["B"], sizes["M"], width) for width in (dim, 2 * dim)]
+    query, out = ([_weight(settings, dim, dim), _randn(settings, dim, scale=0.2)] for _ in range(2))
+    return [
+        _stream(settings, sizes),
+        *representative,
+        *_norm(settings, dim),
+        *query,
+        *out,
+        None,
+        *_norm(settings, dim),
+    ]
+
+
+def _interaction_flops(sizes: Sizes) -> int:
+    batch, regions, rows, heads, dim = (sizes[name] for name in "BMSHC")
+    tokens = regions * (rows - 1)
+    if folds(heads, regions, dim):
+        # Scores and their product with the values; folding a projection into the keys, another into the values.
+        return 2 * batch * (2 * tokens * heads * regions * dim + 2 * regions * dim**2)
+    return 2 * batch * (2 * tokens * dim**2 + 2 * tokens * regions * dim)
+
+
+def _residual_norm(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    dim = sizes["C"]
+    linear = [_weight(settings, dim, dim), _randn(settings, dim, scale=0.2)]
+    return [_stream(settings, sizes), *linear, _stream(settings, sizes), None, *_norm(settings, dim)]
+
+
+def _gelu(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    dim = sizes["C"]
+    return [_stream(settings, sizes), _weight(settings, 4 * dim, dim), _randn(settings, 4 * dim, scale=0.2)]
+
+
+def _loss_config(sizes: Sizes) -> MAEDFERConfig:
+    config = model_config("mae_dfer_base") if sizes["C"] == BASE["C"] else small_autoencoder()
+    assert isinstance(config, MAEDFERConfig)
+    return config
+
+
+def small_autoencoder() -> MAEDFERConfig:
+    """An autoencoder for a smoke check."""
+    sizes = {"clip_size": (4, 32, 32), "patch_size": (2, 8, 8), "region_size": (2, 2, 2)}
+    config = model_config(
+        "mae_dfer_base",
+        **sizes,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mask_ratio=0.5,
+        decoder_dim=16,
+        decoder_depth=1,
+        decoder_heads=2,
+    )
+    assert isinstance(config, MAEDFERConfig)
+    return config
+
+
+def _loss(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    config, device = _loss_config(sizes), settings.device
+    encoder = config.encoder
+    mask = torch.stack([tube_mask(encoder, config.mask_ratio) for _ in range(sizes["B"])])
+    index = mask.nonzero()[:, 1].view(sizes["B"], -1).to(device)
+    frames = torch.randint(0, 256, (sizes["B"], 3, *encoder.clip_size), dtype=torch.uint8, device=device)
+    return [_randn(settings, *index.shape, encoder.cube_values), frames, index]
+
+
+def _loss_bytes(inputs: Sequence[Tensor | None]) -> int:
+    prediction, frames, index = inputs
+    assert prediction is not None and frames is not None
+    # Of the frames, the masked cubes: one byte for each value of the prediction.
+    return nbytes([prediction, index]) + prediction.numel() * frames.element_size()
+
+
+def _call_loss(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.masked_appearance_motion_loss(*inputs, sizes["patch"], impl=impl)
+
+
+def _without_csrc(settings: Settings, sizes: Sizes) -> Function:
+    if settings.device != "cpu" or not native.build_record()["cpu"]["built"]:
+        raise Skip("csrc takes part on a CPU only, where it was built")
+
+    def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with mock.patch.object(native, "reasons", return_value=["left out"]):
+            return _call_loss(sizes, "torch", *inputs)
+
+    return run
+
+
+def _csrc(call: Callable[..., Any]) -> Callable[[Settings, Sizes], Function]:
+    def make(settings: Settings, sizes: Sizes) -> Function:
+        if settings.device != "cuda":
+            raise Skip('impl="cuda" is for GPUs; on a CPU csrc is part of ours')
+        return functools.partial(call, sizes, "cuda")
+
+    return make
+
+
+def _cubes(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    config = _loss_config(sizes)
+    mask = torch.stack([tube_mask(config.encoder, config.mask_ratio) for _ in range(sizes["B"])])
+    index = (~mask).nonzero()[:, 1].view(sizes["B"], -1).to(settings.device)
+    _, frames, _ = _loss(settings, sizes)
+    # The last one tells the dtype of the result.
+    return [frames, index, torch.empty(0, dtype=settings.dtype, device=settings.device)]
+
+
+def _call_cubes(sizes: Sizes, impl: str, frames: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    return functional.tubelets(frames, index, sizes["patch"], IMAGENET_MEAN, IMAGENET_STD, like.dtype, impl)
+
+
+def _cubes_bytes(inputs: Sequence[Tensor | None]) -> int:
+    frames, index, _ = inputs
+    assert frames is not None and index is not None
+    tokens = frames[0, 0].numel() // math.prod(_patch(frames))
+    return index.nbytes + frames.nbytes * index.shape[1] // tokens
+
+
+def _patch(frames: Tensor) -> tuple[int, ...]:
+    config = model_config("mae_dfer_base") if frames.shape[-1] > 32 else small_autoencoder()
+    assert isinstance(config, MAEDFERConfig)
+    return config.encoder.patch_size
+
+
+OPERATIONS = (
+    Operation(
+        "region_attention",
+        (101, 11, 41, 51, 201),
+        _region_qkv,
+        lambda sizes, impl, qkv: functional.region_attention(qkv, sizes["H"], impl),
+        lambda sizes: 4 * math.prod(sizes[name] for name in "BMSSC"),
+        {"sdpa": _sdpa, "flex_attention": _flex, "xformers": _xformers},
+    ),
+    Operation(
+        "inter_region_attention",
+        (101,),
+        _representative_qkv,
+        lambda sizes, impl, qkv: functional.region_attention(qkv, sizes["H"], impl),
+        lambda sizes: 4 * math.prod(sizes[name] for name in "BMMC"),
+        {"sdpa": _sdpa, "flex_attention": _flex, "xformers": _xformers},
+        label="M={M}",
+    ),
+    Operation(
+        "cross_attention",
+        (101,),
+        _first_row_qkv,
+        lambda sizes, impl, q, kv: functional.cross_attention(q, kv, sizes["H"], impl),
+        lambda sizes: 4 * math.prod(sizes[name] for name in "BMSC"),
+        {"sdpa": _sdpa_cross},
+    ),
+    Operation(
+        "local_global_interaction",
+        (101, 11),
+        _interaction,
+        lambda sizes, impl, *inputs: functional.local_global_interaction(*inputs, sizes["H"], LAYER_NORM_EPS, impl),
+        _interaction_flops,
+    ),
+    Operation(
+        "layer_norm",
+        (101,),
+        lambda settings, sizes: [_stream(settings, sizes), *_norm(settings, sizes["C"])],
+        lambda sizes, impl, *inputs: functional.layer_norm(*inputs, LAYER_NORM_EPS, impl),
+        lambda sizes: 0,
+    ),
+    Operation(
+        "linear_residual_layer_norm",
+        (101,),
+        _residual_norm,
+        lambda sizes, impl, *inputs: functional.linear_residual_layer_norm(*inputs, LAYER_NORM_EPS, impl),
+        lambda sizes: 2 * math.prod(sizes[name] for name in "BMSCC"),
+    ),
+    Operation(
+        "linear_gelu",
+        (101,),
+        _gelu,
+        lambda sizes, impl, *inputs: functional.linear_gelu(*inputs, impl),
+        lambda sizes: 8 * math.prod(sizes[name] for name in "BMSCC"),
+    ),
+    Operation(
+        "masked_appearance_motion_loss",
+        (101,),
+        _loss,
+        _call_loss,
+        lambda sizes: 0,
+        {"without_csrc": _without_csrc, "csrc": _csrc(_call_loss)},
+        read=_loss_bytes,
+        label="B={B}",
+    ),
+    Operation(
+        "tubelets",
+        (101,),
+        _cubes,
+        _call_cubes,
+        lambda sizes: 0,
+        {"csrc": _csrc(_call_cubes)},
+        read=_cubes_bytes,
+        label="B={B}",
+    ),
+)

@@ -1,0 +1,270 @@
+"""The compiled operations of csrc/: cubes of tokens and the pre-training loss, straight from the bytes of frames.
+
+`maedfer._cpu` (C++) and `maedfer._cuda` (CUDA C++) take pointers, sizes and a stream, and know nothing of PyTorch; here
+their arguments are checked, outputs are allocated, and operators are declared, so that torch.compile, fake tensors and
+opcheck see them. Either module may be absent (see `build_record`); `reasons` tells why an operation cannot run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from maedfer.errors import InputError
+from maedfer.kernels._registry import define, operator
+
+# Element types by the numbers of csrc/element.h.
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def _imported(part: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"maedfer._{part}")
+    except ImportError:
+        return None
+
+
+# Imported at once, as torch.compile can look at modules but not import them. None where one was not built or does not
+# fit this machine.
+_MODULES = {part: _imported(part) for part in ("cpu", "cuda")}
+
+
+def _read_record() -> dict[str, Any]:
+    path = _PACKAGE / "_build.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for part, module in _MODULES.items():
+        entry = record.setdefault(part, {"built": False, "why": "it was installed without setup.py's compilation"})
+        if entry["built"] and module is None:
+            record[part] = {"built": False, "why": f"maedfer._{part} was built but cannot be imported here"}
+    return record
+
+
+_RECORD = _read_record()
+_LARGEST_LOSS = (_MODULES["cuda"].loss_most_frames, _MODULES["cuda"].loss_most_pixels) if _MODULES["cuda"] else (0, 0)
+
+
+def build_record() -> dict[str, Any]:
+    """What was compiled when the package was installed, by part ("cpu", "cuda"): what with, or why not."""
+    return _RECORD
+
+
+def reasons(x: Tensor, patch_size: Sequence[int], frames: Tensor, loss: bool = False) -> list[str]:
+    """Why the compiled operation cannot run on these tensors; empty when it can.
+
+    Args:
+        x: the predictions of the loss, or an empty tensor of the dtype of wanted cubes.
+        patch_size: of a cube.
+        frames: [B, I, T, H, W].
+        loss: for the loss, else for tubelets.
+    """
+    part = "cuda" if x.device.type == "cuda" else "cpu"
+    if x.device.type not in ("cpu", "cuda"):
+        return [f"tensors are on the {x.device.type} device"]
+    if _MODULES[part] is None:
+        return [_absent(part)]
+    against = []
+    if len(patch_size) != 3:
+        against.append(f"patches of {len(patch_size)} dimensions (cubes of frames, rows and columns are read)")
+    if x.dtype not in _FLOATS:
+        against.append(f"{x.dtype} (float32, bfloat16 and float16 are written)")
+    if frames.dtype != torch.uint8 and (part == "cuda" or frames.dtype != torch.float32):
+        against.append(f"frames of {frames.dtype} (uint8 is read{'' if part == 'cuda' else ', and float32'})")
+    if loss and part == "cuda" and not against:
+        time, pixels = patch_size[0], patch_size[1] * patch_size[2]
+        if time > _LARGEST_LOSS[0] or pixels > _LARGEST_LOSS[1]:
+            against.append(f"cubes of {time} frames of {pixels} pixels (larger than the kernel holds)")
+    return against
+
+
+def tubelets(
+    frames: Tensor,
+    index: Tensor,
+    patch_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Normalised cubes of the wanted tokens; arguments and result are those of `reference.tubelets`."""
+    return operator("tubelets")(frames, index, list(patch_size), list(mean), list(std), dtype)
+
+
+def reconstruction_loss(
+    prediction: Tensor,
+    frames: Tensor,
+    index: Tensor,
+    patch_size: Sequence[int],
+    motion: bool,
+    normalize: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both losses, and prediction - target where `keep`, else an empty tensor (see reconstruction_loss.py)."""
+    return operator("native_reconstruction_loss")(prediction, frames, index, list(patch_size), motion, normalize, keep)
+
+
+class MaskedAppearanceMotionLoss(torch.autograd.Function):
+    """Mean squared errors (appearance, motion) of predictions [B, n, P * I]; keeps their differences to the target."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        prediction: Tensor,
+        frames: Tensor,
+        index: Tensor,
+        patch_size: Sequence[int],
+        motion: bool,
+        normalize: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The target exists for one cube at a time."""
+        keep = ctx.needs_input_grad[0]
+        appearance_loss, motion_loss, difference = reconstruction_loss(
+            prediction, frames, index, patch_size, motion, normalize, keep
+        )
+        ctx.save_for_backward(difference)
+        ctx.frames = patch_size[0]
+        return appearance_loss, motion_loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, appearance: Tensor, motion: Tensor) -> tuple[Tensor | None, ...]:
+        """Scales the differences."""
+        (difference,) = ctx.saved_tensors
+        gradient = scale_difference(difference.unflatten(-1, (ctx.frames, -1)), appearance, motion)
+        return gradient.flatten(2), None, None, None, None, None
+
+
+def scale_difference(difference: Tensor, appearance: Tensor, motion: Tensor) -> Tensor:
+    """The gradient of predictions from prediction - target [B, n, t, values of a frame] and those of both losses."""
+    frames, each = difference.shape[2], difference[:, :, 0].numel()
+    scale = torch.stack([appearance, *[motion / max(1, frames - 1)] * (frames - 1)]) * (2.0 / max(1, each))
+    return (difference * scale[:, None]).to(difference.dtype)
+
+
+def _tubelets_fake(
+    frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
+) -> Tensor:
+    batch = frames.shape[0]
+    values = frames.shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
+    return frames.new_empty((batch, index.shape[-1], values), dtype=dtype)
+
+
+def _tubelets(
+    frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
+) -> Tensor:
+    _check(frames, index, patch_size)
+    compiled, device = _module(frames)
+    out = _tubelets_fake(frames, index, patch_size, mean, std, dtype)
+    index = index.expand(frames.shape[0], index.shape[-1])
+    white = 255.0 if frames.dtype == torch.uint8 else 1.0
+    scale = torch.tensor([1.0 / (white * one) for one in std], dtype=torch.float32)
+    shift = torch.tensor([-one / other for one, other in zip(mean, std, strict=True)], dtype=torch.float32)
+    clips, cube = _clips(compiled, frames, patch_size), compiled.Cube(*patch_size)
+    places = (index.data_ptr(), *index.stride(), *index.shape)
+    if device == "cpu":
+        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), _ELEMENTS[dtype], torch.get_num_threads())
+        compiled.tubelets(frames.data_ptr(), _ELEMENTS[frames.dtype], clips, cube, *places, *given)
+        return out
+    with torch.cuda.device(frames.device):
+        scale, shift = scale.to(frames.device), shift.to(frames.device)
+        stream = torch.cuda.current_stream().cuda_stream
+        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), _ELEMENTS[dtype], stream)
+        _launched(compiled.tubelets(frames.data_ptr(), clips, cube, *places, *given))
+    return out
+
+
+def _loss_fake(
+    prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    scalar = prediction.new_empty((), dtype=torch.float32)
+    return scalar, scalar.clone(), prediction.new_empty(prediction.shape if keep else (0,))
+
+
+def _loss(
+    prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(frames, index, patch_size)
+    compiled, device = _module(frames)
+    if prediction.stride(-1) != 1:
+        prediction = prediction.contiguous()
+    difference = prediction.new_empty(prediction.shape if keep else (0,))
+    kept = difference.data_ptr() if keep else 0
+    clips, cube = _clips(compiled, frames, patch_size), compiled.Cube(*patch_size)
+    predicted = (prediction.data_ptr(), _ELEMENTS[prediction.dtype], prediction.stride(0), prediction.stride(1))
+    places = (index.data_ptr(), *index.stride(), *index.shape)
+    if device == "cpu":
+        white = 255.0 if frames.dtype == torch.uint8 else 1.0
+        read = (frames.data_ptr(), _ELEMENTS[frames.dtype], clips, cube)
+        how = (motion, normalize, white, kept, torch.get_num_threads())
+        losses = compiled.reconstruction_loss(*predicted, *read, *places, *how)
+        appearance, motion_loss = torch.tensor(losses, dtype=torch.float32)
+        return appearance.clone(), motion_loss.clone(), difference
+    sums = prediction.new_empty((index.numel(), 2), dtype=torch.float32)
+    with torch.cuda.device(frames.device):
+        how = (motion, normalize, sums.data_ptr(), kept, torch.cuda.current_stream().cuda_stream)
+        _launched(compiled.reconstruction_loss(*predicted, frames.data_ptr(), clips, cube, *places, *how))
+    # Of no token, or of no frame, a mean is undefined.
+    first = patch_size[1] * patch_size[2] * frames.shape[1]
+    counts = sums.new_tensor([first, first * (patch_size[0] - 1)]) * index.numel()
+    means = sums.sum(0) / counts
+    return means[0].clone(), means[1].clone(), difference
+
+
+def _check(frames: Tensor, index: Tensor, patch_size: list[int]) -> None:
+    if frames.dim() != 5 or len(patch_size) != 3:
+        raise InputError(f"frames must be [B, I, T, H, W] with cubes (t, h, w), got {list(frames.shape)}, {patch_size}")
+    if any(size % part or not size for size, part in zip(frames.shape[2:], patch_size, strict=True)):
+        raise InputError(f"cubes of {tuple(patch_size)} do not divide clips of {tuple(frames.shape[2:])}")
+    if index.dtype != torch.int64 or index.dim() not in (1, 2) or index.device != frames.device:
+        raise InputError(
+            f"index must be int64 [B, n] or [n] on {frames.device}, "
+            f"got {index.dtype} {list(index.shape)} on {index.device}"
+        )
+    if index.dim() == 2 and index.shape[0] != frames.shape[0]:
+        raise InputError(f"index names tokens of {index.shape[0]} clips, there are {frames.shape[0]}")
+
+
+def _module(frames: Tensor) -> tuple[Any, str]:
+    part = "cuda" if frames.device.type == "cuda" else "cpu"
+    compiled = _MODULES[part]
+    if compiled is None:
+        raise InputError(_absent(part))
+    return compiled, part
+
+
+def _absent(part: str) -> str:
+    return f"csrc's {part.upper()} part is not there ({_RECORD[part].get('why', 'not built')})"
+
+
+def _clips(compiled: Any, frames: Tensor, patch_size: Sequence[int]) -> Any:
+    grid = [size // part for size, part in zip(frames.shape[2:], patch_size, strict=True)]
+    return compiled.Clips(frames.shape[1], *grid, *frames.stride())
+
+
+def _launched(error: int) -> None:
+    if error:
+        raise RuntimeError(f"a kernel of maedfer._cuda was not launched: CUDA error {error}")
+
+
+define(
+    "tubelets",
+    "(Tensor frames, Tensor index, int[] patch_size, float[] mean, float[] std, ScalarType dtype) -> Tensor",
+    _tubelets_fake,
+)
+define(
+    "native_reconstruction_loss",
+    "(Tensor prediction, Tensor frames, Tensor index, int[] patch_size, bool motion, bool normalize, bool keep) "
+    "-> (Tensor, Tensor, Tensor)",
+    _loss_fake,
+)
+for _name, _function in (("tubelets", _tubelets), ("native_reconstruction_loss", _loss)):
+    torch.library.impl(f"maedfer::{_name}", ("cpu", "cuda"), _function)
