@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maedfer.kernels import functional
 
@@ -155,6 +158,32 @@ def peak_memory(timed: Timed, device: torch.device) -> int | None:
     timed.run(timed.prepare())
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+class _Moved(TorchDispatchMode):
+    """Adds up the bytes of the tensors that every operation reads and writes; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        written = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        places = {x.untyped_storage().data_ptr() for x in read}
+        changes = any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments)
+        if changes or not written or any(x.untyped_storage().data_ptr() not in places for x in written):
+            self.bytes += sum(x.nbytes for x in (*read, *written))
+        return result
+
+
+def moved_bytes(timed: Timed) -> int:
+    """Bytes of the inputs and outputs of all operations of PyTorch in one call; a fused operation is one of them."""
+    prepared = timed.prepare()
+    with _Moved() as moved:
+        timed.run(prepared)
+    return moved.bytes
 
 
 def measure_floors(clock: Clock, dtype: torch.dtype, seconds: float, small: bool = False) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.operation import BASE, Function, Operation, Sizes, compiled
 from benchmarks.workload import Settings, Skip, nbytes
 from maedfer.errors import MissingDependencyError, require
-from maedfer.kernels import functional, native
+from maedfer.kernels import functional, native, plain
 from maedfer.kernels.folding import folds
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
 from maedfer.models.layers import LAYER_NORM_EPS
@@ -119,6 +119,34 @@ def _interaction_flops(sizes: Sizes) -> int:
         # Scores and their product with the values; folding a projection into the keys, another into the values.
         return 2 * batch * (2 * tokens * heads * regions * dim + 2 * regions * dim**2)
     return 2 * batch * (2 * tokens * dim**2 + 2 * tokens * regions * dim)
+
+
+def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.local_global_interaction(*inputs, sizes["H"], LAYER_NORM_EPS, impl)
+
+
+def _forced(folded: bool) -> Callable[[Settings, Sizes], Function]:
+    """The interaction in one of its two forms, whichever takes fewer multiply-adds."""
+
+    def make(settings: Settings, sizes: Sizes) -> Function:
+        def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            with mock.patch.object(functional, "folds", return_value=folded):
+                with mock.patch.object(plain, "folding_pays", return_value=folded):
+                    return _call_interaction(sizes, "auto", *inputs)
+
+        return run
+
+    return make
+
+
+class _Crossover(Operation):
+    """800 tokens in more and more regions: where folding stops to pay."""
+
+    def _sizes(self, settings: Settings) -> dict[str, Sizes]:
+        if settings.small:
+            return super()._sizes(settings)
+        found = [{**BASE, "B": settings.batch, "M": m, "S": 1 + 800 // m} for m in (8, 16, 32, 50, 80, 100)]
+        return {f"M={sizes['M']}": sizes for sizes in found}
 
 
 def _residual_norm(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
@@ -252,7 +280,7 @@ OPERATIONS = (
         "local_global_interaction",
         (101, 11),
         _interaction,
-        lambda sizes, impl, *inputs: functional.local_global_interaction(*inputs, sizes["H"], LAYER_NORM_EPS, impl),
+        _call_interaction,
         _interaction_flops,
     ),
     Operation(
@@ -295,5 +323,17 @@ OPERATIONS = (
         {"csrc": _csrc(_call_cubes)},
         read=_cubes_bytes,
         label="B={B}",
+    ),
+)
+
+# Measured with --sweep only.
+CROSSOVERS = (
+    _Crossover(
+        "folding",
+        (101,),
+        _interaction,
+        _call_interaction,
+        _interaction_flops,
+        {"folded": _forced(True), "unfolded": _forced(False)},
     ),
 )

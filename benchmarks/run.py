@@ -19,11 +19,11 @@ import torch
 
 from benchmarks.goals import goals
 from benchmarks.machine import machine
-from benchmarks.measure import Clock, Spread, interleave, measure_floors, peak_memory
+from benchmarks.measure import Clock, Spread, interleave, measure_floors, moved_bytes, peak_memory
 from benchmarks.model_steps import MODELS
-from benchmarks.operations import OPERATIONS
+from benchmarks.operations import CROSSOVERS, OPERATIONS
 from benchmarks.sweeps import SWEEPS
-from benchmarks.workload import Candidate, Settings, Skip, Verdict, Workload
+from benchmarks.workload import COMPILED, Candidate, Settings, Skip, Verdict, Workload
 from maedfer.errors import unknown
 from maedfer.files import atomic_path
 
@@ -31,7 +31,12 @@ Row = dict[str, Any]
 Results = dict[str, Any]
 
 # What matters most first, in case time runs out.
-WORKLOADS: tuple[Workload, ...] = (*MODELS, *(operation.workload() for operation in OPERATIONS), *SWEEPS)
+WORKLOADS: tuple[Workload, ...] = (
+    *MODELS,
+    *(operation.workload() for operation in OPERATIONS),
+    *SWEEPS,
+    *(dataclasses.replace(operation.workload(), in_sweep=True) for operation in CROSSOVERS),
+)
 
 
 def select(names: Sequence[str], sweep: bool) -> list[Workload]:
@@ -177,6 +182,7 @@ class _Case:
             mode,
             **dataclasses.asdict(taken),
             clips_per_s=1e3 * self.sizes["B"] / taken.ms,
+            moved_bytes=None if name.endswith(COMPILED) else moved_bytes(candidate.timed[mode]),
             memory_bytes=peak_memory(candidate.timed[mode], self.clock.device),
             held_bytes=candidate.held,
             bytes=cost.bytes,

@@ -7,7 +7,17 @@ import time
 import pytest
 import torch
 
-from benchmarks.measure import Clock, Spread, Timed, interleave, measure_floors, peak_memory, percentile, spread
+from benchmarks.measure import (
+    Clock,
+    Spread,
+    Timed,
+    interleave,
+    measure_floors,
+    moved_bytes,
+    peak_memory,
+    percentile,
+    spread,
+)
 from benchmarks.workload import Cost
 
 CPU = torch.device("cpu")
@@ -54,3 +64,11 @@ def test_floors_are_positive_and_memory_is_unknown_on_a_cpu() -> None:
     floors = measure_floors(Clock(CPU), torch.float32, seconds=0.0, small=True)
     assert floors["copy_bytes_per_s"] > 0 and floors["product_flops_per_s"] > 0
     assert peak_memory(Timed(lambda _: None), CPU) is None
+
+
+def test_moved_bytes_are_those_of_inputs_and_outputs_and_not_of_views() -> None:
+    x = torch.ones(10, 10)
+    assert moved_bytes(Timed(lambda _: x.t()[2:].flatten(0, 0))) == 0
+    assert moved_bytes(Timed(lambda _: x + x)) == 3 * 400
+    assert moved_bytes(Timed(lambda made: made.mul_(2.0), lambda: x.clone())) == 2 * 400
+    assert moved_bytes(Timed(lambda _: (x.t() @ x).sum())) == 3 * 400 + 404
