@@ -44,7 +44,7 @@ def _read_record() -> dict[str, Any]:
     path = _PACKAGE / "_build.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for part, module in _MODULES.items():
-        entry = record.setdefault(part, {"built": False, "why": "it was installed without setup.py's compilation"})
+        entry = record.setdefault(part, {"built": False, "why": "nothing was compiled when it was installed"})
         if entry["built"] and module is None:
             record[part] = {"built": False, "why": f"maedfer._{part} was built but cannot be imported here"}
     return record

@@ -247,3 +247,35 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.reasons(predicted, CUBE, frames) == ["csrc's CPU part is not there (no compiler)"]
     with pytest.raises(InputError, match="csrc's CPU part is not there .no compiler."):
         native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cuda_agrees_with_the_cpu(shape: tuple, dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    batch, channels, size, cube = shape
+    index, mean, std = numbers(batch, size, cube), [0.4, 0.5, 0.3, 0.1][:channels], [0.2, 0.3, 0.25, 0.5][:channels]
+    predicted = torch.randn(batch, index.shape[1], channels * cube[0] * cube[1] * cube[2]).to(dtype)
+    eps = torch.finfo(dtype).eps
+    for layout, frames in layouts(clips(batch, channels, size)).items():
+        there = frames.cuda()
+        if layout == "every other column":
+            there = torch.zeros(*frames.shape[:-1], 2 * frames.shape[-1], dtype=frames.dtype, device="cuda")[..., ::2]
+            there.copy_(frames)
+        elif layout == "interleaved":
+            there = frames.permute(0, 2, 3, 4, 1).contiguous().cuda().permute(0, 4, 1, 2, 3)
+        want = native.tubelets(frames, index, cube, mean, std, dtype)
+        got = native.tubelets(there, index.cuda(), cube, mean, std, dtype).cpu()
+        assert (got.double() - want.double()).abs().max() <= 2 * eps * want.double().abs().max(), layout
+        for motion, normalize in ((True, True), (False, True), (True, False)):
+            if normalize and cube[0] * cube[1] * cube[2] == 1:
+                continue
+            if native.reasons(predicted.cuda(), cube, there, loss=True):
+                continue
+            ours = native.reconstruction_loss(predicted.cuda(), there, index.cuda(), cube, motion, normalize, True)
+            theirs = native.reconstruction_loss(predicted, frames, index, cube, motion, normalize, True)
+            for one, other in zip(ours, theirs, strict=True):
+                error = (one.cpu().double() - other.double()).nan_to_num().abs().max()
+                assert error <= max(2 * eps, 1e-5) * other.double().nan_to_num().abs().max(), layout
