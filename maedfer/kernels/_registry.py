@@ -37,7 +37,7 @@ def operator(name: str) -> Any:
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
-def _like_queries(packed: torch.Tensor, num_heads: int) -> torch.Tensor:
+def like_queries(packed: torch.Tensor, num_heads: int) -> torch.Tensor:
     return packed.new_empty((*packed.shape[:-1], packed.shape[-1] // 3))
 
 
@@ -45,7 +45,7 @@ def _empty(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
-define("region_attention_fwd", "(Tensor qkv, int num_heads) -> Tensor", _like_queries)
+define("region_attention_fwd", "(Tensor qkv, int num_heads) -> Tensor", like_queries)
 define("region_attention_bwd", "(Tensor dout, Tensor qkv, int num_heads) -> Tensor", lambda dout, qkv, _: _empty(qkv))
 define("cross_attention_fwd", "(Tensor q, Tensor kv, int num_heads) -> Tensor", lambda q, kv, _: _empty(q))
 define(
@@ -55,7 +55,7 @@ define(
 )
 
 
-def _interaction_fwd(
+def interaction_fwd_fake(
     z: torch.Tensor,
     s: torch.Tensor,
     matrix: torch.Tensor,
@@ -96,7 +96,7 @@ define(
     "interaction_fwd",
     "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
     "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
-    _interaction_fwd,
+    interaction_fwd_fake,
 )
 define(
     "interaction_bwd",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maedfer.errors import InputError, require, unknown
-from maedfer.kernels import native, plain, reference
+from maedfer.kernels import native, native_attention, plain, reference
 from maedfer.kernels._dispatch import Impl, resolve
 from maedfer.kernels.folding import fold, folds
 
@@ -29,7 +29,7 @@ def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto", mask: Ten
     Args:
         qkv: [..., S, 3C] queries, keys and values side by side; any strides.
         num_heads: H, which divides C.
-        impl: the implementation; with a mask, "triton" cannot run.
+        impl: the implementation; with a mask, "triton" and "cuda" cannot run.
         mask: [..., S] bool, broadcast over the leading dimensions: True for rows that may be attended to; at least
             one of each region.
 
@@ -38,7 +38,14 @@ def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto", mask: Ten
     """
     qkv = product_operand(qkv)
     head_dim = qkv.shape[-1] // (3 * num_heads)
-    chosen = resolve(impl, qkv, lambda: _attention_reasons(qkv.shape[-2], head_dim, qkv.device, mask))
+    chosen = resolve(
+        impl,
+        qkv,
+        lambda: _attention_reasons(qkv.shape[-2], head_dim, qkv.device, mask),
+        lambda: native_attention.attention_reasons(qkv, num_heads, mask),
+    )
+    if chosen == "cuda":
+        return native_attention.RegionAttention.apply(qkv, num_heads)
     if chosen == "triton":
         from maedfer.kernels.region_attention import RegionAttention
 
@@ -260,7 +267,15 @@ def local_global_interaction(
     """
     _, regions, rows, dim = z.shape
     folded = folds(num_heads, regions, dim)
-    chosen = resolve(impl, z, lambda: _interaction_reasons(folded, regions, dim, num_heads, z.device))
+
+    def triton_reasons() -> list[str]:
+        return _interaction_reasons(folded, regions, dim, num_heads, z.device)
+
+    def compiled_reasons() -> list[str]:
+        # The backward pass is Triton's.
+        return native_attention.interaction_reasons(z, num_heads, _product_dtype(z)) or triton_reasons()
+
+    chosen = resolve(impl, z, triton_reasons, compiled_reasons if folded else None)
     attention = (norm_weight, norm_bias, q_weight, q_bias, out_weight, out_bias, keep)
     if chosen == "reference":
         return reference.local_global_interaction(z, s, kv, *attention, next_weight, next_bias, num_heads, eps)
@@ -271,7 +286,8 @@ def local_global_interaction(
         from maedfer.kernels.local_global_interaction import FoldedInteraction
 
         matrices = fold(kv, *attention, num_heads)
-        return FoldedInteraction.apply(z, s, *matrices, next_weight, next_bias, eps, _product_dtype(z))
+        forward = "native_interaction_fwd" if chosen == "cuda" else "interaction_fwd"
+        return FoldedInteraction.apply(z, s, *matrices, next_weight, next_bias, eps, _product_dtype(z), forward)
     x = z[:, :, 1:]
     query = F.linear(layer_norm(x, norm_weight, norm_bias, eps, impl).flatten(1, 2), q_weight, q_bias)
     heads = cross_attention(query, kv, num_heads, impl).unflatten(1, (regions, rows - 1))

@@ -445,11 +445,12 @@ class FoldedInteraction(torch.autograd.Function):
         bias: Tensor,
         eps: float,
         dtype: torch.dtype,
+        forward_operator: str = "interaction_fwd",
     ) -> tuple[Tensor, Tensor]:
         """Keeps its inputs and the probabilities."""
         z, s = _addressable(z), _addressable(s)
         keep_p = any(ctx.needs_input_grad)
-        y, n, p = operator("interaction_fwd")(z, s, matrix, offset, values, weight, bias, eps, dtype, keep_p)
+        y, n, p = operator(forward_operator)(z, s, matrix, offset, values, weight, bias, eps, dtype, keep_p)
         ctx.save_for_backward(z, s, matrix, offset, values, p, weight)
         ctx.eps, ctx.bias_dtype = eps, bias.dtype
         return y, n
@@ -457,12 +458,12 @@ class FoldedInteraction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dn: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of everything but the two constants."""
+        """Gradients of everything but the constants."""
         z, s, matrix, offset, values, p, weight = ctx.saved_tensors
         *gradients, sums = operator("interaction_bwd")(
             _addressable(dy), _addressable(dn), z, s, matrix, offset, values, p, weight, ctx.eps
         )
-        return *gradients, sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype), None, None
+        return *gradients, sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype), None, None, None
 
 
 def _addressable(x: Tensor) -> Tensor:

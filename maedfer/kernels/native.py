@@ -7,9 +7,10 @@ opcheck see them. Either module may be absent (see `build_record`); `reasons` te
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from maedfer.errors import InputError
 from maedfer.kernels._registry import define, operator
 
 # Element types by the numbers of csrc/element.h.
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -37,13 +38,13 @@ def _imported(part: str) -> ModuleType | None:
 
 # Imported at once, as torch.compile can look at modules but not import them. None where one was not built or does not
 # fit this machine.
-_MODULES = {part: _imported(part) for part in ("cpu", "cuda")}
+MODULES = {part: _imported(part) for part in ("cpu", "cuda")}
 
 
 def _read_record() -> dict[str, Any]:
     path = _PACKAGE / "_build.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for part, module in _MODULES.items():
+    for part, module in MODULES.items():
         entry = record.setdefault(part, {"built": False, "why": "nothing was compiled when it was installed"})
         if entry["built"] and module is None:
             record[part] = {"built": False, "why": f"maedfer._{part} was built but cannot be imported here"}
@@ -51,7 +52,7 @@ def _read_record() -> dict[str, Any]:
 
 
 _RECORD = _read_record()
-_LARGEST_LOSS = (_MODULES["cuda"].loss_most_frames, _MODULES["cuda"].loss_most_pixels) if _MODULES["cuda"] else (0, 0)
+_LARGEST_LOSS = (MODULES["cuda"].loss_most_frames, MODULES["cuda"].loss_most_pixels) if MODULES["cuda"] else (0, 0)
 
 
 def build_record() -> dict[str, Any]:
@@ -71,8 +72,8 @@ def reasons(x: Tensor, patch_size: Sequence[int], frames: Tensor, loss: bool = F
     part = "cuda" if x.device.type == "cuda" else "cpu"
     if x.device.type not in ("cpu", "cuda"):
         return [f"tensors are on the {x.device.type} device"]
-    if _MODULES[part] is None:
-        return [_absent(part)]
+    if MODULES[part] is None:
+        return [absent(part)]
     against = []
     if len(patch_size) != 3:
         against.append(f"patches of {len(patch_size)} dimensions (cubes of frames, rows and columns are read)")
@@ -162,7 +163,7 @@ def _tubelets(
     frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
 ) -> Tensor:
     _check(frames, index, patch_size)
-    compiled, device = _module(frames)
+    compiled, device = module_for(frames)
     out = _tubelets_fake(frames, index, patch_size, mean, std, dtype)
     index = index.expand(frames.shape[0], index.shape[-1])
     white = 255.0 if frames.dtype == torch.uint8 else 1.0
@@ -171,14 +172,13 @@ def _tubelets(
     clips, cube = _clips(compiled, frames, patch_size), compiled.Cube(*patch_size)
     places = (index.data_ptr(), *index.stride(), *index.shape)
     if device == "cpu":
-        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), _ELEMENTS[dtype], torch.get_num_threads())
-        compiled.tubelets(frames.data_ptr(), _ELEMENTS[frames.dtype], clips, cube, *places, *given)
+        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), ELEMENTS[dtype], torch.get_num_threads())
+        compiled.tubelets(frames.data_ptr(), ELEMENTS[frames.dtype], clips, cube, *places, *given)
         return out
-    with torch.cuda.device(frames.device):
-        scale, shift = scale.to(frames.device), shift.to(frames.device)
-        stream = torch.cuda.current_stream().cuda_stream
-        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), _ELEMENTS[dtype], stream)
-        _launched(compiled.tubelets(frames.data_ptr(), clips, cube, *places, *given))
+    scale, shift = scale.to(frames.device), shift.to(frames.device)
+    with current_stream(frames) as stream:
+        given = (scale.data_ptr(), shift.data_ptr(), out.data_ptr(), ELEMENTS[dtype], stream)
+        launched(compiled.tubelets(frames.data_ptr(), clips, cube, *places, *given))
     return out
 
 
@@ -193,25 +193,25 @@ def _loss(
     prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(frames, index, patch_size)
-    compiled, device = _module(frames)
+    compiled, device = module_for(frames)
     if prediction.stride(-1) != 1:
         prediction = prediction.contiguous()
     difference = prediction.new_empty(prediction.shape if keep else (0,))
     kept = difference.data_ptr() if keep else 0
     clips, cube = _clips(compiled, frames, patch_size), compiled.Cube(*patch_size)
-    predicted = (prediction.data_ptr(), _ELEMENTS[prediction.dtype], prediction.stride(0), prediction.stride(1))
+    predicted = (prediction.data_ptr(), ELEMENTS[prediction.dtype], prediction.stride(0), prediction.stride(1))
     places = (index.data_ptr(), *index.stride(), *index.shape)
     if device == "cpu":
         white = 255.0 if frames.dtype == torch.uint8 else 1.0
-        read = (frames.data_ptr(), _ELEMENTS[frames.dtype], clips, cube)
+        read = (frames.data_ptr(), ELEMENTS[frames.dtype], clips, cube)
         how = (motion, normalize, white, kept, torch.get_num_threads())
         losses = compiled.reconstruction_loss(*predicted, *read, *places, *how)
         appearance, motion_loss = torch.tensor(losses, dtype=torch.float32)
         return appearance.clone(), motion_loss.clone(), difference
     sums = prediction.new_empty((index.numel(), 2), dtype=torch.float32)
-    with torch.cuda.device(frames.device):
-        how = (motion, normalize, sums.data_ptr(), kept, torch.cuda.current_stream().cuda_stream)
-        _launched(compiled.reconstruction_loss(*predicted, frames.data_ptr(), clips, cube, *places, *how))
+    with current_stream(prediction) as stream:
+        how = (motion, normalize, sums.data_ptr(), kept, stream)
+        launched(compiled.reconstruction_loss(*predicted, frames.data_ptr(), clips, cube, *places, *how))
     # Of no token, or of no frame, a mean is undefined.
     first = patch_size[1] * patch_size[2] * frames.shape[1]
     counts = sums.new_tensor([first, first * (patch_size[0] - 1)]) * index.numel()
@@ -233,15 +233,28 @@ def _check(frames: Tensor, index: Tensor, patch_size: list[int]) -> None:
         raise InputError(f"index names tokens of {index.shape[0]} clips, there are {frames.shape[0]}")
 
 
-def _module(frames: Tensor) -> tuple[Any, str]:
-    part = "cuda" if frames.device.type == "cuda" else "cpu"
-    compiled = _MODULES[part]
+def module_for(x: Tensor) -> tuple[Any, str]:
+    """The compiled module for a tensor's device, and the name of the part.
+
+    Raises:
+        InputError: it is not there.
+    """
+    part = "cuda" if x.device.type == "cuda" else "cpu"
+    compiled = MODULES[part]
     if compiled is None:
-        raise InputError(_absent(part))
+        raise InputError(absent(part))
     return compiled, part
 
 
-def _absent(part: str) -> str:
+@contextlib.contextmanager
+def current_stream(x: Tensor) -> Iterator[int]:
+    """Make a tensor's GPU the current one; gives the stream that work on it goes to."""
+    with torch.cuda.device(x.device):
+        yield torch.cuda.current_stream().cuda_stream
+
+
+def absent(part: str) -> str:
+    """Why a part is not there."""
     return f"csrc's {part.upper()} part is not there ({_RECORD[part].get('why', 'not built')})"
 
 
@@ -250,7 +263,8 @@ def _clips(compiled: Any, frames: Tensor, patch_size: Sequence[int]) -> Any:
     return compiled.Clips(frames.shape[1], *grid, *frames.stride())
 
 
-def _launched(error: int) -> None:
+def launched(error: int) -> None:
+    """Raise what a launch has returned, if it is an error."""
     if error:
         raise RuntimeError(f"a kernel of maedfer._cuda was not launched: CUDA error {error}")
 

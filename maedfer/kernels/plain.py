@@ -98,8 +98,8 @@ def local_global_interaction(
 def folding_pays(z: Tensor, num_heads: int, regions: int) -> bool:
     """Whether the interaction is computed with folded projections.
 
-    On a CPU, products with a matrix for each clip run at half the speed of those with one weight (benchmarks, "folding":
-    both forms take the same time at H * M = C / 2).
+    On a CPU, products with a matrix for each clip run at half the speed of those with one weight: both forms take the
+    same time at H * M = C / 2 (benchmarks, "folding").
     """
     dim = z.shape[-1]
     return folds(num_heads, regions, dim) and (z.device.type != "cpu" or 2 * num_heads * regions <= dim)

@@ -215,7 +215,7 @@ def test_the_fast_path_uses_it_and_agrees_without(monkeypatch: pytest.MonkeyPatc
 
     ours = run()
     assert called == ["tubelets", "reconstruction_loss"]
-    monkeypatch.setattr(native, "_MODULES", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(native, "MODULES", {"cpu": None, "cuda": None})
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(ours, run(), strict=True))
     assert len(called) == 2
 
@@ -242,7 +242,7 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for message, (clip, numbers_) in bad.items():
         with pytest.raises(InputError, match=message):
             native.tubelets(clip, numbers_, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
-    monkeypatch.setattr(native, "_MODULES", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(native, "MODULES", {"cpu": None, "cuda": None})
     monkeypatch.setattr(native, "_RECORD", {"cpu": {"built": False, "why": "no compiler"}, "cuda": {"built": False}})
     assert native.reasons(predicted, CUBE, frames) == ["csrc's CPU part is not there (no compiler)"]
     with pytest.raises(InputError, match="csrc's CPU part is not there .no compiler."):

@@ -1,0 +1,151 @@
+"""How Python calls the CUDA C++ kernels, with the emulator in the place of a GPU, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maedfer.errors import InputError
+from maedfer.kernels import functional, native, native_attention, reference
+from maedfer.kernels.folding import fold
+from tests.csrc.emulator import Emulator
+from tests.kernels.oracle import check
+
+EPS = 1e-6
+
+
+class EmulatedModule:
+    """`maedfer._cuda` by the emulator."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self.calls: list[str] = []
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        self.calls.append(name)
+        # Python's tensors are not known here: all memory is allowed.
+        self.emulator.allow_everything()
+        result = getattr(self.emulator.library, f"emulate_{name}")(*arguments)
+        assert self.emulator.error == ""
+        return result
+
+    def region_attention_supported(self, rows: int, head_dim: int) -> bool:
+        return bool(self.emulator.library.emulate_region_attention_supported(rows, head_dim))
+
+    def region_attention_forward(self, element, sizes, qkv, group, row, out, stream) -> int:
+        return self._call("region_attention_forward", element, *sizes, *qkv, group, row, out)
+
+    def region_attention_backward(
+        self,
+        element,
+        sizes,
+        qkv,
+        group,
+        row,
+        dout,
+        dout_group,
+        dout_row,
+        gradients,
+        gradient_group,
+        gradient_row,
+        stream,
+    ) -> int:
+        given = (dout, dout_group, dout_row, *gradients, gradient_group, gradient_row)
+        return self._call("region_attention_backward", element, *sizes, *qkv, group, row, *given)
+
+    def local_global_interaction_supported(self, regions: int, heads: int, channels: int, limit: int) -> bool:
+        plan = torch.zeros(3, dtype=torch.int64)
+        return bool(self.emulator.library.emulate_interaction_plan(regions, heads, channels, limit, plan.data_ptr()))
+
+    def local_global_interaction_forward(self, element, sizes, addresses, strides, exact, eps, stream) -> int:
+        packed = [torch.tensor(values) for values in (sizes, addresses, strides)]
+        return self._call("interaction", element, *(x.data_ptr() for x in packed), exact, eps, 0)
+
+
+@pytest.fixture
+def cuda(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
+    module = EmulatedModule(emulator)
+    monkeypatch.setitem(native.MODULES, "cuda", module)
+    monkeypatch.setattr(native, "current_stream", lambda x: contextlib.nullcontext(0))
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_attention_of_any_leading_dimensions_and_strides(cuda: EmulatedModule, dtype: torch.dtype) -> None:
+    wide = torch.randn(2, 2, 12, 3 * 64 + 8).to(dtype)
+    # The last of them has rows that do not start at multiples of 16 bytes: it is copied.
+    odd = torch.randn(2, 11, 3 * 64 + 1).to(dtype)[..., 1:]
+    for qkv in (wide[..., :192], wide[:, :, 1:, 8:], wide[0, 1, :, :192], wide[:, 0].transpose(0, 1)[..., 8:], odd):
+        check(
+            lambda x: native_attention.RegionAttention.apply(x, 1),
+            lambda x: reference.attention(*x.chunk(3, dim=-1), 1),
+            [qkv.requires_grad_()],
+        )
+        qkv.requires_grad_(False)
+    assert cuda.calls.count("region_attention_backward") == 5
+
+
+def test_gradients_of_stride_zero(cuda: EmulatedModule) -> None:
+    qkv = torch.randn(3, 11, 192).to(torch.bfloat16).requires_grad_()
+    (got,) = torch.autograd.grad(native_attention.RegionAttention.apply(qkv, 1).sum(), qkv)
+    out = native_attention.RegionAttention.apply(qkv, 1)
+    assert torch.equal(got, torch.autograd.grad(out, qkv, torch.ones_like(out))[0])
+
+
+@pytest.mark.parametrize("affine", [torch.float32, torch.bfloat16], ids=str)
+def test_interaction(cuda: EmulatedModule, affine: torch.dtype) -> None:
+    torch.manual_seed(0)
+    batch, regions, rows, heads, dim, dtype = 2, 4, 7, 4, 256, torch.bfloat16
+    z = torch.randn(batch, regions, rows + 1, dim).to(dtype)[:, :, 1:]
+    kv = torch.randn(batch, regions, 2 * dim).to(dtype)
+    weights = [torch.randn(dim) * 0.2 + 1, torch.randn(dim) * 0.2]
+    for _ in range(2):
+        weights += [torch.randn(dim, dim) * dim**-0.5, torch.randn(dim) * 0.2]
+    weights = [x.to(dtype) for x in weights]
+    after = [torch.randn(dim).to(affine), torch.randn(dim).to(affine)]
+    matrices = fold(kv, *weights, None, heads)
+    s = z[:, :, 0]
+    given = (z, s, *matrices, *after, EPS, dtype, True)
+    y, n, p = torch.ops.maedfer.native_interaction_fwd(*given)
+    exact = [x.double() for x in (z, s, kv, *weights)]
+    want = reference.local_global_interaction(*exact, None, *(x.double() for x in after), heads, EPS)
+    low = reference.local_global_interaction(z, s, kv, *weights, None, *(x.to(dtype) for x in after), heads, EPS)
+    for ours, plain, true in zip((y, n), low, want, strict=True):
+        error, allowed = ((x.double() - true).abs().max() for x in (ours, plain))
+        assert error <= 2 * allowed + 4 * torch.finfo(dtype).eps * true.abs().max()
+    assert torch.equal(y[:, :, 0], s) and p.shape == (batch, regions * rows, 16)
+    torch.testing.assert_close(p.float().unflatten(2, (heads, regions)).sum(3)[:, 1:rows].float(),
+                               torch.ones(batch, rows - 1, heads), atol=0.02, rtol=0)  # fmt: skip
+
+
+def test_opcheck(cuda: EmulatedModule) -> None:
+    qkv, out = torch.randn(2, 11, 192).to(torch.bfloat16), torch.randn(2, 11, 64).to(torch.bfloat16)
+    torch.library.opcheck(torch.ops.maedfer.native_region_attention_fwd.default, (qkv, 1))
+    torch.library.opcheck(torch.ops.maedfer.native_region_attention_bwd.default, (out, qkv, 1))
+
+
+def test_what_cannot_run_is_said(cuda: EmulatedModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reasons(rows: int = 11, dtype: torch.dtype = torch.bfloat16, heads: int = 1, mask: Tensor | None = None) -> str:
+        return "; ".join(native_attention.attention_reasons(torch.zeros(1, rows, 192, dtype=dtype), heads, mask))
+
+    assert reasons() == "" and reasons(128) == ""
+    assert reasons(129) == "groups of 129 rows with head dim 64 (the kernels take up to 128, and 64)"
+    assert "head dim 32" in reasons(heads=2) and "torch.float32 (the kernels take bfloat16" in reasons(
+        dtype=torch.float32
+    )
+    assert "a mask over keys" in reasons(mask=torch.ones(11, dtype=torch.bool))
+
+    def interaction(*shape: int, dtype: torch.dtype = torch.bfloat16, product: torch.dtype = torch.bfloat16) -> str:
+        return "; ".join(native_attention.interaction_reasons(torch.zeros(1, *shape, dtype=dtype), 8, product))
+
+    assert interaction(8, 11, 512) == ""
+    assert "20 regions, 8 heads and 512 channels" in interaction(20, 11, 512)
+    assert "a stream of torch.float16 with products in torch.bfloat16" in interaction(8, 11, 512, dtype=torch.float16)
+    with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
+        functional.region_attention(torch.zeros(1, 11, 192, dtype=torch.bfloat16), 1, "cuda")
+    monkeypatch.setitem(native.MODULES, "cuda", None)
+    assert reasons().startswith("csrc's CUDA part is not there")
