@@ -4,7 +4,9 @@
 // The kernels' way to the emulator.
 #define MAEDFER_EMULATE
 #include "local_global_interaction.cu"
+#include "reconstruction_loss.cu"
 #include "region_attention.cu"
+#include "tubelets.cu"
 
 using namespace maedfer;
 
@@ -35,6 +37,14 @@ void product(const char* a, const char* b, float* out, bool transposed) {
   multiply_add<T>(sum, left, right[0], right[1]);
   for (int i = 0; i < 4; ++i)
     simt::machine().store_global(out + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2, sum[i]);
+}
+
+Clips clips_of(const int64_t* sizes) {
+  return {static_cast<int>(sizes[0]), sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8]};
+}
+
+Cube cube_of(const int64_t* sizes) {
+  return {static_cast<int>(sizes[9]), static_cast<int>(sizes[10]), static_cast<int>(sizes[11])};
 }
 
 }  // namespace
@@ -91,6 +101,23 @@ int64_t emulate_fault(int64_t fault) {
       load_shared_word((thread ^ 1) * 4);
     }
   });
+}
+
+// geometry: channels, the grid (3) and the strides (5) of clips, then the cube (3). places: strides of the index (2),
+// clips, and tokens of each.
+int64_t emulate_tubelets(const void* frames, const int64_t* geometry, const int64_t* index, const int64_t* places,
+                         const float* scale, const float* shift, void* out, int64_t element) {
+  return tubelets_cuda(frames, clips_of(geometry), cube_of(geometry), index, places[0], places[1], places[2], places[3],
+                       scale, shift, out, Element(element), nullptr);
+}
+
+int64_t emulate_reconstruction_loss(const void* prediction, int64_t element, int64_t prediction_clip,
+                                    int64_t prediction_token, const void* frames, const int64_t* geometry,
+                                    const int64_t* index, const int64_t* places, bool motion, bool normalize,
+                                    float* sums, void* difference) {
+  return reconstruction_loss_cuda(prediction, Element(element), prediction_clip, prediction_token, frames,
+                                  clips_of(geometry), cube_of(geometry), index, places[0], places[1], places[2],
+                                  places[3], motion, normalize, sums, difference, nullptr);
 }
 
 int64_t emulate_region_attention_supported(int64_t rows, int64_t head_dim) {

@@ -23,6 +23,8 @@ _FUNCTIONS = {
     "emulate_fault": "i",
     "emulate_region_attention_forward": "iiiiipppiip",
     "emulate_region_attention_backward": "iiiiipppiipiipppii",
+    "emulate_tubelets": "pppppppi",
+    "emulate_reconstruction_loss": "piiippppbbpp",
     "emulate_region_attention_supported": "ii",
     "emulate_interaction": "ipppbfi",
     "emulate_interaction_plan": "iiiip",

@@ -329,8 +329,17 @@ def test_interaction_that_has_no_kernel(emulator: Emulator) -> None:
     assert [run(8, 512, shift=2), run(8, 512, stride=500)] == [MISALIGNED, MISALIGNED]
 
 
+# The number of kernels of each.
+COMPILED = {
+    "region_attention.cu": 32,
+    "local_global_interaction.cu": 6,
+    "tubelets.cu": 9,
+    "reconstruction_loss.cu": 24,
+}
+
+
 @pytest.mark.parametrize("arch", [80, 90, 100])
-@pytest.mark.parametrize("source", ["region_attention.cu", "local_global_interaction.cu"])
+@pytest.mark.parametrize("source", COMPILED)
 def test_compiled_kernels_do_not_spill(source: str, arch: int, tmp_path: Path) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -346,7 +355,7 @@ def test_compiled_kernels_do_not_spill(source: str, arch: int, tmp_path: Path) -
         built.stderr,
         re.DOTALL,
     )
-    assert len(found) == (32 if source == "region_attention.cu" else 6)
+    assert len(found) == COMPILED[source]
     for name, *numbers in found:
         kernel = re.sub(r"^_ZN7maedfer\d+|EEEvNS_.*$", "", name)
         print(f"sm_{arch} {kernel}: stack {numbers[0]}, spilled {numbers[1]}, registers {numbers[3]}")

@@ -65,6 +65,25 @@ class EmulatedModule:
         packed = [torch.tensor(values) for values in (sizes, addresses, strides)]
         return self._call("interaction", element, *(x.data_ptr() for x in packed), exact, eps, 0)
 
+    Clips = staticmethod(lambda *sizes: list(sizes))
+    Cube = staticmethod(lambda *sizes: list(sizes))
+
+    def tubelets(
+        self, frames, clips, cube, index, clip, token, batch, count, scale, shift, out, element, stream
+    ) -> int:
+        geometry, places = torch.tensor([*clips, *cube]), torch.tensor([clip, token, batch, count])
+        given = (index, places.data_ptr(), scale, shift, out, element)
+        return self._call("tubelets", frames, geometry.data_ptr(), *given)
+
+    def reconstruction_loss(
+        self, prediction, element, prediction_clip, prediction_token, frames, clips, cube, index, clip, token, batch,
+        count, motion, normalize, sums, difference, stream,
+    ) -> int:  # fmt: skip
+        geometry, places = torch.tensor([*clips, *cube]), torch.tensor([clip, token, batch, count])
+        predicted = (prediction, element, prediction_clip, prediction_token)
+        read = (frames, geometry.data_ptr(), index, places.data_ptr())
+        return self._call("reconstruction_loss", *predicted, *read, motion, normalize, sums, difference)
+
 
 @pytest.fixture
 def cuda(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
@@ -149,3 +168,72 @@ def test_what_cannot_run_is_said(cuda: EmulatedModule, monkeypatch: pytest.Monke
         functional.region_attention(torch.zeros(1, 11, 192, dtype=torch.bfloat16), 1, "cuda")
     monkeypatch.setitem(native.MODULES, "cuda", None)
     assert reasons().startswith("csrc's CUDA part is not there")
+
+
+# Batch, channels, frames and pixels, cube: runs of 16 bytes, rows of 16 elsewhere, and other sizes.
+SHAPES = [
+    (2, 3, (4, 32, 48), (2, 16, 16)),
+    (1, 1, (6, 10, 6), (3, 5, 3)),
+    (2, 4, (2, 8, 8), (1, 8, 4)),
+    (1, 3, (4, 20, 36), (4, 20, 36)),
+]
+
+
+@pytest.fixture
+def on_cuda(cuda: EmulatedModule, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
+    """Tensors of a CPU taken for those of a GPU."""
+    monkeypatch.setattr(native, "module_for", lambda x: (cuda, "cuda"))
+    return cuda
+
+
+def clips_and_numbers(shape: tuple) -> tuple[dict[str, Tensor], Tensor]:
+    batch, channels, size, cube = shape
+    frames = torch.randint(0, 256, (batch, channels, *size), dtype=torch.uint8)
+    wide = torch.zeros(*frames.shape[:-1], 2 * frames.shape[-1], dtype=torch.uint8)
+    wide[..., ::2] = frames
+    tokens = size[0] // cube[0] * (size[1] // cube[1]) * (size[2] // cube[2])
+    interleaved = frames.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    layouts = {"planar": frames, "interleaved": interleaved, "every other column": wide[..., ::2]}
+    return layouts, torch.randint(-tokens, tokens, (batch, min(tokens, 3) + 1))
+
+
+@pytest.mark.parametrize("dtype", list(native.ELEMENTS)[:3], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tubelets(on_cuda: EmulatedModule, shape: tuple, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layouts, index = clips_and_numbers(shape)
+    mean, std, cube = [0.4, 0.5, 0.3, 0.1][: shape[1]], [0.2, 0.3, 0.25, 0.5][: shape[1]], shape[3]
+    tokens = layouts["planar"][0, 0].numel() // (cube[0] * cube[1] * cube[2])
+    for frames in layouts.values():
+        want = reference.tubelets(frames.double() / 255.0, index % tokens, cube, mean, std)
+        got = torch.ops.maedfer.tubelets(frames, index, list(cube), mean, std, dtype)
+        assert (got.double() - want).abs().max() <= 2 * torch.finfo(dtype).eps * want.abs().max()
+    assert on_cuda.calls == ["tubelets"] * 3
+
+
+@pytest.mark.parametrize("motion", [True, False], ids=["motion", "pixels"])
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalised", "raw"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_loss(on_cuda: EmulatedModule, shape: tuple, normalize: bool, motion: bool) -> None:
+    torch.manual_seed(0)
+    layouts, index = clips_and_numbers(shape)
+    cube = shape[3]
+    tokens = layouts["planar"][0, 0].numel() // (cube[0] * cube[1] * cube[2])
+    for dtype, (name, frames) in zip(list(native.ELEMENTS)[:3], layouts.items(), strict=True):
+        predicted = torch.randn(*index.shape, shape[1] * cube[0] * cube[1] * cube[2]).to(dtype)
+        exact = predicted.double().requires_grad_()
+        want = reference.masked_appearance_motion_loss(
+            exact, frames.double() / 255.0, index % tokens, cube, motion, normalize
+        )
+        got = torch.ops.maedfer.native_reconstruction_loss(
+            predicted, frames, index, list(cube), motion, normalize, True
+        )
+        for one, other in zip(got[:2], want, strict=True):
+            assert one.isnan() == other.isnan() and not abs(one.double() - other) > 1e-5 * abs(other), name
+        # The gradient of the first frames' mean square is 2 / count times their differences.
+        (gradient,) = torch.autograd.grad(want[0], exact)
+        first = predicted[..., : predicted.shape[-1] // cube[0]].numel()
+        difference = gradient * first / 2
+        of_first = difference != 0
+        error = (got[2].double() - difference)[of_first].abs().max()
+        assert error <= 2 * torch.finfo(dtype).eps * difference.abs().max(), name
