@@ -58,7 +58,7 @@ def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Ac
     Args:
         model: holds LGI-Former blocks (`first_attn`, ..., called with the stream [B * M, S, C] and B) or
             transformer blocks (`norm1`, `attn`, `norm2`, `mlp`) of the published code.
-        impl: "auto", "reference", "torch" or "triton", as everywhere.
+        impl: "auto", "reference", "torch", "triton" or "cuda", as everywhere.
         strict: refuse a model that has such blocks with parts that are not known; else leave those blocks alone.
 
     Returns:
@@ -281,6 +281,8 @@ def _parts(block: nn.Module) -> dict[str, Any]:
 
 def _refusal(block: nn.Module, kind: str) -> str:
     """Why a block cannot be stood in for; empty when it can."""
+    if "forward" in block.__dict__ and _STAND_IN not in block.__dict__:
+        return "its forward has been replaced already, by something else"
     parts = _parts(block)
     drop = parts.pop("drop_path", None)
     if drop is None or not (isinstance(drop, nn.Identity) or hasattr(drop, "drop_prob")):
