@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
-    """A row for each task, medians over samples that are drawn anew.
+    """A row for each task, means over samples that are drawn anew.
 
     Raises:
         InputError: the clip cannot be read.

@@ -38,7 +38,7 @@ class Operation:
         call: runs it: call(sizes, impl, *inputs).
         flops: of the forward pass; backward passes of products take twice as many.
         others: providers beside reference, its compilation and ours; each takes sizes and gives the function.
-        read: bytes that the forward pass reads, where it does not read every input in full.
+        read: bytes that the forward pass reads, from sizes and inputs; None where it reads every input in full.
         label: of a size.
     """
 
@@ -48,7 +48,7 @@ class Operation:
     call: Callable[..., Tensor | tuple[Tensor, ...]]
     flops: Callable[[Sizes], int]
     others: dict[str, Callable[[Settings, Sizes], Function]] = field(default_factory=dict)
-    read: Callable[[Sequence[Tensor | None]], int] = nbytes
+    read: Callable[[Sizes, Sequence[Tensor | None]], int] | None = None
     label: str = "S={S}"
 
     def workload(self) -> Workload:
@@ -96,7 +96,7 @@ class Operation:
 
     def costs(self, sizes: Sizes, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> dict[str, Cost]:
         """The least work of each mode."""
-        read = self.read(inputs)
+        read = nbytes(inputs) if self.read is None else self.read(sizes, inputs)
         flops = self.flops(sizes)
         written = nbytes(x for x in inputs if x is not None and x.requires_grad)
         forward = Cost(read + nbytes(outputs), flops)

@@ -193,7 +193,7 @@ def _loss(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
     return [_randn(settings, *index.shape, encoder.cube_values), frames, index]
 
 
-def _loss_bytes(inputs: Sequence[Tensor | None]) -> int:
+def _loss_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
     prediction, frames, index = inputs
     assert prediction is not None and frames is not None
     # Of the frames, the masked cubes: one byte for each value of the prediction.
@@ -237,17 +237,11 @@ def _call_cubes(sizes: Sizes, impl: str, frames: Tensor, index: Tensor, like: Te
     return functional.tubelets(frames, index, sizes["patch"], IMAGENET_MEAN, IMAGENET_STD, like.dtype, impl)
 
 
-def _cubes_bytes(inputs: Sequence[Tensor | None]) -> int:
+def _cubes_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
     frames, index, _ = inputs
     assert frames is not None and index is not None
-    tokens = frames[0, 0].numel() // math.prod(_patch(frames))
-    return index.nbytes + frames.nbytes * index.shape[1] // tokens
-
-
-def _patch(frames: Tensor) -> tuple[int, ...]:
-    config = model_config("mae_dfer_base") if frames.shape[-1] > 32 else small_autoencoder()
-    assert isinstance(config, MAEDFERConfig)
-    return config.encoder.patch_size
+    # Of the frames, the visible cubes.
+    return index.nbytes + index.numel() * frames.shape[1] * math.prod(sizes["patch"])
 
 
 OPERATIONS = (
