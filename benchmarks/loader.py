@@ -1,9 +1,10 @@
-"""Where the loader's time goes: reading a clip's frames, changing them at random, and the rest.
+"""Where the loader's time goes: reading a clip's frames, and changing them by torchvision or by csrc.
 
     python -m benchmarks.loader CLIP [CLIP ...] --results benchmarks/results
 
 CLIP is a video file or a folder of frames. Each is loaded as in fine-tuning (RandAugment, random resized crop, flip,
-erasing) and as in pre-training (multi-scale crop) in one thread, 16 frames of 160 x 160. Writes loader_cpu.json.
+erasing) and as in pre-training (multi-scale crop) in one thread, 16 frames of 160 x 160; both ways change the same
+frames by the same random numbers, in turn. Then every operation by itself. Writes loader_cpu.json.
 """
 
 from __future__ import annotations
@@ -13,42 +14,51 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.machine import machine
 from maedfer.data.augment import PretrainAugment, TrainAugment
+from maedfer.data.rand_augment import OPERATIONS, Impl, apply_operation, operations
 from maedfer.data.readers import open_video
 from maedfer.data.sampling import pretrain_indices, train_indices
 from maedfer.errors import InputError
 from maedfer.files import atomic_path
+
+SIZE = 160
+IMPLS: tuple[Impl, ...] = ("torchvision", "csrc")
 
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clips", nargs="+", type=Path, help="video files or folders of frames")
-    parser.add_argument("--rounds", type=int, default=30, help="samples of each clip")
+    parser.add_argument("--rounds", type=int, default=60, help="samples of each clip")
     parser.add_argument("--results", type=Path, help="folder that takes loader_cpu.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
         rows = [row for clip in args.clips for row in measure(clip, args.rounds)]
+        single = measure_operations(args.clips[0], args.rounds)
     except InputError as error:
         print(f"loader: error: {error}", file=sys.stderr)
         return 2
     for row in rows:
-        print(
-            f"{row['clip']:30} {row['task']:9} reading {row['reading_ms']:7.1f} ms, "
-            f"transform {row['transform_ms']:6.1f} ms ({row['transform_share']:.0%}), "
-            f"{row['clips_per_s']:.1f} clips/s a core"
+        changing = ", ".join(
+            f"{by['impl']} {by['transform_ms']:.1f} ms ({by['transform_share']:.0%}), {by['clips_per_s']:.1f} clips/s"
+            for by in row["by"]
         )
+        print(f"{row['clip']:22} {row['task']:9} reading {row['reading_ms']:.1f} ms; {changing}")
+    for row in single:
+        print(f"{row['operation']:14} torchvision {row['torchvision_ms']:.2f} ms, csrc {row['csrc_ms']:.2f} ms")
     if args.results:
+        found = {"machine": machine("cpu"), "rows": rows, "operations": single}
         with atomic_path(args.results / "loader_cpu.json") as path:
-            path.write_text(json.dumps({"machine": machine("cpu"), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -56,42 +66,81 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
     """A row for each task, means over samples that are drawn anew.
 
     Raises:
-        InputError: the clip cannot be read.
+        InputError: the clip cannot be read, or csrc was not compiled.
     """
     rows = []
-    for task, transform, rule in (
-        ("finetune", TrainAugment(160), train_indices),
-        ("pretrain", PretrainAugment(160), pretrain_indices),
+    for task, transforms, rule in (
+        ("finetune", {impl: TrainAugment(SIZE, impl=impl) for impl in IMPLS}, train_indices),
+        ("pretrain", {"torchvision": PretrainAugment(SIZE)}, pretrain_indices),
     ):
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
-        reading, changing, shape = [], [], None
+        reading: list[float] = []
+        changing: dict[str, list[float]] = {impl: [] for impl in transforms}
+        shape = None
         for number in range(rounds + 2):
             started = time.perf_counter()
-            with open_video(clip) as reader:
-                frames = reader.read(sorted(set(rule(len(reader), 16, 4, generator).tolist())))
-            read = time.perf_counter()
-            pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
-            transform(pictures).transpose(0, 1).contiguous()
+            pictures = _read(clip, rule, generator)
+            read, shape = 1e3 * (time.perf_counter() - started), [*pictures.shape]
+            state = torch.get_rng_state()
             # The first two warm up.
             if number > 1:
-                reading.append(1e3 * (read - started))
-                changing.append(1e3 * (time.perf_counter() - read))
-                shape = list(frames.shape)
+                reading.append(read)
+            for impl in list(transforms)[:: 1 if number % 2 else -1]:
+                torch.set_rng_state(state)
+                milliseconds = _time(lambda change=transforms[impl], given=pictures: _sample(change, given))
+                if number > 1:
+                    changing[impl].append(milliseconds)
         # Operations of RandAugment differ by a factor of ten, so that their mean counts.
-        both = statistics.mean(reading), statistics.mean(changing)
-        rows.append(
-            {
-                "clip": clip.name,
-                "task": task,
-                "last_shape": shape,
-                "reading_ms": both[0],
-                "transform_ms": both[1],
-                "transform_share": both[1] / sum(both),
-                "clips_per_s": 1e3 / sum(both),
-            }
-        )
+        first = statistics.mean(reading)
+        means = {impl: statistics.mean(each) for impl, each in changing.items()}
+        by = [
+            {"impl": impl, "transform_ms": ms, "transform_share": ms / (first + ms), "clips_per_s": 1e3 / (first + ms)}
+            for impl, ms in means.items()
+        ]
+        rows.append({"clip": clip.name, "task": task, "last_shape": shape, "reading_ms": first, "by": by})
     return rows
+
+
+def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
+    """A row for each operation of RandAugment, and for a crop that is resized: medians."""
+    frames = TrainAugment(SIZE).fit(_read(clip, train_indices, torch.Generator().manual_seed(0)))
+    # Between operations, each way has frames as its own results lie in memory.
+    given = {impl: operations(impl).resize(frames, (SIZE, SIZE)) for impl in IMPLS}
+
+    def crop(impl: Impl) -> Tensor:
+        return operations(impl).resize(given[impl][..., 10:130, 20:150], (SIZE, SIZE), mirror=True, planar=True)
+
+    cases: dict[str, Callable[[Impl], Tensor]] = {
+        name: lambda impl, name=name: apply_operation(given[impl], name, 7.0, impl=impl) for name in OPERATIONS
+    }
+    rows = []
+    for name, change in {**cases, "resized_crop": crop}.items():
+        times: dict[str, list[float]] = {impl: [] for impl in IMPLS}
+        for number in range(rounds + 2):
+            for impl in IMPLS[:: 1 if number % 2 else -1]:
+                milliseconds = _time(lambda change=change, impl=impl: change(impl))
+                if number > 1:
+                    times[impl].append(milliseconds)
+        rows.append({"operation": name, **{f"{impl}_ms": statistics.median(times[impl]) for impl in IMPLS}})
+    return rows
+
+
+def _read(clip: Path, rule: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
+    with open_video(clip) as reader:
+        frames = reader.read(sorted(set(rule(len(reader), 16, 4, generator).tolist())))
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+def _sample(change: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """What a data set makes of a clip's frames."""
+    return change(pictures).transpose(0, 1).contiguous()
+
+
+def _time(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return 1e3 * (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 // What Python calls on a CPU: pointers and sizes, checked by maedfer/kernels/native.py.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "operations.h"
 
@@ -42,4 +43,62 @@ PYBIND11_MODULE(_cpu, module) {
             return std::pair(losses.appearance, losses.motion);
         },
         py::call_guard<py::gil_scoped_release>());
+    py::class_<Pictures>(module, "Pictures", py::module_local()).def(py::init<int64_t, int64_t, int64_t>());
+    const py::call_guard<py::gil_scoped_release> released;
+    module.def(
+        "interleave",
+        [](uintptr_t in, int64_t frame, int64_t channel, int64_t row, int64_t column, const Pictures &size,
+           int64_t channels, uintptr_t out) {
+            interleave(pointer<uint8_t>(in), {frame, channel, row, column}, size, channels, pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
+        "resize",
+        [](uintptr_t in, int64_t in_row, int64_t in_rows, int64_t in_columns, const Pictures &size, bool mirror,
+           bool planar, uintptr_t out) {
+            resize(pointer<uint8_t>(in), in_row, in_rows, in_columns, size, mirror, planar, pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
+        "affine",
+        [](uintptr_t in, const Pictures &size, const std::array<double, 6> &matrix, uintptr_t fill, uintptr_t out) {
+            affine(pointer<uint8_t>(in), size, matrix, pointer<float>(fill), pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
+        "look_up",
+        [](uintptr_t in, const Pictures &size, uintptr_t tables, uintptr_t out) {
+            look_up(pointer<uint8_t>(in), size, pointer<uint8_t>(tables), pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
+        "histograms",
+        [](uintptr_t in, const Pictures &size, uintptr_t counts) {
+            histograms(pointer<uint8_t>(in), size, pointer<int32_t>(counts));
+        },
+        released);
+    module.def(
+        "extremes",
+        [](uintptr_t in, const Pictures &size, uintptr_t smallest, uintptr_t largest) {
+            extremes(pointer<uint8_t>(in), size, pointer<uint8_t>(smallest), pointer<uint8_t>(largest));
+        },
+        released);
+    module.def(
+        "grey_sums",
+        [](uintptr_t in, const Pictures &size, uintptr_t sums) {
+            grey_sums(pointer<uint8_t>(in), size, pointer<int64_t>(sums));
+        },
+        released);
+    module.def(
+        "saturate",
+        [](uintptr_t in, const Pictures &size, float factor, uintptr_t out) {
+            saturate(pointer<uint8_t>(in), size, factor, pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
+        "sharpen",
+        [](uintptr_t in, const Pictures &size, float factor, uintptr_t out) {
+            sharpen(pointer<uint8_t>(in), size, factor, pointer<uint8_t>(out));
+        },
+        released);
 }

@@ -1,7 +1,8 @@
 """From decoded frames to model input size: changes for training, the same for all frames of a clip, and for testing.
 
 All take and return uint8 [T, 3, H, W] on the CPU, so that loaders ship a quarter of the bytes of floats; the trainer
-normalises on the device. Random ones draw from torch's global generator, which the data set seeds for every sample.
+normalises on the device. Training clips come out as [3, T, H, W] in memory, the order in which models take them.
+Random ones draw from torch's global generator, which the data set seeds for every sample.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from maedfer.data.mixup import Mixup
-from maedfer.data.rand_augment import RandAugment
+from maedfer.data.rand_augment import Impl, RandAugment, operations
+from maedfer.data.torchvision_operations import resize
 from maedfer.errors import InputError, unknown
 
 __all__ = ["EvalTransform", "Mixup", "PretrainAugment", "RandAugment", "TrainAugment", "multiscale_boxes"]
@@ -46,8 +48,8 @@ class EvalTransform:
         if self.fit == "crop":
             scale = max(height / frames.shape[-2], width / frames.shape[-1])
             inner = [max(side, round(old * scale)) for side, old in zip(self.size, frames.shape[-2:], strict=True)]
-            return functional.center_crop(_resize(frames, inner), [height, width])
-        return _resize(frames, [height, width])
+            return functional.center_crop(resize(frames, inner), [height, width])
+        return resize(frames, self.size)
 
 
 class TrainAugment:
@@ -61,6 +63,7 @@ class TrainAugment:
         flip: probability of a mirror image.
         erase: probability of erasing a box (a 50th to a third of the area) with noise.
         fit: how frames are brought to size first, as in `EvalTransform`.
+        impl: what works on the pictures after that: "csrc", "torchvision", or "auto" (csrc where it was compiled).
     """
 
     def __init__(
@@ -72,9 +75,12 @@ class TrainAugment:
         flip: float = 0.5,
         erase: float = 0.25,
         fit: Fit = "stretch",
+        impl: Impl = "auto",
     ) -> None:
+        operations(impl)
+        self.impl = impl
         self.fit = EvalTransform(size, fit)
-        self.randaugment = RandAugment(randaugment) if randaugment else None
+        self.randaugment = RandAugment(randaugment, impl) if randaugment else None
         self.scale, self.ratio = list(scale), list(ratio)
         self.flip, self.erase = flip, erase
 
@@ -83,12 +89,9 @@ class TrainAugment:
         if self.randaugment is not None:
             frames = self.randaugment(frames)
         top, left, height, width = RandomResizedCrop.get_params(frames, self.scale, self.ratio)
-        frames = _resize(frames[..., top : top + height, left : left + width], list(self.fit.size))
-        if torch.rand(()) < self.flip:
-            frames = frames.flip(-1)
-        if torch.rand(()) < self.erase:
-            frames = erase_box(frames)
-        return frames.contiguous()
+        crop, mirror = frames[..., top : top + height, left : left + width], bool(torch.rand(()) < self.flip)
+        frames = operations(self.impl).resize(crop, self.fit.size, mirror, planar=True)
+        return erase_box(frames) if torch.rand(()) < self.erase else frames
 
 
 class PretrainAugment:
@@ -125,7 +128,7 @@ class PretrainAugment:
             frames = frames[..., top : top + height, left : left + width]
         boxes = multiscale_boxes(frames.shape[-2], frames.shape[-1], self.scales)
         top, left, height, width = boxes[int(torch.randint(len(boxes), ()))]
-        return _resize(frames[..., top : top + height, left : left + width], list(self.size)).contiguous()
+        return resize(frames[..., top : top + height, left : left + width], self.size, planar=True)
 
 
 def multiscale_boxes(height: int, width: int, scales: Sequence[float]) -> list[tuple[int, int, int, int]]:
@@ -165,12 +168,6 @@ def erase_box(frames: Tensor, attempts: int = 10) -> Tensor:
             frames[..., top : top + rows, left : left + columns] = noise.round_().clamp_(0, 255).to(torch.uint8)
             break
     return frames
-
-
-def _resize(frames: Tensor, size: list[int]) -> Tensor:
-    if list(frames.shape[-2:]) == size:
-        return frames
-    return functional.resize(frames, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,21 +7,22 @@ operation grows stronger with the magnitude. Draws come from torch's global gene
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
-from maedfer.errors import InputError
+from maedfer.data import native_operations, torchvision_operations
+from maedfer.errors import InputError, unknown
+from maedfer.kernels.native import MODULES, absent
+
+Impl = Literal["auto", "torchvision", "csrc"]
 
 # Colour of what rotations and shifts bring in: ImageNet's mean.
-_FILL = [124.0, 116.0, 104.0]
+_FILL = (124.0, 116.0, 104.0)
 _LARGEST = 10.0
 
 
@@ -70,12 +71,15 @@ class RandAugment:
 
     Args:
         text: settings in timm's notation.
+        impl: as in `operations`.
 
     Takes and returns uint8 [T, 3, H, W].
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, impl: Impl = "auto") -> None:
         self.settings = parse_randaugment(text)
+        operations(impl)
+        self.impl = impl
 
     def __call__(self, frames: Tensor) -> Tensor:
         settings = self.settings
@@ -86,12 +90,35 @@ class RandAugment:
             if apply >= settings.probability:
                 continue
             magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
-            frames = apply_operation(frames, names[choice], magnitude, settings.increasing, sign < 0.5)
+            frames = apply_operation(frames, names[choice], magnitude, settings.increasing, sign < 0.5, self.impl)
         return frames
 
 
+def operations(impl: Impl = "auto") -> Any:
+    """The module that works on pictures: `native_operations` or `torchvision_operations`.
+
+    Both give the same values, but for some of turns, shears and `color`, which are off by 1 where sums round otherwise.
+
+    Args:
+        impl: "csrc" or "torchvision"; "auto" is csrc where it was compiled.
+
+    Raises:
+        InputError: no such implementation, or csrc was not compiled.
+    """
+    if impl not in get_args(Impl):
+        raise unknown("impl", impl, get_args(Impl))
+    if impl == "csrc" and MODULES["cpu"] is None:
+        raise InputError(f"{absent('cpu')}; use impl='torchvision'")
+    return torchvision_operations if impl == "torchvision" or MODULES["cpu"] is None else native_operations
+
+
 def apply_operation(
-    frames: Tensor, name: str, magnitude: float, increasing: bool = True, negative: bool = False
+    frames: Tensor,
+    name: str,
+    magnitude: float,
+    increasing: bool = True,
+    negative: bool = False,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Apply one operation to uint8 [T, 3, H, W].
 
@@ -101,22 +128,9 @@ def apply_operation(
         magnitude: from 0 to 10.
         increasing: which table of strengths.
         negative: the other direction, for operations that have two.
+        impl: as in `operations`.
     """
-    return OPERATIONS[name](frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
-
-
-def _affine(frames: Tensor, angle: float = 0.0, shift: tuple[float, float] = (0, 0), shear: Any = (0, 0)) -> Tensor:
-    return functional.affine(
-        frames,
-        angle=angle,
-        translate=[round(shift[0]), round(shift[1])],
-        scale=1.0,
-        shear=[math.degrees(math.atan(part)) for part in shear],
-        interpolation=InterpolationMode.BILINEAR,
-        fill=_FILL,
-        # Shears hold the upper left corner, as PIL's do.
-        center=[0.0, 0.0] if any(shear) else None,
-    )
+    return OPERATIONS[name](operations(impl), frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
 
 
 def _posterize(frames: Tensor, level: float, increasing: bool) -> Tensor:
@@ -124,35 +138,34 @@ def _posterize(frames: Tensor, level: float, increasing: bool) -> Tensor:
     return frames & (256 - 2 ** (8 - bits))
 
 
-def _solarize(frames: Tensor, level: float, increasing: bool) -> Tensor:
-    threshold = 256 - int(level * 256) if increasing else int(level * 256)
-    # As uint8, a threshold of 256 would be 0.
-    return frames if threshold > 255 else torch.where(frames >= threshold, 255 - frames, frames)
-
-
-def _solarize_add(frames: Tensor, level: float) -> Tensor:
-    # Only values below 128 are raised, by 110 at most, so that none overflows.
-    return torch.where(frames < 128, frames + int(level * 110), frames)
+def _threshold(level: float, increasing: bool) -> int:
+    return 256 - int(level * 256) if increasing else int(level * 256)
 
 
 def _factor(level: float, increasing: bool, sign: float) -> float:
     return max(0.1, 1.0 + 0.9 * level * sign) if increasing else 0.1 + 1.8 * level
 
 
-OPERATIONS: dict[str, Callable[[Tensor, float, bool, float], Tensor]] = {
-    "auto_contrast": lambda x, level, inc, sign: functional.autocontrast(x),
-    "equalize": lambda x, level, inc, sign: functional.equalize(x),
-    "invert": lambda x, level, inc, sign: 255 - x,
-    "rotate": lambda x, level, inc, sign: _affine(x, angle=sign * level * 30),
-    "posterize": lambda x, level, inc, sign: _posterize(x, level, inc),
-    "solarize": lambda x, level, inc, sign: _solarize(x, level, inc),
-    "solarize_add": lambda x, level, inc, sign: _solarize_add(x, level),
-    "color": lambda x, level, inc, sign: functional.adjust_saturation(x, _factor(level, inc, sign)),
-    "contrast": lambda x, level, inc, sign: functional.adjust_contrast(x, _factor(level, inc, sign)),
-    "brightness": lambda x, level, inc, sign: functional.adjust_brightness(x, _factor(level, inc, sign)),
-    "sharpness": lambda x, level, inc, sign: functional.adjust_sharpness(x, _factor(level, inc, sign)),
-    "shear_x": lambda x, level, inc, sign: _affine(x, shear=(sign * level * 0.3, 0)),
-    "shear_y": lambda x, level, inc, sign: _affine(x, shear=(0, sign * level * 0.3)),
-    "translate_x": lambda x, level, inc, sign: _affine(x, shift=(sign * level * 0.45 * x.shape[-1], 0)),
-    "translate_y": lambda x, level, inc, sign: _affine(x, shift=(0, sign * level * 0.45 * x.shape[-2])),
+# By the module that works on pictures, frames, level from 0 to 1, table of strengths and sign.
+OPERATIONS: dict[str, Callable[[Any, Tensor, float, bool, float], Tensor]] = {
+    "auto_contrast": lambda by, x, level, inc, sign: by.auto_contrast(x),
+    "equalize": lambda by, x, level, inc, sign: by.equalize(x),
+    "invert": lambda by, x, level, inc, sign: 255 - x,
+    "rotate": lambda by, x, level, inc, sign: by.affine(x, _FILL, angle=sign * level * 30),
+    "posterize": lambda by, x, level, inc, sign: _posterize(x, level, inc),
+    "solarize": lambda by, x, level, inc, sign: by.solarize(x, _threshold(level, inc)),
+    # 110 at most, so that no value of a byte is exceeded.
+    "solarize_add": lambda by, x, level, inc, sign: by.solarize_add(x, int(level * 110)),
+    "color": lambda by, x, level, inc, sign: by.color(x, _factor(level, inc, sign)),
+    "contrast": lambda by, x, level, inc, sign: by.contrast(x, _factor(level, inc, sign)),
+    "brightness": lambda by, x, level, inc, sign: by.brightness(x, _factor(level, inc, sign)),
+    "sharpness": lambda by, x, level, inc, sign: by.sharpness(x, _factor(level, inc, sign)),
+    "shear_x": lambda by, x, level, inc, sign: by.affine(x, _FILL, shear=(sign * level * 0.3, 0.0)),
+    "shear_y": lambda by, x, level, inc, sign: by.affine(x, _FILL, shear=(0.0, sign * level * 0.3)),
+    "translate_x": lambda by, x, level, inc, sign: by.affine(
+        x, _FILL, shift=(round(sign * level * 0.45 * x.shape[-1]), 0)
+    ),
+    "translate_y": lambda by, x, level, inc, sign: by.affine(
+        x, _FILL, shift=(0, round(sign * level * 0.45 * x.shape[-2]))
+    ),
 }
