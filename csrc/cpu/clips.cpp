@@ -104,8 +104,7 @@ struct Axis {
         // As exact as weights of 16 bits allow.
         while (precision < 22 && 0.5 + largest * (1 << (precision + 1)) < (1 << 15)) ++precision;
         weights.resize(exact.size());
-        for (size_t i = 0; i < exact.size(); ++i)
-            weights[i] = static_cast<int32_t>(0.5 + exact[i] * (1 << precision));
+        for (size_t i = 0; i < exact.size(); ++i) weights[i] = static_cast<int32_t>(0.5 + exact[i] * (1 << precision));
     }
     const int32_t *weights_of(int64_t i) const { return weights.data() + most * i; }
 };
@@ -124,7 +123,7 @@ MAEDFER_SIMD void resize_column(const uint8_t *in, const Axis &axis, int64_t y, 
 MAEDFER_INLINE inline void mix_corners(const uint8_t *const (&corners)[4], const float (&weights)[4], float inside,
                                        const float *__restrict fill, int64_t lanes, uint8_t *__restrict out) {
     const uint8_t *__restrict a = corners[0], *__restrict b = corners[1], *__restrict c = corners[2],
-                  *__restrict d = corners[3];
+                              *__restrict d = corners[3];
     for (int64_t i = 0; i < lanes; ++i) {
         const float value = weights[0] * a[i] + weights[1] * b[i] + weights[2] * c[i] + weights[3] * d[i];
         // As torchvision mixes the border: what is sampled there has the share of the outside as black in it.
@@ -148,8 +147,8 @@ MAEDFER_SIMD void sample_row(const uint8_t *in, const Pictures &size, double x, 
         for (int i = 0; i < 4; ++i) {
             const double at_x = left + i % 2, at_y = top + i / 2;
             const bool there = at_x >= 0 && at_x < size.columns && at_y >= 0 && at_y < size.rows;
-            corners[i] = there ? in + (static_cast<int64_t>(at_y) * size.columns + static_cast<int64_t>(at_x)) * lanes
-                               : nothing;
+            corners[i] =
+                there ? in + (static_cast<int64_t>(at_y) * size.columns + static_cast<int64_t>(at_x)) * lanes : nothing;
             weights[i] = (i % 2 ? right : 1.0f - right) * (i / 2 ? below : 1.0f - below);
             inside += there ? weights[i] : 0.0f;
         }
@@ -198,8 +197,8 @@ MAEDFER_SIMD void sharpen_row(const uint8_t *__restrict in, int64_t row, int64_t
     const float other = 1.0f - factor;
     const uint8_t *__restrict above = in - row, *__restrict below = in + row;
     for (int64_t i = 0; i < count; ++i) {
-        const int32_t sum = above[i - lanes] + above[i] + above[i + lanes] + in[i - lanes] + 5 * in[i] +
-                            in[i + lanes] + below[i - lanes] + below[i] + below[i + lanes];
+        const int32_t sum = above[i - lanes] + above[i] + above[i + lanes] + in[i - lanes] + 5 * in[i] + in[i + lanes] +
+                            below[i - lanes] + below[i] + below[i + lanes];
         // To the nearest: no multiple of 1/13 lies halfway between integers.
         const float blurred = static_cast<float>(static_cast<int32_t>(sum * (1.0f / 13) + 0.5f));
         out[i] = clamped(in[i] + (blurred - in[i]) * other);

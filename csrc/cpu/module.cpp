@@ -2,19 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../pointer.h"
 #include "operations.h"
 
 namespace py = pybind11;
 using namespace maedfer;
-
-namespace {
-
-template <typename T>
-T *pointer(uintptr_t address) {
-    return reinterpret_cast<T *>(address);
-}
-
-}  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
     py::class_<Clips>(module, "Clips", py::module_local())

@@ -130,8 +130,7 @@ Losses reconstruction_loss(const void *prediction, Element type, int64_t predict
             using T = decltype(example);
             for (int64_t number = begin; number < end; ++number) {
                 const int64_t clip = number / count, place = number % count;
-                const int64_t corner =
-                    clips.corner(cube, clip, index[clip * index_clip + place * index_token]);
+                const int64_t corner = clips.corner(cube, clip, index[clip * index_clip + place * index_token]);
                 if (frames_type == Element::uint8) {
                     make_target(static_cast<const uint8_t *>(frames) + corner, clips, cube, motion, normalize, maximum,
                                 target.data());

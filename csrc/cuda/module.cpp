@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../pointer.h"
 #include "launch.h"
 #include "operations.h"
 
@@ -10,19 +11,20 @@ using namespace maedfer;
 
 namespace {
 
-template <typename T>
-T *pointer(uintptr_t address) {
-    return reinterpret_cast<T *>(address);
-}
-
 using Sizes = std::vector<int64_t>;
 using Addresses = std::vector<uintptr_t>;
 
 // sizes: groups, rows, heads, head dim; qkv: three addresses.
 RegionAttention attention(int element, const Sizes &sizes, const Addresses &qkv, int64_t group, int64_t row) {
-    return {Element(element),         sizes.at(0),              sizes.at(1),
-            sizes.at(2),              sizes.at(3),              pointer<void>(qkv.at(0)),
-            pointer<void>(qkv.at(1)), pointer<void>(qkv.at(2)), group,
+    return {Element(element),
+            sizes.at(0),
+            sizes.at(1),
+            sizes.at(2),
+            sizes.at(3),
+            pointer<void>(qkv.at(0)),
+            pointer<void>(qkv.at(1)),
+            pointer<void>(qkv.at(2)),
+            group,
             row};
 }
 
@@ -41,17 +43,16 @@ PYBIND11_MODULE(_cuda, module) {
                              batch, count, pointer<float>(scale), pointer<float>(shift), pointer<void>(out),
                              Element(out_type), pointer<void>(stream));
     });
-    module.def("reconstruction_loss",
-               [](uintptr_t prediction, int type, int64_t prediction_clip, int64_t prediction_token, uintptr_t frames,
-                  const Clips &clips, const Cube &cube, uintptr_t index, int64_t index_clip, int64_t index_token,
-                  int64_t batch, int64_t count, bool motion, bool normalize, uintptr_t sums, uintptr_t difference,
-                  uintptr_t stream) {
-                   return reconstruction_loss_cuda(pointer<void>(prediction), Element(type), prediction_clip,
-                                                   prediction_token, pointer<void>(frames), clips, cube,
-                                                   pointer<int64_t>(index), index_clip, index_token, batch, count,
-                                                   motion, normalize, pointer<float>(sums), pointer<void>(difference),
-                                                   pointer<void>(stream));
-               });
+    module.def(
+        "reconstruction_loss", [](uintptr_t prediction, int type, int64_t prediction_clip, int64_t prediction_token,
+                                  uintptr_t frames, const Clips &clips, const Cube &cube, uintptr_t index,
+                                  int64_t index_clip, int64_t index_token, int64_t batch, int64_t count, bool motion,
+                                  bool normalize, uintptr_t sums, uintptr_t difference, uintptr_t stream) {
+            return reconstruction_loss_cuda(pointer<void>(prediction), Element(type), prediction_clip, prediction_token,
+                                            pointer<void>(frames), clips, cube, pointer<int64_t>(index), index_clip,
+                                            index_token, batch, count, motion, normalize, pointer<float>(sums),
+                                            pointer<void>(difference), pointer<void>(stream));
+        });
     module.def("region_attention_supported", &region_attention_supported);
     module.def("region_attention_forward", [](int element, const Sizes &sizes, const Addresses &qkv, int64_t group,
                                               int64_t row, uintptr_t out, uintptr_t stream) {
@@ -71,8 +72,8 @@ PYBIND11_MODULE(_cuda, module) {
                [](int64_t regions, int64_t heads, int64_t channels, int64_t shared_limit) {
                    return local_global_interaction_plan(regions, heads, channels, shared_limit).supported;
                });
-    // sizes: clips, regions, rows, heads, channels. addresses: z, s, A, a, V, weight, shift, y, n, p. strides: of z (3),
-    // s (2), A, a and V (3 each).
+    // sizes: clips, regions, rows, heads, channels. addresses: z, s, A, a, V, weight, shift, y, n, p.
+    // strides: of z (3), s (2), A, a and V (3 each).
     module.def("local_global_interaction_forward",
                [](int element, const Sizes &sizes, const Addresses &addresses, const Sizes &strides,
                   bool weights_float32, float eps, uintptr_t stream) {

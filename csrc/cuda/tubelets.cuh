@@ -1,4 +1,4 @@
-// Normalised cubes of the wanted tokens on a GPU: every byte that is read once, in runs of 16 where the layout has them.
+// Normalised cubes of the wanted tokens on a GPU: every byte is read once, in runs of 16 where the layout has them.
 #pragma once
 
 #include <cstdint>
