@@ -126,7 +126,7 @@ def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _read(clip: Path, rule: Callable[..., Tensor], generator: torch.Generator) -> Tensor:
+def _read(clip: Path, rule: Callable[..., Any], generator: torch.Generator) -> Tensor:
     with open_video(clip) as reader:
         frames = reader.read(sorted(set(rule(len(reader), 16, 4, generator).tolist())))
     return torch.from_numpy(frames).permute(0, 3, 1, 2)

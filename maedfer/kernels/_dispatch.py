@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from maedfer.errors import InputError, unknown
+from maedfer.kernels.native import MODULES, absent
 
 Impl = Literal["auto", "reference", "torch", "triton", "cuda"]
 
@@ -111,10 +112,11 @@ def choose(impl: str, device: torch.device) -> str:
     """What `impl` comes to on a device, before any size is known.
 
     Raises:
-        InputError: no such implementation, or "triton" was chosen and the device cannot run it.
+        InputError: no such implementation, or "triton" or "cuda" was chosen and cannot run, for want of a device or of
+            compiled code.
     """
     check_name(impl)
-    return resolve(impl, torch.empty(0, device=device))
+    return resolve(impl, torch.empty(0, device=device), compiled=lambda: [] if MODULES["cuda"] else [absent("cuda")])
 
 
 def interpreting() -> bool:

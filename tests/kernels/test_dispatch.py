@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.kernels import _dispatch, choose, current_impl, functional, use_impl
@@ -38,6 +39,18 @@ def test_an_explicit_choice_never_falls_back() -> None:
     # A call's own choice counts more than what is in force.
     with use_impl("triton"):
         functional.region_attention(qkv, 2, impl="torch")
+
+
+def test_csrc_is_chosen_only_where_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
+        choose("cuda", CPU)
+    # Stands for a GPU: tensors that have no memory.
+    with FakeTensorMode():
+        monkeypatch.setitem(_dispatch.MODULES, "cuda", object())
+        assert choose("cuda", torch.device("cuda")) == "cuda"
+        monkeypatch.setitem(_dispatch.MODULES, "cuda", None)
+        with pytest.raises(InputError, match='impl="cuda" cannot run here: csrc\'s CUDA part is not there'):
+            choose("cuda", torch.device("cuda"))
 
 
 def test_use_impl_is_undone_after_an_error() -> None:
