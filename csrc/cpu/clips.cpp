@@ -156,8 +156,13 @@ MAEDFER_SIMD void sample_row(const uint8_t *in, const Pictures &size, double x, 
     }
 }
 
-MAEDFER_INLINE inline float grey(uint8_t red, uint8_t green, uint8_t blue) {
-    return static_cast<float>(static_cast<int32_t>(red * 0.2989f + green * 0.587f + blue * 0.114f));
+// base + value * factor, rounded once as by PyTorch: in double the product and, for bytes, the sum are exact.
+MAEDFER_INLINE inline float multiply_add(float base, float value, float factor) {
+    return static_cast<float>(base + static_cast<double>(value) * factor);
+}
+
+MAEDFER_INLINE inline int32_t grey(uint8_t red, uint8_t green, uint8_t blue) {
+    return static_cast<int32_t>(multiply_add(multiply_add(red * 0.2989f, green, 0.587f), blue, 0.114f));
 }
 
 MAEDFER_INLINE inline uint8_t clamped(float value) {
@@ -166,42 +171,40 @@ MAEDFER_INLINE inline uint8_t clamped(float value) {
 }
 
 MAEDFER_INLINE inline void saturate_pixel(const uint8_t *__restrict in, int64_t frames, int64_t count, float factor,
-                                          uint8_t *__restrict out) {
-    const float other = 1.0f - factor;
+                                          float other, uint8_t *__restrict out) {
     for (int64_t t = 0; t < count; ++t) {
         const uint8_t red = in[t], green = in[frames + t], blue = in[2 * frames + t];
-        const float mixed = grey(red, green, blue) * other;
-        out[t] = clamped(red * factor + mixed);
-        out[frames + t] = clamped(green * factor + mixed);
-        out[2 * frames + t] = clamped(blue * factor + mixed);
+        const float mean = static_cast<float>(grey(red, green, blue));
+        out[t] = clamped(multiply_add(red * factor, mean, other));
+        out[frames + t] = clamped(multiply_add(green * factor, mean, other));
+        out[2 * frames + t] = clamped(multiply_add(blue * factor, mean, other));
     }
 }
 
-MAEDFER_SIMD void saturate_all(const uint8_t *in, int64_t pixels, int64_t frames, float factor, uint8_t *out) {
+MAEDFER_SIMD void saturate_all(const uint8_t *in, int64_t pixels, int64_t frames, float factor, float other,
+                               uint8_t *out) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel, in += 3 * frames, out += 3 * frames) {
         int64_t t = 0;
         // The usual length of a clip: where it is known, vectors are not longer than that.
-        for (; t + 16 <= frames; t += 16) saturate_pixel(in + t, frames, 16, factor, out + t);
-        saturate_pixel(in + t, frames, frames - t, factor, out + t);
+        for (; t + 16 <= frames; t += 16) saturate_pixel(in + t, frames, 16, factor, other, out + t);
+        saturate_pixel(in + t, frames, frames - t, factor, other, out + t);
     }
 }
 
 MAEDFER_SIMD void add_grey(const uint8_t *__restrict in, int64_t pixels, int64_t frames, int32_t *__restrict sums) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel, in += 3 * frames)
-        for (int64_t t = 0; t < frames; ++t)
-            sums[t] += static_cast<int32_t>(grey(in[t], in[frames + t], in[2 * frames + t]));
+        for (int64_t t = 0; t < frames; ++t) sums[t] += grey(in[t], in[frames + t], in[2 * frames + t]);
 }
 
-MAEDFER_SIMD void sharpen_row(const uint8_t *__restrict in, int64_t row, int64_t lanes, int64_t count, float factor,
+MAEDFER_SIMD void sharpen_row(const uint8_t *__restrict in, int64_t row, int64_t lanes, int64_t count, float other,
                               uint8_t *__restrict out) {
-    const float other = 1.0f - factor;
     const uint8_t *__restrict above = in - row, *__restrict below = in + row;
     for (int64_t i = 0; i < count; ++i) {
         const int32_t sum = above[i - lanes] + above[i] + above[i + lanes] + in[i - lanes] + 5 * in[i] + in[i + lanes] +
                             below[i - lanes] + below[i] + below[i + lanes];
         // To the nearest: no multiple of 1/13 lies halfway between integers.
         const float blurred = static_cast<float>(static_cast<int32_t>(sum * (1.0f / 13) + 0.5f));
-        out[i] = clamped(in[i] + (blurred - in[i]) * other);
+        out[i] = clamped(multiply_add(in[i], blurred - in[i], other));
     }
 }
 
@@ -284,16 +287,17 @@ void grey_sums(const uint8_t *in, const Pictures &size, int64_t *sums) {
     }
 }
 
-void saturate(const uint8_t *in, const Pictures &size, float factor, uint8_t *out) {
-    saturate_all(in, size.rows * size.columns, size.lanes / 3, factor, out);
+void saturate(const uint8_t *in, const Pictures &size, double factor, uint8_t *out) {
+    saturate_all(in, size.rows * size.columns, size.lanes / 3, static_cast<float>(factor),
+                 static_cast<float>(1.0 - factor), out);
 }
 
-void sharpen(const uint8_t *in, const Pictures &size, float factor, uint8_t *out) {
+void sharpen(const uint8_t *in, const Pictures &size, double factor, uint8_t *out) {
     const int64_t row = size.columns * size.lanes;
     std::copy_n(in, size.rows * row, out);
     if (size.rows < 3 || size.columns < 3) return;
     for (int64_t y = 1; y + 1 < size.rows; ++y)
-        sharpen_row(in + y * row + size.lanes, row, size.lanes, row - 2 * size.lanes, factor,
+        sharpen_row(in + y * row + size.lanes, row, size.lanes, row - 2 * size.lanes, static_cast<float>(1.0 - factor),
                     out + y * row + size.lanes);
 }
 

@@ -83,13 +83,13 @@ PYBIND11_MODULE(_cpu, module) {
         released);
     module.def(
         "saturate",
-        [](uintptr_t in, const Pictures &size, float factor, uintptr_t out) {
+        [](uintptr_t in, const Pictures &size, double factor, uintptr_t out) {
             saturate(pointer<uint8_t>(in), size, factor, pointer<uint8_t>(out));
         },
         released);
     module.def(
         "sharpen",
-        [](uintptr_t in, const Pictures &size, float factor, uintptr_t out) {
+        [](uintptr_t in, const Pictures &size, double factor, uintptr_t out) {
             sharpen(pointer<uint8_t>(in), size, factor, pointer<uint8_t>(out));
         },
         released);

@@ -59,9 +59,9 @@ void extremes(const uint8_t *in, const Pictures &size, uint8_t *smallest, uint8_
 void grey_sums(const uint8_t *in, const Pictures &size, int64_t *sums);
 
 // factor * picture + (1 - factor) * its grey. Three channels.
-void saturate(const uint8_t *in, const Pictures &size, float factor, uint8_t *out);
+void saturate(const uint8_t *in, const Pictures &size, double factor, uint8_t *out);
 
 // factor * picture + (1 - factor) * the picture smoothed over 3 x 3 pixels; borders stay.
-void sharpen(const uint8_t *in, const Pictures &size, float factor, uint8_t *out);
+void sharpen(const uint8_t *in, const Pictures &size, double factor, uint8_t *out);
 
 }  // namespace maedfer

@@ -91,7 +91,7 @@ def contrast(frames: Tensor, factor: float) -> Tensor:
     sums = torch.zeros(len(frames), dtype=torch.int64)
     _compiled.grey_sums(pictures.data_ptr(), _size(pictures), sums.data_ptr())
     mean = (sums.double() / (pictures.shape[0] * pictures.shape[1])).float()
-    return _mapped(pictures, _values * factor + (1.0 - factor) * mean.unsqueeze(-1))
+    return _mapped(pictures, torch.add(_values * factor, mean.unsqueeze(-1), alpha=1.0 - factor))
 
 
 def brightness(frames: Tensor, factor: float) -> Tensor:
