@@ -97,7 +97,7 @@ class RandAugment:
 def operations(impl: Impl = "auto") -> Any:
     """The module that works on pictures: `native_operations` or `torchvision_operations`.
 
-    Both give the same values, but for some of turns, shears and `contrast`, which are off by 1 where sums round otherwise.
+    Both give the same values, but for some of turns, shears and `contrast`, off by 1 where sums round otherwise.
 
     Args:
         impl: "csrc" or "torchvision"; "auto" is csrc where it was compiled.
