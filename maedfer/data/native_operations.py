@@ -44,15 +44,17 @@ def affine(
 
     `fill` is the colour of what comes in from outside. Shears hold the upper left corner, as PIL's do.
     """
+    pictures = _contiguous(frames)
+    rows, columns, _, length = pictures.shape
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     matrix = [cos, sin + shear[0], 0.0, shear[1] - sin, cos, 0.0]
     # Pixels have their centres at halves, and come from matrix * (place - about - shift) + about.
-    about = (0.0, 0.0) if any(shear) else (frames.shape[3] / 2, frames.shape[2] / 2)
+    about = (0.0, 0.0) if any(shear) else (columns / 2, rows / 2)
     for row in (0, 1):
         back = (matrix[3 * row + axis] * (about[axis] + shift[axis] - 0.5) for axis in (0, 1))
         matrix[3 * row + 2] = about[row] - 0.5 - sum(back)
-    lanes = torch.tensor(fill, dtype=torch.float32).repeat_interleave(len(frames))
-    return _changed(frames, lambda given, size, out: _compiled.affine(given, size, matrix, lanes.data_ptr(), out))
+    lanes = torch.tensor(fill, dtype=torch.float32).repeat_interleave(length)
+    return _changed(pictures, lambda given, size, out: _compiled.affine(given, size, matrix, lanes.data_ptr(), out))
 
 
 def auto_contrast(frames: Tensor) -> Tensor:
@@ -82,7 +84,8 @@ def equalize(frames: Tensor) -> Tensor:
 
 def color(frames: Tensor, factor: float) -> Tensor:
     """Mix every frame with its grey picture."""
-    return _changed(frames, lambda given, size, out: _compiled.saturate(given, size, factor, out))
+    pictures = _contiguous(frames)
+    return _changed(pictures, lambda given, size, out: _compiled.saturate(given, size, factor, out))
 
 
 def contrast(frames: Tensor, factor: float) -> Tensor:
@@ -101,7 +104,8 @@ def brightness(frames: Tensor, factor: float) -> Tensor:
 
 def sharpness(frames: Tensor, factor: float) -> Tensor:
     """Mix every frame with its means of 3 x 3 pixels, of which the middle one counts 5 times; borders stay."""
-    return _changed(frames, lambda given, size, out: _compiled.sharpen(given, size, factor, out))
+    pictures = _contiguous(frames)
+    return _changed(pictures, lambda given, size, out: _compiled.sharpen(given, size, factor, out))
 
 
 def solarize(frames: Tensor, threshold: int) -> Tensor:
@@ -140,8 +144,7 @@ def _size(pictures: Tensor) -> Any:
     return _compiled.Pictures(rows, columns, channels * length)
 
 
-def _changed(frames: Tensor, function: Callable[[int, Any, int], None]) -> Tensor:
-    pictures = _contiguous(frames)
+def _changed(pictures: Tensor, function: Callable[[int, Any, int], None]) -> Tensor:
     out = torch.empty_like(pictures)
     function(pictures.data_ptr(), _size(pictures), out.data_ptr())
     return _frames(out)

@@ -192,10 +192,15 @@ def test_no_frames() -> None:
     ids=lambda x: f"{x.dtype} {list(x.shape)} {x.device}",
 )
 def test_other_frames_are_refused(frames: Tensor) -> None:
-    with pytest.raises(InputError, match=r"frames must be uint8 \[T, 3, H, W\] on the CPU, got torch"):
-        native_operations.color(frames, 0.5)
-    with pytest.raises(InputError, match="frames must be uint8"):
-        native_operations.resize(frames, (4, 4))
+    for function, given in (
+        (native_operations.resize, [(4, 4)]),
+        (native_operations.affine, [(0.0, 0.0, 0.0)]),
+        (native_operations.color, [0.5]),
+        (native_operations.contrast, [0.5]),
+        (native_operations.auto_contrast, []),
+    ):
+        with pytest.raises(InputError, match=r"frames must be uint8 \[T, 3, H, W\] on the CPU, got torch"):
+            function(frames, *given)
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
