@@ -4,7 +4,8 @@
 
 CLIP is a video file or a folder of frames. Each is loaded as in fine-tuning (RandAugment, random resized crop, flip,
 erasing) and as in pre-training (multi-scale crop) in one thread, 16 frames of 160 x 160; both ways change the same
-frames by the same random numbers, in turn. Then every operation by itself. Writes loader_cpu.json.
+frames by the same random numbers, in turn. Before that every operation by itself: both ways must agree within 1, and
+what share of the values differs is reported with their times. Writes loader_cpu.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from maedfer.data.augment import PretrainAugment, TrainAugment
-from maedfer.data.rand_augment import OPERATIONS, Impl, apply_operation, operations
+from maedfer.data.picture_operations import Impl, operations_by
+from maedfer.data.rand_augment import OPERATIONS, apply_operation
 from maedfer.data.readers import open_video
 from maedfer.data.sampling import pretrain_indices, train_indices
 from maedfer.errors import InputError
@@ -42,8 +44,8 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        rows = [row for clip in args.clips for row in measure(clip, args.rounds)]
         single = measure_operations(args.clips[0], args.rounds)
+        rows = [row for clip in args.clips for row in measure(clip, args.rounds)]
     except InputError as error:
         print(f"loader: error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +56,10 @@ def main() -> int:
         )
         print(f"{row['clip']:22} {row['task']:9} reading {row['reading_ms']:.1f} ms; {changing}")
     for row in single:
-        print(f"{row['operation']:14} torchvision {row['torchvision_ms']:.2f} ms, csrc {row['csrc_ms']:.2f} ms")
+        print(
+            f"{row['operation']:14} torchvision {row['torchvision_ms']:.2f} ms, csrc {row['csrc_ms']:.2f} ms, "
+            f"{row['share_off_by_1']:.3%} of the values off by 1"
+        )
     if args.results:
         found = {"machine": machine("cpu"), "rows": rows, "operations": single}
         with atomic_path(args.results / "loader_cpu.json") as path:
@@ -103,26 +108,34 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
 
 
 def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
-    """A row for each operation of RandAugment, and for a crop that is resized: medians."""
+    """A row for each operation of RandAugment, and for a crop that is resized: medians.
+
+    Raises:
+        InputError: the clip cannot be read, csrc was not compiled, or both ways do not agree.
+    """
     frames = TrainAugment(SIZE).fit(_read(clip, train_indices, torch.Generator().manual_seed(0)))
     # Between operations, each way has frames as its own results lie in memory.
-    given = {impl: operations(impl).resize(frames, (SIZE, SIZE)) for impl in IMPLS}
+    given = {impl: operations_by(impl).resize(frames, (SIZE, SIZE)) for impl in IMPLS}
 
     def crop(impl: Impl) -> Tensor:
-        return operations(impl).resize(given[impl][..., 10:130, 20:150], (SIZE, SIZE), mirror=True, planar=True)
+        return operations_by(impl).resize(given[impl][..., 10:130, 20:150], (SIZE, SIZE), mirror=True, planar=True)
 
     cases: dict[str, Callable[[Impl], Tensor]] = {
         name: lambda impl, name=name: apply_operation(given[impl], name, 7.0, impl=impl) for name in OPERATIONS
     }
     rows = []
     for name, change in {**cases, "resized_crop": crop}.items():
+        one, other = (change(impl).int() for impl in IMPLS)
+        if (one - other).abs().max() > 1:
+            raise InputError(f"{name}: torchvision and csrc differ by {int((one - other).abs().max())}, not timed")
         times: dict[str, list[float]] = {impl: [] for impl in IMPLS}
         for number in range(rounds + 2):
             for impl in IMPLS[:: 1 if number % 2 else -1]:
                 milliseconds = _time(lambda change=change, impl=impl: change(impl))
                 if number > 1:
                     times[impl].append(milliseconds)
-        rows.append({"operation": name, **{f"{impl}_ms": statistics.median(times[impl]) for impl in IMPLS}})
+        medians = {f"{impl}_ms": statistics.median(times[impl]) for impl in IMPLS}
+        rows.append({"operation": name, **medians, "share_off_by_1": float((one != other).float().mean())})
     return rows
 
 

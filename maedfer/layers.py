@@ -47,6 +47,8 @@ class _SubLayer(nn.Module):
         impl: "auto", "reference", "torch", "triton" or "cuda".
     """
 
+    _attends_to_another = False
+
     def __init__(
         self,
         dim: int,
@@ -61,6 +63,8 @@ class _SubLayer(nn.Module):
         self.dim, self.drop_path, self.impl = dim, drop_path, impl
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.attention = layers.Attention(dim, num_heads, qkv_bias, impl)
+        if self._attends_to_another:
+            self.context_norm = nn.LayerNorm(dim, eps=eps)
 
     def _end(self, heads: Tensor, residual: Tensor, batch_dims: int) -> Tensor:
         """Output projection, stochastic depth over the first `batch_dims` dimensions, residual."""
@@ -116,17 +120,7 @@ class LocalGlobalAttention(_SubLayer):
     of `_SubLayer`: dim, num_heads, qkv_bias, drop_path, eps, impl.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-        eps: float = layers.LAYER_NORM_EPS,
-        impl: Impl = "auto",
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, drop_path, eps, impl)
-        self.context_norm = nn.LayerNorm(dim, eps=eps)
+    _attends_to_another = True
 
     def forward(self, z_BMSC: Tensor, next_norm: nn.LayerNorm | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Update the local tokens of [B, M, S, C]; representative tokens stay as they are.

@@ -17,7 +17,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from maedfer.data.mixup import Mixup
-from maedfer.data.rand_augment import Impl, RandAugment, operations
+from maedfer.data.picture_operations import Impl, operations_by
+from maedfer.data.rand_augment import RandAugment
 from maedfer.data.torchvision_operations import resize
 from maedfer.errors import InputError, unknown
 
@@ -77,7 +78,7 @@ class TrainAugment:
         fit: Fit = "stretch",
         impl: Impl = "auto",
     ) -> None:
-        operations(impl)
+        operations_by(impl)
         self.impl = impl
         self.fit = EvalTransform(size, fit)
         self.randaugment = RandAugment(randaugment, impl) if randaugment else None
@@ -90,7 +91,7 @@ class TrainAugment:
             frames = self.randaugment(frames)
         top, left, height, width = RandomResizedCrop.get_params(frames, self.scale, self.ratio)
         crop, mirror = frames[..., top : top + height, left : left + width], bool(torch.rand(()) < self.flip)
-        frames = operations(self.impl).resize(crop, self.fit.size, mirror, planar=True)
+        frames = operations_by(self.impl).resize(crop, self.fit.size, mirror, planar=True)
         return erase_box(frames) if torch.rand(()) < self.erase else frames
 
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from maedfer.data import native_operations, torchvision_operations
-from maedfer.errors import InputError, unknown
-from maedfer.kernels.native import MODULES, absent
-
-Impl = Literal["auto", "torchvision", "csrc"]
+from maedfer.data.picture_operations import Impl, operations_by
+from maedfer.errors import InputError
 
 # Colour of what rotations and shifts bring in: ImageNet's mean.
 _FILL = (124.0, 116.0, 104.0)
@@ -71,14 +68,14 @@ class RandAugment:
 
     Args:
         text: settings in timm's notation.
-        impl: as in `operations`.
+        impl: as in `operations_by`.
 
     Takes and returns uint8 [T, 3, H, W].
     """
 
     def __init__(self, text: str, impl: Impl = "auto") -> None:
         self.settings = parse_randaugment(text)
-        operations(impl)
+        operations_by(impl)
         self.impl = impl
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -92,24 +89,6 @@ class RandAugment:
             magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
             frames = apply_operation(frames, names[choice], magnitude, settings.increasing, sign < 0.5, self.impl)
         return frames
-
-
-def operations(impl: Impl = "auto") -> Any:
-    """The module that works on pictures: `native_operations` or `torchvision_operations`.
-
-    Both give the same values, but for some of turns, shears and `contrast`, off by 1 where sums round otherwise.
-
-    Args:
-        impl: "csrc" or "torchvision"; "auto" is csrc where it was compiled.
-
-    Raises:
-        InputError: no such implementation, or csrc was not compiled.
-    """
-    if impl not in get_args(Impl):
-        raise unknown("impl", impl, get_args(Impl))
-    if impl == "csrc" and MODULES["cpu"] is None:
-        raise InputError(f"{absent('cpu')}; use impl='torchvision'")
-    return torchvision_operations if impl == "torchvision" or MODULES["cpu"] is None else native_operations
 
 
 def apply_operation(
@@ -128,9 +107,9 @@ def apply_operation(
         magnitude: from 0 to 10.
         increasing: which table of strengths.
         negative: the other direction, for operations that have two.
-        impl: as in `operations`.
+        impl: as in `operations_by`.
     """
-    return OPERATIONS[name](operations(impl), frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
+    return OPERATIONS[name](operations_by(impl), frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
 
 
 def _posterize(frames: Tensor, level: float, increasing: bool) -> Tensor:

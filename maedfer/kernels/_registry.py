@@ -23,7 +23,7 @@ def define(name: str, schema: str, fake: Callable[..., Any]) -> None:
 
 
 def implements(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Bind a launcher as the operator's implementation (on a CPU it runs under Triton's interpreter only)."""
+    """Bind a launcher as the operator's implementation (Triton's run on a CPU under its interpreter only)."""
 
     def bind(launcher: Callable[..., Any]) -> Callable[..., Any]:
         torch.library.impl(f"{NAMESPACE}::{name}", ("cuda", "cpu"), launcher)
@@ -45,8 +45,10 @@ def _empty(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
-define("region_attention_fwd", "(Tensor qkv, int num_heads) -> Tensor", like_queries)
-define("region_attention_bwd", "(Tensor dout, Tensor qkv, int num_heads) -> Tensor", lambda dout, qkv, _: _empty(qkv))
+# Names with "native" are csrc's, the others Triton's.
+for _name in ("region_attention", "native_region_attention"):
+    define(f"{_name}_fwd", "(Tensor qkv, int num_heads) -> Tensor", like_queries)
+    define(f"{_name}_bwd", "(Tensor dout, Tensor qkv, int num_heads) -> Tensor", lambda dout, qkv, _: _empty(qkv))
 define("cross_attention_fwd", "(Tensor q, Tensor kv, int num_heads) -> Tensor", lambda q, kv, _: _empty(q))
 define(
     "cross_attention_bwd",
@@ -92,17 +94,37 @@ def _interaction_bwd(
     return _empty(z), _empty(s), dmatrix, doffset, dvalues, z.new_empty((2, dim), dtype=exact)
 
 
-define(
-    "interaction_fwd",
-    "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
-    "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
-    interaction_fwd_fake,
-)
+for _name in ("interaction_fwd", "native_interaction_fwd"):
+    define(
+        _name,
+        "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
+        "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
+        interaction_fwd_fake,
+    )
 define(
     "interaction_bwd",
     "(Tensor dy, Tensor dn, Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor p, Tensor weight, "
     "float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _interaction_bwd,
+)
+
+
+def tubelets_fake(
+    frames: torch.Tensor,
+    index: torch.Tensor,
+    patch_size: list[int],
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    values = frames.shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
+    return frames.new_empty((frames.shape[0], index.shape[-1], values), dtype=dtype)
+
+
+define(
+    "tubelets",
+    "(Tensor frames, Tensor index, int[] patch_size, float[] mean, float[] std, ScalarType dtype) -> Tensor",
+    tubelets_fake,
 )
 
 
@@ -120,12 +142,13 @@ def _reconstruction_loss_fwd(
     return appearance_loss, motion_loss, prediction.new_empty(prediction.shape if want_gradient else (0,))
 
 
-define(
-    "reconstruction_loss_fwd",
-    "(Tensor prediction, Tensor frames, Tensor index, int[] patch_size, bool motion, bool normalize, "
-    "bool want_gradient) -> (Tensor, Tensor, Tensor)",
-    _reconstruction_loss_fwd,
-)
+for _name in ("reconstruction_loss_fwd", "native_reconstruction_loss_fwd"):
+    define(
+        _name,
+        "(Tensor prediction, Tensor frames, Tensor index, int[] patch_size, bool motion, bool normalize, "
+        "bool want_gradient) -> (Tensor, Tensor, Tensor)",
+        _reconstruction_loss_fwd,
+    )
 define(
     "reconstruction_loss_bwd",
     "(Tensor? dappearance, Tensor? dmotion, Tensor diff, int cube_frames) -> Tensor",

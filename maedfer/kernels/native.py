@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.errors import InputError
-from maedfer.kernels._registry import define, operator
+from maedfer.kernels._registry import implements, operator, tubelets_fake
 
 # Element types by the numbers of csrc/element.h.
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
@@ -110,7 +110,9 @@ def reconstruction_loss(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both losses, and prediction - target where `keep`, else an empty tensor (see reconstruction_loss.py)."""
-    return operator("native_reconstruction_loss")(prediction, frames, index, list(patch_size), motion, normalize, keep)
+    return operator("native_reconstruction_loss_fwd")(
+        prediction, frames, index, list(patch_size), motion, normalize, keep
+    )
 
 
 class MaskedAppearanceMotionLoss(torch.autograd.Function):
@@ -151,20 +153,13 @@ def scale_difference(difference: Tensor, appearance: Tensor, motion: Tensor) -> 
     return (difference * scale[:, None]).to(difference.dtype)
 
 
-def _tubelets_fake(
-    frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
-) -> Tensor:
-    batch = frames.shape[0]
-    values = frames.shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
-    return frames.new_empty((batch, index.shape[-1], values), dtype=dtype)
-
-
+@implements("tubelets")
 def _tubelets(
     frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
 ) -> Tensor:
     _check(frames, index, patch_size)
     compiled, device = module_for(frames)
-    out = _tubelets_fake(frames, index, patch_size, mean, std, dtype)
+    out = tubelets_fake(frames, index, patch_size, mean, std, dtype)
     index = index.expand(frames.shape[0], index.shape[-1])
     white = 255.0 if frames.dtype == torch.uint8 else 1.0
     scale = torch.tensor([1.0 / (white * one) for one in std], dtype=torch.float32)
@@ -182,13 +177,7 @@ def _tubelets(
     return out
 
 
-def _loss_fake(
-    prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    scalar = prediction.new_empty((), dtype=torch.float32)
-    return scalar, scalar.clone(), prediction.new_empty(prediction.shape if keep else (0,))
-
-
+@implements("native_reconstruction_loss_fwd")
 def _loss(
     prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,18 +256,3 @@ def launched(error: int) -> None:
     """Raise what a launch has returned, if it is an error."""
     if error:
         raise RuntimeError(f"a kernel of maedfer._cuda was not launched: CUDA error {error}")
-
-
-define(
-    "tubelets",
-    "(Tensor frames, Tensor index, int[] patch_size, float[] mean, float[] std, ScalarType dtype) -> Tensor",
-    _tubelets_fake,
-)
-define(
-    "native_reconstruction_loss",
-    "(Tensor prediction, Tensor frames, Tensor index, int[] patch_size, bool motion, bool normalize, bool keep) "
-    "-> (Tensor, Tensor, Tensor)",
-    _loss_fake,
-)
-for _name, _function in (("tubelets", _tubelets), ("native_reconstruction_loss", _loss)):
-    torch.library.impl(f"maedfer::{_name}", ("cpu", "cuda"), _function)

@@ -8,7 +8,6 @@ until they have been timed. Queries, keys, values and the stream are in one 16-b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from maedfer.errors import InputError
 from maedfer.kernels import native
 from maedfer.kernels._configs import shared_limit
-from maedfer.kernels._registry import define, interaction_fwd_fake, like_queries, operator
+from maedfer.kernels._registry import implements, interaction_fwd_fake, like_queries, operator
 
 _DTYPES = (torch.bfloat16, torch.float16)
 
@@ -84,6 +83,7 @@ class RegionAttention(torch.autograd.Function):
         return operator("native_region_attention_bwd")(dout, qkv, ctx.num_heads), None
 
 
+@implements("native_region_attention_fwd")
 def _attention_fwd(qkv: Tensor, num_heads: int) -> Tensor:
     out = like_queries(qkv, num_heads)
     packed = _rows(qkv)
@@ -92,6 +92,7 @@ def _attention_fwd(qkv: Tensor, num_heads: int) -> Tensor:
     return out
 
 
+@implements("native_region_attention_bwd")
 def _attention_bwd(dout: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
     packed, dout = _rows(qkv), _rows(dout)
     dqkv = packed.new_empty(packed.shape)
@@ -116,6 +117,7 @@ def _attention(packed: Tensor, num_heads: int) -> tuple[Any, ...]:
     return native.ELEMENTS[packed.dtype], sizes, addresses, *packed.stride()[:2]
 
 
+@implements("native_interaction_fwd")
 def _interaction_fwd(
     z: Tensor,
     s: Tensor,
@@ -168,24 +170,3 @@ def _aligned(x: Tensor) -> Tensor:
     """Copied unless 16 bytes can be read at once everywhere."""
     fits = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and not any(stride % 8 for stride in x.stride()[:-1])
     return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
-define("native_region_attention_fwd", "(Tensor qkv, int num_heads) -> Tensor", like_queries)
-define(
-    "native_region_attention_bwd",
-    "(Tensor dout, Tensor qkv, int num_heads) -> Tensor",
-    lambda dout, qkv, _: qkv.new_empty(qkv.shape),
-)
-define(
-    "native_interaction_fwd",
-    "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
-    "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
-    interaction_fwd_fake,
-)
-_IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
-    "native_region_attention_fwd": _attention_fwd,
-    "native_region_attention_bwd": _attention_bwd,
-    "native_interaction_fwd": _interaction_fwd,
-}
-for _name, _function in _IMPLEMENTATIONS.items():
-    torch.library.impl(f"maedfer::{_name}", ("cpu", "cuda"), _function)

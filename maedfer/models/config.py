@@ -52,9 +52,9 @@ class LGIFormerConfig:
         num_classes: outputs of the head; 0 gives a feature extractor.
         init_scale: factor on the head's initial weights.
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
-        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for
-            those of csrc/ where there are, "torch" for plain
-            PyTorch arranged for speed, "reference" for the specification. An explicit choice that cannot run raises.
+        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for those of
+            csrc/ where there are, "torch" for plain PyTorch arranged for speed, "reference" for the specification. An
+            explicit choice that cannot run raises.
         full_attention: who computes attention over all tokens of a clip (ViT, and the decoder of pre-training):
             "sdpa" for PyTorch, "xformers" for that library.
     """

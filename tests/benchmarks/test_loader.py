@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import loader
+from maedfer.data import native_operations
 from maedfer.data.rand_augment import OPERATIONS
 from maedfer.kernels.native import build_record
 
@@ -36,6 +37,17 @@ def test_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             assert by["transform_share"] == pytest.approx(by["transform_ms"] / both)
     assert [row["operation"] for row in found["operations"]] == [*OPERATIONS, "resized_crop"]
     assert "clips/s" in capsys.readouterr().out
+
+
+@needs_csrc
+def test_what_does_not_agree_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (48, 40)).save(tmp_path / "000.png")
+    monkeypatch.setattr(native_operations, "solarize", lambda frames, threshold: frames + 2)
+    monkeypatch.setattr("sys.argv", ["loader", str(tmp_path), "--rounds", "2"])
+    assert loader.main() == 2
+    assert "solarize: torchvision and csrc differ by 2, not timed" in capsys.readouterr().err
 
 
 @needs_csrc

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maedfer.data import native_operations, rand_augment, torchvision_operations
+from maedfer.data import native_operations, picture_operations, torchvision_operations
 from maedfer.data.augment import PretrainAugment, TrainAugment
 from maedfer.data.rand_augment import OPERATIONS, RandAugment, apply_operation
 from maedfer.errors import InputError
@@ -206,8 +206,8 @@ def test_other_frames_are_refused(frames: Tensor) -> None:
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="did you mean 'torchvision'"):
         TrainAugment(32, impl="torchvison")  # type: ignore[arg-type]
-    monkeypatch.setitem(rand_augment.MODULES, "cpu", None)
-    assert rand_augment.operations() is torchvision_operations
+    monkeypatch.setitem(picture_operations.MODULES, "cpu", None)
+    assert picture_operations.operations_by() is torchvision_operations
     with pytest.raises(InputError, match=r"CPU part is not there .* use impl='torchvision'"):
         RandAugment("rand-m7-n4", impl="csrc")
     torch.manual_seed(0)

@@ -183,7 +183,7 @@ def test_opcheck_and_compile() -> None:
     ops, statistics = torch.ops.maedfer, (list(IMAGENET_MEAN), list(IMAGENET_STD))
     torch.library.opcheck(ops.tubelets.default, (frames, index, list(CUBE), *statistics, torch.bfloat16))
     torch.library.opcheck(
-        ops.native_reconstruction_loss.default, (predicted, frames, index, list(CUBE), True, True, True)
+        ops.native_reconstruction_loss_fwd.default, (predicted, frames, index, list(CUBE), True, True, True)
     )
 
     def step(predicted: Tensor) -> Tensor:
