@@ -108,23 +108,27 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
 
 
 def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
-    """A row for each operation of RandAugment, and for a crop that is resized: medians.
+    """A row for each operation of RandAugment, for a resized crop after them, and for resizing what was read: medians.
 
     Raises:
         InputError: the clip cannot be read, csrc was not compiled, or both ways do not agree.
     """
-    frames = TrainAugment(SIZE).fit(_read(clip, train_indices, torch.Generator().manual_seed(0)))
+    pictures = _read(clip, train_indices, torch.Generator().manual_seed(0))
+    frames = TrainAugment(SIZE).fit(pictures)
     # Between operations, each way has frames as its own results lie in memory.
     given = {impl: operations_by(impl).resize(frames, (SIZE, SIZE)) for impl in IMPLS}
 
     def crop(impl: Impl) -> Tensor:
         return operations_by(impl).resize(given[impl][..., 10:130, 20:150], (SIZE, SIZE), mirror=True, planar=True)
 
+    def first(impl: Impl) -> Tensor:
+        return operations_by(impl).resize(pictures, (SIZE, SIZE), planar=True)
+
     cases: dict[str, Callable[[Impl], Tensor]] = {
         name: lambda impl, name=name: apply_operation(given[impl], name, 7.0, impl=impl) for name in OPERATIONS
     }
     rows = []
-    for name, change in {**cases, "resized_crop": crop}.items():
+    for name, change in {**cases, "resized_crop": crop, "resize_as_read": first}.items():
         one, other = (change(impl).int() for impl in IMPLS)
         if (one - other).abs().max() > 1:
             raise InputError(f"{name}: torchvision and csrc differ by {int((one - other).abs().max())}, not timed")

@@ -35,7 +35,7 @@ def test_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             both = row["reading_ms"] + by["transform_ms"]
             assert by["clips_per_s"] == pytest.approx(1e3 / both)
             assert by["transform_share"] == pytest.approx(by["transform_ms"] / both)
-    assert [row["operation"] for row in found["operations"]] == [*OPERATIONS, "resized_crop"]
+    assert [row["operation"] for row in found["operations"]] == [*OPERATIONS, "resized_crop", "resize_as_read"]
     assert "clips/s" in capsys.readouterr().out
 
 
