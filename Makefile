@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 OLDEST := .venv-oldest
 # The longest first, so that workers end together.
 KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_layers.py \
-	tests/models/test_acceleration.py tests/models/test_drop_in_layers.py
+	tests/models/published/test_accelerate.py tests/models/test_drop_in_layers.py
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help

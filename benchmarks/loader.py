@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from maedfer.data.augment import PretrainAugment, TrainAugment
-from maedfer.data.picture_operations import Impl, operations_by
-from maedfer.data.rand_augment import OPERATIONS, apply_operation
-from maedfer.data.readers import open_video
+from maedfer._files import atomic_path
+from maedfer.data.augment.operations import Impl, operations_by
+from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation
+from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
 from maedfer.data.sampling import pretrain_indices, train_indices
+from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
 
 SIZE = 160
 IMPLS: tuple[Impl, ...] = ("torchvision", "csrc")

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.published_plan import PublishedPlan
+from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
 from maedfer.kernels import plain, use_impl
 from maedfer.models import LGIFormer, model_config
 

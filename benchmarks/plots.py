@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.errors import require
-from maedfer.train.figures import INK, PALETTE, Curve, Panel, curves
+from maedfer.report.figures import INK, PALETTE, Curve, Panel, curves
 
 Row = dict[str, Any]
 

@@ -24,8 +24,8 @@ from benchmarks.model_steps import MODELS
 from benchmarks.operations import CROSSOVERS, OPERATIONS
 from benchmarks.sweeps import SWEEPS
 from benchmarks.workload import COMPILED, Candidate, Settings, Skip, Verdict, Workload
+from maedfer._files import atomic_path
 from maedfer.errors import unknown
-from maedfer.files import atomic_path
 
 Row = dict[str, Any]
 Results = dict[str, Any]

@@ -29,8 +29,8 @@ import triton
 from triton.errors import TritonError
 
 import maedfer.kernels
+from maedfer._files import atomic_path
 from maedfer.errors import InputError, unknown
-from maedfer.files import atomic_path
 from maedfer.kernels import _configs
 from maedfer.kernels._ahead_of_time import (
     ARCHITECTURES,

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from maedfer.data.synthetic import contact_sheet, write_dataset
 from maedfer.errors import InputError, MissingDependencyError
-from maedfer.train.report import write_comparison
+from maedfer.report import write_comparison
+from maedfer.synthetic.dataset import contact_sheet, write_dataset
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 

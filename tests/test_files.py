@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
 
 
 def test_replaces_at_the_end_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_published(source: Path, out: Path, task: str | None, model_args: dict[str, Any] | None) -> dict[str, Any]:
-    from maedfer.models.published import load_published, published_table, read_checkpoint
+    from maedfer.models.published.checkpoints import load_published, published_table, read_checkpoint
 
     content = _read_safetensors(source) if source.suffix == ".safetensors" else read_checkpoint(source)
     task = task or _task(content)
@@ -92,7 +92,7 @@ def _from_published(source: Path, out: Path, task: str | None, model_args: dict[
 def _to_published(source: Path, out: Path) -> dict[str, Any]:
     import torch
 
-    from maedfer.files import atomic_path
+    from maedfer._files import atomic_path
     from maedfer.models import from_pretrained, to_published
 
     folder = source / "model" if (source / "model" / "config.json").is_file() else source

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maedfer.data.annotations import Clip, check_exists
-from maedfer.data.datasets import SampleKey, collate
-from maedfer.data.readers import open_video
+from maedfer.data.dataset import SampleKey, collate
+from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
+from maedfer.evaluation.metrics import read_predictions
 from maedfer.models import MAEDFER, LGIFormer, build_model, normalize_frames
 from maedfer.train.config import RunConfig
 from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
-from maedfer.train.metrics import read_predictions
 from maedfer.train.optim import Schedule
-from maedfer.train.runtime import Runtime, start
+from maedfer.train.processes import Runtime, start
 from maedfer.train.weights import initialise, load_weights
 
 # Clips of each list that are opened, evenly spread.

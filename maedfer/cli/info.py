@@ -76,8 +76,8 @@ def describe(model: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: no such model, field or value.
     """
+    from maedfer.dataclass_tree import set_dotted, to_dict
     from maedfer.models.profile import profile
-    from maedfer.typed import set_dotted, to_dict
 
     changes: dict[str, Any] = {}
     for override in overrides:
@@ -133,9 +133,9 @@ def _built(record: dict[str, Any]) -> str:
 
 
 def _config(model: str, changes: dict[str, Any]) -> Any:
+    from maedfer.dataclass_tree import from_dict
     from maedfer.models import list_models, model_config
     from maedfer.models.serialization import CONFIG_FILE, read_config
-    from maedfer.typed import from_dict
 
     if model in list_models():
         return model_config(model, **changes)

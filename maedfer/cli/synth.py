@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the data set and say where it is."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
-    from maedfer.data.synthetic import write_dataset
+    from maedfer.synthetic.dataset import write_dataset
 
     folder = write_dataset(
         args.out,

@@ -1,1 +1,1 @@
-"""Data: annotation files, readers, frame sampling, augmentation, data sets, and a synthetic data set."""
+"""Data: annotation files, readers, frame sampling, augmentation, data sets, and their protocols."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from maedfer.models.acceleration import Acceleration, accelerate
 from maedfer.models.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -14,14 +13,15 @@ from maedfer.models.config import (
     list_models,
     model_config,
 )
-from maedfer.models.handover import load_pretrained
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
+from maedfer.models.mae_dfer import MAEDFER, normalize_frames
 from maedfer.models.masking import running_cell_mask, tube_mask
-from maedfer.models.pretrain import MAEDFER, normalize_frames
 from maedfer.models.profile import ModelProfile, profile
-from maedfer.models.published import load_published, published_gradients, to_published
+from maedfer.models.published.accelerate import Acceleration, accelerate
+from maedfer.models.published.checkpoints import load_published, published_gradients, to_published
 from maedfer.models.serialization import from_pretrained, read_config
+from maedfer.models.transfer import load_pretrained
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from maedfer.dataclass_tree import field_types, from_dict
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import Impl
-from maedfer.typed import field_types, from_dict
 
 # Clips enter the models normalised with these (RGB, for values in [0, 1]).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

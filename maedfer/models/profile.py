@@ -16,8 +16,8 @@ import torch
 from maedfer.kernels.folding import folds
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.masking import masked_per_window
-from maedfer.models.pretrain import MAEDFER
 
 Macs = dict[str, int]
 

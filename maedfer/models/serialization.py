@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maedfer._files import atomic_path
+from maedfer.dataclass_tree import from_dict, to_dict
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.load_report import LoadReport
-from maedfer.typed import from_dict, to_dict
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

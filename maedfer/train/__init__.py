@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from maedfer.train.evaluate import run_evaluate
     from maedfer.train.finetune import run_finetune
     from maedfer.train.pretrain import run_pretrain
-    from maedfer.train.run import RunResult
+    from maedfer.train.run_folder import RunResult
 
 __all__ = [
     "RunConfig",

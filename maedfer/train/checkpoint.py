@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
 from maedfer.train.config import differing_keys
 
 FORMAT = "maedfer-run-1"

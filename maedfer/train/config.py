@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer._files import atomic_path
+from maedfer.dataclass_tree import from_dict, set_dotted, to_dict
 from maedfer.errors import InputError, require, unknown
-from maedfer.files import atomic_path
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.train.settings import (
     AugmentConfig,
@@ -26,7 +27,6 @@ from maedfer.train.settings import (
     Task,
     TrainConfig,
 )
-from maedfer.typed import from_dict, set_dotted, to_dict
 
 __all__ = [
     "AugmentConfig",

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.files import atomic_path
+from maedfer.evaluation.metrics import Predictions, pool, read_predictions, write_predictions
 from maedfer.models import LGIFormer, normalize_frames
 from maedfer.train.config import RunConfig, check_config, replace_model
 from maedfer.train.loader import ViewBatches
 from maedfer.train.log import RunLog, write_json
-from maedfer.train.metrics import Predictions, pool, read_predictions, write_predictions
-from maedfer.train.run import RunResult, finish_report, open_evaluation, recording
-from maedfer.train.runtime import Runtime, start
+from maedfer.train.processes import Runtime, start
+from maedfer.train.run_folder import RunResult, finish_report, open_evaluation, recording
 from maedfer.train.weights import load_weights
 
 

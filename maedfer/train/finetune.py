@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer.data.mixup import Mixup
+from maedfer.data.augment.mixup import Mixup
 from maedfer.errors import InputError
+from maedfer.evaluation.metrics import Predictions
 from maedfer.models import LGIFormer, build_model, normalize_frames, profile
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.evaluate import headline, predict, summary, write_results
 from maedfer.train.loader import TrainBatches, ViewBatches, identity
 from maedfer.train.log import RunLog
-from maedfer.train.metrics import Predictions
 from maedfer.train.optim import leave_out_unused
-from maedfer.train.run import RunResult, finish_report, open_run, recording
-from maedfer.train.runtime import Runtime, process_seed, start
+from maedfer.train.processes import Runtime, process_seed, start
+from maedfer.train.run_folder import RunResult, finish_report, open_run, recording
 from maedfer.train.trainer import Trainer, announce
 from maedfer.train.weights import initialise
 

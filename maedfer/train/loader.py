@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maedfer.data.annotations import Clip, check_exists, read_annotations
-from maedfer.data.augment import EvalTransform, PretrainAugment, TrainAugment
-from maedfer.data.datasets import ClipDataset, EpochSampler, collate
+from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
+from maedfer.data.dataset import ClipDataset, EpochSampler, collate
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig
-from maedfer.train.runtime import Runtime
+from maedfer.train.processes import Runtime
 
 
 class TrainBatches:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from maedfer import __version__
-from maedfer.files import atomic_path
-from maedfer.train.runtime import Runtime
+from maedfer._files import atomic_path
+from maedfer.train.processes import Runtime
 
 _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "av", "decord", "pillow", "pyyaml", "tqdm")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maedfer.train.runtime import Runtime
+from maedfer.train.processes import Runtime
 
 
 class Meter:

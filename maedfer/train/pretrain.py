@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maedfer.data.datasets import SampleKey
-from maedfer.files import atomic_path
+from maedfer._files import atomic_path
+from maedfer.data.dataset import SampleKey
 from maedfer.models import MAEDFER, LGIFormerConfig, build_model, profile
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.loader import TrainBatches
 from maedfer.train.optim import leave_out_unused
-from maedfer.train.run import RunResult, finish_report, open_run, recording
-from maedfer.train.runtime import Runtime, start
+from maedfer.train.processes import Runtime, start
+from maedfer.train.run_folder import RunResult, finish_report, open_run, recording
 from maedfer.train.trainer import Trainer, announce
 from maedfer.train.weights import initialise
 

@@ -29,7 +29,7 @@ from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog, duration
 from maedfer.train.meter import Meter
 from maedfer.train.optim import Ema, Schedule, make_optimizer, parameter_groups, set_lr
-from maedfer.train.runtime import Runtime, process_seed, seed_all
+from maedfer.train.processes import Runtime, process_seed, seed_all
 from maedfer.train.weights import brief
 
 # How the model is scored after an epoch: (model, epoch from 1, step, whether it is the last) -> what to select by.

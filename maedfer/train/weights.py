@@ -14,7 +14,7 @@ from maedfer.models import (
     load_pretrained,
     load_published,
 )
-from maedfer.models.published import read_checkpoint
+from maedfer.models.published.checkpoints import read_checkpoint
 from maedfer.models.serialization import CONFIG_FILE, load_parameters
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import resolve

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import loader
-from maedfer.data import native_operations
-from maedfer.data.rand_augment import OPERATIONS
+from maedfer.data.augment import native_operations
+from maedfer.data.augment.rand_augment import OPERATIONS
 from maedfer.kernels.native import build_record
 
 # Both ways are timed side by side.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from maedfer.data.protocols import CLASSES
-from maedfer.data.synthetic import EXPRESSIONS
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
+from maedfer.synthetic.dataset import EXPRESSIONS
 from maedfer.train.config import AugmentConfig, RunConfig, find_recipe, list_recipes, load_config, read_tree
 from maedfer.train.optim import Schedule
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer.data.mixup import Mixup
+from maedfer.data.augment.mixup import Mixup
 from maedfer.errors import InputError
 from maedfer.train.checkpoint import (
     check_same_run,

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer.data.augment import EvalTransform
-from maedfer.data.datasets import ClipDataset
+from maedfer.data.augment.transforms import EvalTransform
+from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
+from maedfer.evaluation.metrics import read_predictions
 from maedfer.models import from_pretrained, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from maedfer.train.evaluate import predict
 from maedfer.train.loader import ViewBatches, read_clips
-from maedfer.train.metrics import read_predictions
-from maedfer.train.runtime import Runtime
+from maedfer.train.processes import Runtime
 from tests.train.runs import in_process, tiny, write_clips
 
 

@@ -4,7 +4,7 @@ import torch
 from maedfer.errors import InputError
 from maedfer.train import run_pretrain
 from maedfer.train.loader import TrainBatches, ViewBatches, identity, read_clips
-from maedfer.train.runtime import Runtime
+from maedfer.train.processes import Runtime
 from tests.train.runs import records, tiny, write_clips
 
 ALONE = Runtime(torch.device("cpu"))

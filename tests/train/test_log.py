@@ -6,7 +6,7 @@ import torch
 
 from maedfer.train.log import RunLog, duration, environment, truncate_log
 from maedfer.train.meter import Meter
-from maedfer.train.runtime import Runtime
+from maedfer.train.processes import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from maedfer.errors import InputError
-from maedfer.train import run_finetune, run_pretrain, runtime
+from maedfer.train import processes, run_finetune, run_pretrain
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.finetune import ClassificationLoss
 from maedfer.train.trainer import Trainer
@@ -325,7 +325,7 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("broken_from", [1000, 5])
 def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkeypatch, broken_from):
     """The loss scaler on the CPU: a step that overflows is left out; a run that only overflows is stopped."""
-    monkeypatch.setattr(runtime, "_precision", lambda name, device: "fp16")
+    monkeypatch.setattr(processes, "_precision", lambda name, device: "fp16")
     original = ClassificationLoss.__call__
     calls = []
 
@@ -409,7 +409,7 @@ def test_too_few_clips_for_a_batch(data, tmp_path):
 
 
 def test_report_that_fails_does_not_lose_the_run(data, tmp_path, monkeypatch, capsys):
-    from maedfer.train import report
+    from maedfer import report
 
     def fail(run_dir):
         raise RuntimeError("no fonts")

@@ -1,0 +1,1 @@
+"""Changes to the pictures of training clips, and mixing of batches."""

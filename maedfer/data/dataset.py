@@ -1,0 +1,223 @@
+"""A data set of clips for PyTorch's DataLoader.
+
+    dataset = ClipDataset(read_annotations("train.csv"), "train", 16, 4, TrainAugment(160))
+    sampler = EpochSampler(len(dataset), batch_size=8)
+    loader = DataLoader(dataset, batch_size=8, sampler=sampler, collate_fn=collate, num_workers=8)
+
+What a sample looks like depends on its `SampleKey` alone: not on workers, processes, or what was loaded before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maedfer.data.annotations import Clip, ClipTable
+from maedfer.data.sampler import EpochSampler, SampleKey
+from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
+from maedfer.data.video.readers import Backend, open_video
+from maedfer.errors import InputError, unknown
+
+__all__ = ["ClipDataset", "ClipError", "EpochSampler", "Mode", "SampleKey", "collate", "seeded"]
+
+Mode = Literal["pretrain", "train", "views"]
+_log = logging.getLogger(__name__)
+
+
+class ClipError(InputError):
+    """A clip cannot be loaded; one line, also when it comes out of a loader's worker process."""
+
+    def __init__(self, message: str) -> None:
+        # DataLoader makes the exception anew in the main process, with the worker's whole traceback as its message.
+        super().__init__(message.rstrip().rsplit("ClipError: ", 1)[-1])
+
+
+class ClipDataset(Dataset[dict[str, Any]]):
+    """Clips as samples of frames.
+
+    Args:
+        clips: from `read_annotations`.
+        mode: rule of frame sampling: "pretrain", "train", or "views" (for testing, nothing random).
+        frames: frames of a sample.
+        stride: distance between them in the clip.
+        transform: uint8 [T, 3, H, W] to the same of the model's size; may draw from torch's global generator.
+        repeats: samples taken from a clip each time it is decoded ("pretrain" and "train").
+        views: temporal views ("views").
+        backend: as in `open_video`.
+        cache: keep every decoded clip in memory. The memory is that of the process: each loader worker keeps its own,
+            for as long as it lives, unless `fill_cache` was called before. For small sets.
+        mask_fn: draws the mask(s) of one sample from a torch.Generator.
+        on_error: "raise", or "skip" = take the next clip that can be read instead of a broken one, and warn once.
+
+    Raises:
+        InputError: no clips, or settings out of range.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        mode: Mode,
+        frames: int = 16,
+        stride: int = 4,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        repeats: int = 1,
+        views: int = 2,
+        backend: Backend = "auto",
+        cache: bool = False,
+        mask_fn: Callable[[torch.Generator], Tensor] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise unknown("mode", mode, get_args(Mode))
+        if on_error not in ("raise", "skip"):
+            raise unknown("value of on_error:", on_error, ("raise", "skip"))
+        if not clips:
+            raise InputError("a data set needs at least one clip")
+        if min(frames, stride, repeats, views) < 1:
+            raise InputError(f"frames {frames}, stride {stride}, repeats {repeats}, views {views} must be at least 1")
+        self.clips = ClipTable(clips)
+        self.mode: Mode = mode
+        self.frames, self.stride = frames, stride
+        self.transform = transform
+        self.repeats, self.views = repeats, views
+        self.backend: Backend = backend
+        self.mask_fn = mask_fn
+        self.on_error = on_error
+        self._cache: dict[int, np.ndarray] | None = {} if cache else None
+        # Clips that this process found broken, with what was wrong.
+        self.broken: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        """Load the samples of one clip.
+
+        Args:
+            key: clip and seed; a bare number means seed 0.
+
+        Returns:
+            frames: uint8 [R, 3, T, H, W], R = repeats or views.
+            label: class number, -1 where there is none.
+            index: the clip that was loaded (another one than asked for only where that is broken).
+            skipped: how many broken clips were passed over for it.
+            mask: [R, ...] what `mask_fn` gave, where there is one.
+
+        Raises:
+            ClipError: the clip cannot be read; names the annotation's file and line, and the clip.
+        """
+        index, seed = (key.index, key.seed) if isinstance(key, SampleKey) else (key, 0)
+        skipped = 0
+        while True:
+            try:
+                return {**self._load(index, seed), "skipped": skipped}
+            except InputError as error:
+                message = f"{self.clips[index].where}: {error}"
+                if self.on_error == "raise":
+                    raise ClipError(message) from error
+                if index not in self.broken:
+                    self.broken[index] = message
+                    _log.warning("clip skipped: %s", message)
+                skipped += 1
+                if skipped == len(self):
+                    raise ClipError(f"none of the {len(self)} clips can be read; the last one: {message}") from error
+                index = (index + 1) % len(self)
+
+    def fill_cache(self) -> None:
+        """Decode all clips into the cache now, so that loader workers forked later share the memory."""
+        if self._cache is None:
+            raise InputError("fill_cache needs a data set with cache=True")
+        for index in range(len(self)):
+            try:
+                self._decoded(index)
+            except InputError:
+                # Reported, or skipped, when the clip's turn comes.
+                continue
+
+    def _load(self, index: int, seed: int) -> dict[str, Any]:
+        if index in self.broken:
+            raise InputError(self.broken[index])
+        generator = torch.Generator().manual_seed(seed)
+        groups, pictures = self._read(index, generator)
+        with seeded(seed):
+            samples = [self._finish(pictures[group]) for group in groups]
+        label = self.clips[index].label
+        sample = {"frames": torch.stack(samples), "label": -1 if label is None else label, "index": index}
+        if self.mask_fn is not None:
+            sample["mask"] = torch.stack([self.mask_fn(generator) for _ in groups])
+        return sample
+
+    def _read(self, index: int, generator: torch.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        """Decode what all samples of a clip need, once; returns the samples' rows, and the frames [n, H, W, 3]."""
+        if self._cache is not None:
+            pictures = self._decoded(index)
+            return self._draw(len(pictures), generator), pictures
+        with open_video(self.clips[index].path, self.backend) as reader:
+            groups = self._draw(len(reader), generator)
+            positions, rows = np.unique(np.concatenate(groups), return_inverse=True)
+            return list(rows.reshape(len(groups), -1)), reader.read(positions)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        assert self._cache is not None
+        if index not in self._cache:
+            with open_video(self.clips[index].path, self.backend) as reader:
+                self._cache[index] = reader.read(range(len(reader)))
+        return self._cache[index]
+
+    def _draw(self, n: int, generator: torch.Generator) -> list[np.ndarray]:
+        if self.mode == "views":
+            return view_indices(n, self.frames, self.stride, self.views)
+        rule = train_indices if self.mode == "train" else pretrain_indices
+        return [rule(n, self.frames, self.stride, generator) for _ in range(self.repeats)]
+
+    def _finish(self, pictures: np.ndarray) -> Tensor:
+        """Transform [T, H, W, 3] and put channels before time."""
+        # In memory channels stay last, which is what torchvision resizes fastest.
+        frames = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        if self.transform is not None:
+            frames = self.transform(frames)
+        return frames.transpose(0, 1).contiguous()
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack samples to a batch, the R samples of a clip one after the other.
+
+    Returns:
+        frames uint8 [B * R, 3, T, H, W]; label and index int64 [B * R]; mask [B * R, ...] where samples have one;
+        skipped, int64 scalar: broken clips passed over.
+
+    Raises:
+        ClipError: frames of different sizes.
+    """
+    sizes = {tuple(sample["frames"].shape[-2:]) for sample in samples}
+    if len(sizes) > 1:
+        raise ClipError(f"frames of sizes {sorted(sizes)} cannot form a batch; use a transform that resizes them")
+    repeats = len(samples[0]["frames"])
+    batch = {
+        "frames": torch.cat([sample["frames"] for sample in samples]),
+        "skipped": torch.tensor(sum(sample["skipped"] for sample in samples)),
+    }
+    for name in ("label", "index"):
+        batch[name] = torch.tensor([sample[name] for sample in samples]).repeat_interleave(repeats)
+    if "mask" in samples[0]:
+        batch["mask"] = torch.cat([sample["mask"] for sample in samples])
+    return batch
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's global CPU generator start from `seed`, and put it back on leaving."""
+    state = torch.get_rng_state()
+    # Not torch.manual_seed, which would also reset every GPU's generator.
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,1 @@
+"""Video files: what they hold, and reading their frames."""

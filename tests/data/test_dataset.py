@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from maedfer.data import dataset as datasets
+from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
+from maedfer.data.dataset import ClipDataset, EpochSampler, SampleKey, collate
+from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
+from maedfer.data.video.readers import open_video
+from maedfer.errors import InputError
+from tests.data.media import pictures, write_video
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos and a folder of frames, in `path label` lines; frame k of clip c has grey value 10 + 20 c + k / 2."""
+    root = tmp_path_factory.mktemp("data")
+    lines = []
+    for number, length in enumerate((40, 1, 23, 70, 9, 64)):
+        write_video(root / f"{number}.mp4", pictures(length), options={"preset": "ultrafast"})
+        lines.append(f"{number}.mp4 {number % 3}")
+    (root / "frames").mkdir()
+    for number, picture in enumerate(pictures(30)):
+        Image.fromarray(picture).save(root / "frames" / f"{number}.jpg")
+    lines.append("frames 2")
+    (root / "list.csv").write_text("\n".join(lines))
+    return root / "list.csv"
+
+
+@pytest.fixture
+def clips_list(listing: Path) -> list[Clip]:
+    return read_annotations(listing, num_classes=3)
+
+
+def draw_mask(generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(6, generator=generator) < 0.5
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
+
+
+def test_frames_are_those_of_the_sampling_rules(clips_list: list[Clip]) -> None:
+    for mode, rule in (("train", train_indices), ("pretrain", pretrain_indices)):
+        dataset = ClipDataset(clips_list, mode, frames=8, stride=4, repeats=3)
+        for index in (0, 3, 1, 6):
+            sample = dataset[SampleKey(index, seed=77)]
+            generator = torch.Generator().manual_seed(77)
+            with open_video(clips_list[index].path) as reader:
+                expected = [reader.read(rule(len(reader), 8, 4, generator)) for _ in range(3)]
+            assert sample["frames"].dtype == torch.uint8 and sample["frames"].is_contiguous()
+            assert torch.equal(sample["frames"], torch.from_numpy(np.array(expected)).permute(0, 4, 1, 2, 3))
+            assert (sample["label"], sample["index"], sample["skipped"]) == (clips_list[index].label, index, 0)
+    dataset = ClipDataset(clips_list, "views", frames=8, stride=2, views=3)
+    sample = dataset[3]
+    with open_video(clips_list[3].path) as reader:
+        expected = [reader.read(positions) for positions in view_indices(70, 8, 2, 3)]
+    assert torch.equal(sample["frames"], torch.from_numpy(np.array(expected)).permute(0, 4, 1, 2, 3))
+
+
+def test_a_sample_depends_on_its_key_alone(clips_list: list[Clip]) -> None:
+    dataset = ClipDataset(clips_list, "train", 8, 4, TrainAugment(32), repeats=2, mask_fn=draw_mask)
+    first = dataset[SampleKey(3, 5)]
+    before = torch.get_rng_state()
+    dataset[SampleKey(0, 9)]
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1234)
+    assert same(first, dataset[SampleKey(3, 5)])
+    other = dataset[SampleKey(3, 6)]
+    assert not torch.equal(first["frames"], other["frames"])
+    assert first["mask"].shape == (2, 6) and not torch.equal(first["mask"], other["mask"])
+    # Repeats differ from each other.
+    assert not torch.equal(first["frames"][0], first["frames"][1])
+    assert not torch.equal(first["mask"][0], first["mask"][1])
+
+
+def test_repeats_decode_once(clips_list: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    reads: list[list[int]] = []
+
+    def counting(path: Path, backend: str):
+        opened.append(path)
+        reader = open_video(path, backend)
+        read = reader.read
+        reader.read = lambda positions: (reads.append(list(positions)), read(positions))[1]  # type: ignore[method-assign]
+        return reader
+
+    monkeypatch.setattr(datasets, "open_video", counting)
+    ClipDataset(clips_list, "pretrain", 8, 4, repeats=4)[SampleKey(3, 1)]
+    assert len(opened) == 1 and len(reads) == 1
+    assert reads[0] == sorted(set(reads[0]))
+
+
+def test_cache_decodes_once_and_changes_nothing(clips_list: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [SampleKey(index, seed) for index in (3, 1, 6) for seed in (1, 2)]
+    plain = ClipDataset(clips_list, "train", 8, 4, TrainAugment(32), repeats=2, mask_fn=draw_mask)
+    cached = ClipDataset(clips_list, "train", 8, 4, TrainAugment(32), repeats=2, mask_fn=draw_mask, cache=True)
+    expected = [plain[key] for key in keys]
+    opened: list[Path] = []
+    monkeypatch.setattr(
+        datasets, "open_video", lambda path, backend: (opened.append(path), open_video(path, backend))[1]
+    )
+    for _ in range(2):
+        assert all(same(cached[key], sample) for key, sample in zip(keys, expected, strict=True))
+    assert len(opened) == 3
+    cached.fill_cache()
+    assert len(opened) == len(clips_list)
+    with pytest.raises(InputError, match="cache=True"):
+        plain.fill_cache()
+
+
+def test_collate_folds_repeats_into_the_batch(clips_list: list[Clip]) -> None:
+    dataset = ClipDataset(clips_list, "train", 4, 2, EvalTransform((24, 32)), repeats=2, mask_fn=draw_mask)
+    samples = [dataset[SampleKey(index, index)] for index in (4, 0, 2)]
+    batch = collate(samples)
+    assert batch["frames"].shape == (6, 3, 4, 24, 32)
+    assert batch["index"].tolist() == [4, 4, 0, 0, 2, 2] and batch["label"].tolist() == [1, 1, 0, 0, 2, 2]
+    assert torch.equal(batch["frames"][2:4], samples[1]["frames"]) and torch.equal(
+        batch["mask"][4], samples[2]["mask"][0]
+    )
+    assert batch["skipped"] == 0
+
+
+def test_clips_without_label_and_of_mixed_size(tmp_path: Path, listing: Path) -> None:
+    write_video(tmp_path / "small.mp4", pictures(5, 32, 48))
+    clips = [Clip(tmp_path / "small.mp4", None, 1, "small.mp4"), *read_annotations(listing)]
+    dataset = ClipDataset(clips, "pretrain", 4, 1)
+    assert dataset[0]["label"] == -1
+    with pytest.raises(InputError, match=r"sizes \[\(32, 48\), \(64, 96\)\] cannot form a batch"):
+        collate([dataset[0], dataset[1]])
+    dataset.transform = PretrainAugment(32)
+    assert collate([dataset[0], dataset[1]])["frames"].shape == (2, 3, 4, 32, 32)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, listing: Path) -> list[Clip]:
+    good = [line.split()[0] for line in listing.read_text().splitlines()]
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(b"noise" * 1000)
+    (tmp_path / "list.csv").write_text(
+        f"{listing.parent / good[0]} 0\nempty.mp4 1\nnoise.mp4 2\n{listing.parent / good[2]} 1\ngone.mp4 2\n"
+    )
+    return read_annotations(tmp_path / "list.csv")
+
+
+def test_errors_name_the_annotation_line_and_the_clip(broken: list[Clip]) -> None:
+    dataset = ClipDataset(broken, "train", 4, 2)
+    for index, words in ((1, "0 bytes"), (2, "not a readable video"), (4, "no such file")):
+        with pytest.raises(InputError, match=words) as caught:
+            dataset[index]
+        assert str(caught.value).startswith(f"{broken[index].source}:{index + 1}: {broken[index].path}")
+    too_large = ClipDataset(broken, "pretrain", 4, 2, PretrainAugment(32, crop=(0, 0, 200, 200)))
+    with pytest.raises(InputError, match=r"list.csv:1: crop 0,0,200,200 .* frames of 64x96"):
+        too_large[0]
+
+
+def test_errors_in_workers_stay_one_line(broken: list[Clip]) -> None:
+    dataset = ClipDataset(broken, "train", 4, 2)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)
+    with pytest.raises(InputError) as caught:
+        list(loader)
+    assert str(caught.value) == f"{broken[1].source}:2: {broken[1].path}: the file is empty (0 bytes)"
+
+
+def test_skip_takes_the_next_good_clip_and_warns_once(broken: list[Clip], caplog: pytest.LogCaptureFixture) -> None:
+    dataset = ClipDataset(broken, "train", 4, 2, on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            sample = dataset[SampleKey(1, 8)]
+            assert (sample["index"], sample["label"], sample["skipped"]) == (3, 1, 2)
+            assert same({**sample, "skipped": 0}, dataset[SampleKey(3, 8)])
+        # Past the end, from the beginning.
+        assert dataset[SampleKey(4, 8)]["index"] == 0
+    assert [record.getMessage().count("list.csv:") for record in caplog.records] == [1, 1, 1]
+    assert sorted(dataset.broken) == [1, 2, 4]
+    assert collate([dataset[1], dataset[3]])["skipped"] == 2
+    hopeless = ClipDataset([broken[1], broken[4]], "train", 4, 2, on_error="skip")
+    with pytest.raises(InputError, match="none of the 2 clips can be read"):
+        hopeless[0]
+
+
+def test_settings_are_checked(clips_list: list[Clip]) -> None:
+    with pytest.raises(InputError, match="did you mean 'pretrain'"):
+        ClipDataset(clips_list, "pretraining")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least one clip"):
+        ClipDataset([], "train")
+    with pytest.raises(InputError, match="repeats 0"):
+        ClipDataset(clips_list, "train", repeats=0)
+    with pytest.raises(InputError, match="on_error"):
+        ClipDataset(clips_list, "train", on_error="ignore")  # type: ignore[arg-type]
+
+
+# Order of an epoch
+
+
+def keys(epoch: int = 0, start: int = 0, **settings: object) -> list[SampleKey]:
+    sampler = EpochSampler(**settings)  # type: ignore[arg-type]
+    sampler.set_epoch(epoch)
+    sampler.start_batch = start
+    out = list(sampler)
+    assert len(out) == len(sampler)
+    return out
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_processes_share_the_batches_of_one_process(world: int, drop_last: bool) -> None:
+    for n in (24, 25, 31, 35):
+        one = keys(2, n=n, seed=7, batch_size=3 * world, drop_last=drop_last)
+        parts = [
+            keys(2, n=n, seed=7, rank=rank, world=world, batch_size=3, drop_last=drop_last) for rank in range(world)
+        ]
+        whole = n // (3 * world)
+        for batch in range(whole):
+            mine = [key for part in parts for key in part[3 * batch : 3 * batch + 3]]
+            assert mine == one[3 * world * batch : 3 * world * (batch + 1)]
+        rest = [key for part in parts for key in part[3 * whole :]]
+        assert rest == one[3 * world * whole :]
+        assert len(one) == (whole * 3 * world if drop_last else n)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_every_epoch_has_its_own_order_and_seeds() -> None:
+    first, second = keys(0, n=50, seed=1, batch_size=5), keys(1, n=50, seed=1, batch_size=5)
+    assert sorted(key.index for key in first) == sorted(key.index for key in second) == list(range(50))
+    assert [key.index for key in first] != [key.index for key in second]
+    assert first == keys(0, n=50, seed=1, batch_size=5) != keys(0, n=50, seed=2, batch_size=5)
+    seeds = {key.seed for epoch in range(20) for seed in range(5) for key in keys(epoch, n=50, seed=seed)}
+    assert len(seeds) == 20 * 5 * 50 and max(seeds) < 2**63
+    in_order = keys(3, n=7, shuffle=False, batch_size=2, drop_last=False)
+    assert [key.index for key in in_order] == list(range(7))
+
+
+def test_going_on_inside_an_epoch() -> None:
+    for rank in range(2):
+        settings = {"n": 33, "seed": 4, "rank": rank, "world": 2, "batch_size": 4}
+        whole = keys(3, **settings)
+        for start in range(5):
+            assert keys(3, start, **settings) == whole[4 * start :]
+    sampler = EpochSampler(33, batch_size=4)
+    sampler.start_batch = 2
+    sampler.set_epoch(1)
+    assert sampler.start_batch == 0 and sampler.batches == 8
+
+
+def test_sampler_errors() -> None:
+    with pytest.raises(InputError, match=r"5 clips are fewer than one batch of 8 \(2 x 4\): lower train.batch_size"):
+        EpochSampler(5, world=2, batch_size=4)
+    with pytest.raises(InputError, match="rank 2 of 2"):
+        EpochSampler(5, rank=2, world=2)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_workers_give_the_batches_of_one_process(clips_list: list[Clip], cache: bool) -> None:
+    def batches(workers: int, start: int = 0) -> list[dict[str, torch.Tensor]]:
+        dataset = ClipDataset(clips_list, "train", 8, 2, TrainAugment(32), repeats=2, mask_fn=draw_mask, cache=cache)
+        sampler = EpochSampler(len(dataset), seed=3, batch_size=2)
+        loader = DataLoader(
+            dataset,
+            batch_size=2,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+        )
+        out = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            sampler.start_batch = start
+            out += list(loader)
+        return out
+
+    alone = batches(0)
+    assert len(alone) == 6
+    # Readers and decoders were used in this process before the workers are forked.
+    assert all(same(a, b) for a, b in zip(alone, batches(2), strict=True))
+    resumed = batches(0, start=1)
+    assert all(same(a, b) for a, b in zip(alone[1:3] + alone[4:], resumed, strict=True))
