@@ -25,7 +25,7 @@ __all__ = [
     "run_pretrain",
 ]
 
-_LAZY = {"RunResult": "run", "run_evaluate": "evaluate", "run_finetune": "finetune", "run_pretrain": "pretrain"}
+_LAZY = {"RunResult": "run_folder", "run_evaluate": "evaluate", "run_finetune": "finetune", "run_pretrain": "pretrain"}
 
 
 def __getattr__(name: str) -> Any:
