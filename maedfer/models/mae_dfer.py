@@ -36,12 +36,12 @@ class MAEDFER(PretrainedModel):
         config: sizes, masking and objective.
     """
 
+    model_type = "mae_dfer"
     config: MAEDFERConfig
     decoder_positions: Tensor
 
     def __init__(self, config: MAEDFERConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder = config.encoder
         self.encoder = Encoder(encoder)
         self.encoder_norm = layer_norm(encoder.embed_dim)
