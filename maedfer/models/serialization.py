@@ -58,7 +58,7 @@ class PretrainedModel(nn.Module):
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
         kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
-        settings = {**kind, **_portable(to_dict(self.config))}
+        settings = {**kind, **portable(to_dict(self.config))}
         weights = {name: tensor.detach().contiguous() for name, tensor in _weights(self).items()}
         with atomic_path(folder / WEIGHTS_FILE) as path:
             save_file(weights, path, metadata={"format": "pt"})
@@ -109,9 +109,10 @@ def read_config(folder: str | Path) -> ModelConfig:
     return from_dict(_CONFIG_TYPES[kind], settings, path=str(path))
 
 
-def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a model without those that belong to a machine."""
     kept = {key: value for key, value in settings.items() if key not in ("impl", "full_attention")}
-    return {key: _portable(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    return {key: portable(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
