@@ -28,10 +28,33 @@ def test_importing_the_package_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
-def test_public_names_exist() -> None:
-    assert all(hasattr(maedfer, name) for name in maedfer.__all__)
+def test_what_tab_shows_is_there() -> None:
+    """In a process of its own, because any earlier import of a sub-package leaves it behind as an attribute."""
+    code = """if True:
+        import maedfer
+        shown = [name for name in dir(maedfer) if not name.startswith("_")]
+        assert {*maedfer.__all__, "models", "layers", "data", "train"} <= set(shown), shown
+        assert maedfer.layers.LGIBlock and maedfer.models.create_model is maedfer.create_model
+        for name in shown:
+            getattr(maedfer, name)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tab_shows_every_sub_package() -> None:
+    folders = {path.parent.name for path in REPOSITORY.glob("maedfer/*/__init__.py")}
+    # The command line is started, not called.
+    assert folders - {"cli"} <= set(dir(maedfer))
+
+
+@pytest.mark.parametrize("room", ["maedfer", "kernels", "models", "report", "train"])
+def test_public_names_exist(room: str) -> None:
+    module = maedfer if room == "maedfer" else getattr(maedfer, room)
+    assert {*module.__all__} <= {*dir(module)}
+    assert all(hasattr(module, name) for name in module.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = maedfer.nothing  # type: ignore[attr-defined]
+        _ = module.nothing
 
 
 def test_the_first_example_of_the_readme_runs() -> None:

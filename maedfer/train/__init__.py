@@ -25,7 +25,12 @@ __all__ = [
     "run_pretrain",
 ]
 
-_LAZY = {"RunResult": "run", "run_evaluate": "evaluate", "run_finetune": "finetune", "run_pretrain": "pretrain"}
+_LAZY = {
+    "RunResult": "run_folder",
+    "run_evaluate": "evaluate",
+    "run_finetune": "finetune",
+    "run_pretrain": "pretrain",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -33,3 +38,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(f"maedfer.train.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'maedfer.train' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
