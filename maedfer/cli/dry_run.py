@@ -18,9 +18,10 @@ from maedfer.data.annotations import Clip, check_exists
 from maedfer.data.dataset import SampleKey, collate
 from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import read_predictions
-from maedfer.models import MAEDFER, LGIFormer, build_model, normalize_frames
+from maedfer.evaluation.predictions import read_predictions
+from maedfer.models import MAEDFER, LGIFormer, build_model
 from maedfer.train.config import RunConfig
+from maedfer.train.environment import memory_mb
 from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
 from maedfer.train.optim import Schedule
 from maedfer.train.processes import Runtime, start
@@ -170,7 +171,7 @@ def _reconstruct(model: MAEDFER, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _classify(model: LGIFormer, batch: dict[str, Tensor]) -> Tensor:
-    logits = model(normalize_frames(batch["frames"]))
+    logits = model(batch["frames"])
     return F.cross_entropy(logits.float(), batch["label"].repeat_interleave(len(logits) // len(batch["label"])))
 
 
@@ -182,7 +183,7 @@ def _forward(batch: dict[str, Any], runtime: Runtime, loss: Callable[[dict[str, 
         value = float(loss(moved))
     seconds = time.perf_counter() - began
     shape = " x ".join(map(str, moved["frames"].shape))
-    say(f"forward      batch {shape}: loss {value:.4f} in {seconds:.2f} s, {runtime.memory_mb():.0f} MB")
+    say(f"forward      batch {shape}: loss {value:.4f} in {seconds:.2f} s, {memory_mb(runtime.device):.0f} MB")
 
 
 def _batch_size(cfg: RunConfig, runtime: Runtime) -> int:

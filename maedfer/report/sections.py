@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maedfer.errors import require
-from maedfer.evaluation.metrics import read_predictions
+from maedfer.evaluation.predictions import read_predictions
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report.figures import Curve, Panel

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import Predictions, pool, read_predictions, write_predictions
-from maedfer.models import LGIFormer, normalize_frames
+from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
+from maedfer.evaluation.score import headline, predict, summary
+from maedfer.models import LGIFormer
 from maedfer.train.config import RunConfig, check_config, replace_model
 from maedfer.train.loader import ViewBatches
 from maedfer.train.log import RunLog, write_json
@@ -39,7 +39,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
                 metrics = _pool_runs(cfg, runtime, log)
             else:
                 log.say(f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {cfg.eval.views} views of a clip")
-                predictions = predict(model, ViewBatches(cfg, runtime, cfg.data.test), runtime, cfg)
+                predictions = predict_list(model, ViewBatches(cfg, runtime, cfg.data.test), runtime, cfg)
                 facts = {"split": "test", "views": cfg.eval.views, "checkpoint": cfg.eval.checkpoint}
                 metrics = write_results(cfg, runtime, predictions, facts)
             log.record("eval", split="test", **headline(metrics))
@@ -48,54 +48,32 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
     return RunResult(Path(cfg.output), metrics=metrics, report=report)
 
 
-@torch.inference_mode()
-def predict(
+def predict_list(
     model: LGIFormer, batches: ViewBatches, runtime: Runtime, cfg: RunConfig, features: bool | None = None
 ) -> Predictions:
-    """Class probabilities of every clip, on every process.
+    """What a model says about the clips of a list, the same on every process.
 
     Args:
-        model: the classifier, on the device; its mode is put back in the end.
+        model: the classifier, on the device.
         batches: views of the clips.
         runtime: processes and device.
         cfg: for the names of the classes.
-        features: also return pooled features, the mean over the views; `eval.save_features` when None.
+        features: also return pooled features; `eval.save_features` when None.
 
     Raises:
         InputError: a clip cannot be read.
     """
-    features = cfg.eval.save_features if features is None else features
-    was_training = model.training
-    model.eval()
-    found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-    try:
-        for batch in batches:
-            frames = batch["frames"].to(runtime.device, non_blocking=True)
-            with runtime.autocast():
-                video = normalize_frames(frames)
-                pooled = model.forward_features(video) if features else None
-                logits = model(video) if pooled is None else model.head(pooled)
-            # The views of a clip follow each other in the batch.
-            probabilities = logits.float().softmax(1).unflatten(0, (-1, batches.views)).mean(1).cpu().numpy()
-            vectors = None
-            if pooled is not None:
-                vectors = pooled.float().unflatten(0, (-1, batches.views)).mean(1).cpu().numpy()
-            for row, index in enumerate(batch["index"][:: batches.views].tolist()):
-                found[index] = (probabilities[row], None if vectors is None else vectors[row])
-    finally:
-        model.train(was_training)
-    parts = runtime.gather(found)
-    everything = {index: value for part in parts for index, value in part.items()}
-    entries = batches.entries
-    if sum(map(len, parts)) != len(entries) or set(everything) != set(range(len(entries))):
-        raise RuntimeError(f"{len(entries)} clips were to be scored once each, got {sum(map(len, parts))} scores")
-    rows = [everything[index] for index in range(len(entries))]
-    return Predictions(
-        names=[clip.name for clip in entries],
-        labels=np.asarray([clip.label for clip in entries], np.int64),
-        probabilities=np.stack([row for row, _ in rows]),
+    return predict(
+        model,
+        batches,
+        names=[clip.name for clip in batches.entries],
+        labels=batches.labels,
         classes=cfg.classes,
-        features=np.stack([vector for _, vector in rows]) if features else None,  # type: ignore[arg-type]
+        views=batches.views,
+        features=cfg.eval.save_features if features is None else features,
+        device=runtime.device,
+        autocast=runtime.autocast,
+        gather=runtime.gather,
     )
 
 
@@ -128,26 +106,6 @@ def write_results(
                     names=np.asarray(predictions.names),
                 )
     return metrics
-
-
-def headline(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The scores that go to the log."""
-    return {key: metrics[key] for key in ("uar", "war", "macro_f1", "weighted_f1", "loss", "n")}
-
-
-def summary(metrics: dict[str, Any]) -> str:
-    """The scores as a line for people, in per cent."""
-    recalls = ", ".join(
-        f"{name} {'none' if value is None else format(value, '.2%')}"
-        for name, value in zip(metrics["classes"], metrics["recall"], strict=True)
-    )
-    notes = "".join(f"; {note}" for note in metrics["notes"])
-    uar, war, f1 = (_percent(metrics[key]) for key in ("uar", "war", "macro_f1"))
-    return f"UAR {uar}, WAR {war}, macro F1 {f1} over {metrics['n']} clips (recall: {recalls}){notes}"
-
-
-def _percent(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2%}"
 
 
 def _model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from maedfer.data.augment.mixup import Mixup
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import Predictions
+from maedfer.evaluation.predictions import Predictions
+from maedfer.evaluation.score import headline, summary
 from maedfer.models import LGIFormer, build_model, normalize_frames, profile
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
-from maedfer.train.evaluate import headline, predict, summary, write_results
+from maedfer.train.evaluate import predict_list, write_results
 from maedfer.train.loader import TrainBatches, ViewBatches, identity
 from maedfer.train.log import RunLog
 from maedfer.train.optim import leave_out_unused
@@ -106,7 +107,7 @@ class Scorer:
         if self._latest is not None and self._latest[:2] == (epoch, split) and not features:
             return self._latest[2]
         assert isinstance(model, LGIFormer)
-        found = predict(model, self._batches[split], self.runtime, self.cfg, features)
+        found = predict_list(model, self._batches[split], self.runtime, self.cfg, features)
         self._latest = (epoch, split, found)
         return found
 

@@ -111,6 +111,7 @@ class ViewBatches:
     def __init__(self, cfg: RunConfig, runtime: Runtime, file: str) -> None:
         self.entries = read_clips(cfg, file)
         runtime.on_main(lambda: check_exists(self.entries))
+        self.labels = [-1 if clip.label is None else clip.label for clip in self.entries]
         self.views = cfg.eval.views
         self._cached = cfg.data.cache
         frames, *size = cfg.clip_model.clip_size

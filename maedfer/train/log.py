@@ -1,26 +1,15 @@
-"""What a run says while it goes: log.jsonl, a progress bar or plain lines, TensorBoard; and environment.json."""
+"""What a run says while it goes: log.jsonl, a progress bar or plain lines, TensorBoard."""
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import importlib.util
 import json
 import math
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from maedfer import __version__
 from maedfer._files import atomic_path
-from maedfer.train.processes import Runtime
-
-_PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "av", "decord", "pillow", "pyyaml", "tqdm")
 
 
 class RunLog:
@@ -129,58 +118,6 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def environment(runtime: Runtime) -> dict[str, Any]:
-    """What a run ran on: versions, device, git revision of the package, command line, start time."""
-    versions: dict[str, str | None] = {"python": platform.python_version(), "maedfer": __version__}
-    versions.update({name: _version(name) for name in _PACKAGES})
-    versions["torch"] = torch.__version__
-    cuda = runtime.device.type == "cuda"
-    return {
-        "versions": versions,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(runtime.device) if cuda else f"CPU ({torch.get_num_threads()} threads)",
-        "cuda": torch.version.cuda if cuda else None,
-        "processes": runtime.world,
-        "precision": runtime.precision,
-        "git_revision": _git_revision(),
-        "command": sys.argv,
-        "host": platform.node(),
-        "started": now(),
-        "ended": None,
-    }
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    # The package's own checkout only: an installed package may well lie inside of somebody else's repository.
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip() or None
 
 
 def _finite(value: Any) -> Any:

@@ -19,32 +19,6 @@ from maedfer.train.config import RunConfig
 
 T = TypeVar("T")
 
-# Peak dense matrix throughput in FLOP/s with 16-bit inputs, by a part of the device's name; the first match counts.
-# Manufacturers' data sheets, without sparsity.
-_PEAKS: tuple[tuple[str, float], ...] = (
-    ("B200", 2250e12),
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989e12),
-    ("H800", 989e12),
-    ("H20", 148e12),
-    ("A100", 312e12),
-    ("A800", 312e12),
-    ("A10G", 70e12),
-    ("A10", 125e12),
-    ("A30", 165e12),
-    ("A40", 150e12),
-    ("RTX A6000", 155e12),
-    ("L40S", 362e12),
-    ("L40", 181e12),
-    ("L4", 121e12),
-    ("RTX 4090", 165e12),
-    ("RTX 3090", 71e12),
-    ("V100", 125e12),
-    ("T4", 65e12),
-)
-
 
 @dataclass(frozen=True)
 class Runtime:
@@ -115,23 +89,6 @@ class Runtime:
         if box[1] is not None:
             raise InputError(box[1])
         return box[0]
-
-    def peak_flops(self) -> float | None:
-        """The device's peak FLOP/s in the arithmetic of the run; None where it is not known."""
-        if self.device.type != "cuda" or self.precision == "fp32":
-            return None
-        name = torch.cuda.get_device_name(self.device)
-        return next((peak for part, peak in _PEAKS if part in name), None)
-
-    def memory_mb(self) -> float:
-        """Peak memory so far: of the GPU's allocator, or the resident set of this process on a CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @contextlib.contextmanager

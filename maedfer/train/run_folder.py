@@ -12,7 +12,8 @@ from typing import Any
 from maedfer.errors import InputError
 from maedfer.train.checkpoint import remove_leftovers
 from maedfer.train.config import RunConfig, config_tree, differing_keys, read_config, save_config
-from maedfer.train.log import RunLog, environment, now, write_json
+from maedfer.train.environment import environment, now
+from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
 
 

@@ -25,6 +25,7 @@ from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport
 from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
 from maedfer.train.config import RunConfig, config_tree
+from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog, duration
 from maedfer.train.meter import Meter
@@ -251,7 +252,7 @@ class Trainer:
         now = time.perf_counter()
         seconds = max(now - self.window_start, 1e-9)
         rate = self.clips * runtime.world / seconds
-        peak = runtime.peak_flops()
+        peak = peak_flops(runtime)
         mfu = self.flops * rate / (peak * runtime.world) if self.flops and peak else None
         left = (now - self.started) / max(1, step - self.first_step) * (self.schedule.total - step)
         epoch = (step - 1) // self.steps_per_epoch + 1
@@ -261,7 +262,7 @@ class Trainer:
             "clips_per_s": round(rate, 3),
             "data_wait": round(min(1.0, self.waited / seconds), 4),
             "mfu": None if mfu is None else round(mfu, 4),
-            "memory_mb": round(runtime.memory_mb(), 1),
+            "memory_mb": round(memory_mb(runtime.device), 1),
             "seconds_left": round(left, 1),
         }
         if self.scaler.is_enabled():

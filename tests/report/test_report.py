@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import Predictions, write_predictions
+from maedfer.evaluation.predictions import Predictions, write_predictions
 from maedfer.report import write_comparison, write_report
 from maedfer.report.comparison import Difference
 from maedfer.report.run_data import Scores

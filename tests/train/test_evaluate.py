@@ -8,10 +8,10 @@ import torch
 from maedfer.data.augment.transforms import EvalTransform
 from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import read_predictions
+from maedfer.evaluation.predictions import read_predictions
 from maedfer.models import from_pretrained, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
-from maedfer.train.evaluate import predict
+from maedfer.train.evaluate import predict_list
 from maedfer.train.loader import ViewBatches, read_clips
 from maedfer.train.processes import Runtime
 from tests.train.runs import in_process, tiny, write_clips
@@ -112,7 +112,7 @@ def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
     cfg, here = evaluate(run), Runtime(torch.device("cpu"))
     model = from_pretrained(run / "model").train()
     state = torch.get_rng_state()
-    assert predict(model, ViewBatches(cfg, here, cfg.data.test), here, cfg).predicted.shape == (7,)
+    assert predict_list(model, ViewBatches(cfg, here, cfg.data.test), here, cfg).predicted.shape == (7,)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 

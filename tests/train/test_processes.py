@@ -18,8 +18,6 @@ def test_cpu_runs_in_float32_unless_told():
         assert (runtime.device.type, runtime.precision, runtime.world, runtime.main) == ("cpu", "fp32", 1, True)
         with runtime.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-        assert runtime.peak_flops() is None
-        assert runtime.memory_mb() > 10
     with start(settings(precision="bf16")) as runtime, runtime.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 

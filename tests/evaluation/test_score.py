@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from maedfer.evaluation.score import headline, predict, score_views, summary
+from maedfer.models import LGIFormer, LGIFormerConfig, normalize_frames
+
+CONFIG = LGIFormerConfig(
+    clip_size=(4, 16, 16), patch_size=(2, 4, 4), region_size=(1, 2, 4), embed_dim=16, depth=2, num_heads=2,
+    num_classes=3, init_scale=1.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return LGIFormer(CONFIG).eval()
+
+
+@pytest.fixture
+def frames():
+    return torch.randint(0, 256, (6, 3, 4, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def batches(frames, order=((2, 2, 0, 0), (1, 1))):
+    """Three clips of two views in two batches, in an order of their own."""
+    for indices in order:
+        rows = [2 * clip + view % 2 for view, clip in enumerate(indices)]
+        yield {"frames": frames[rows], "index": torch.tensor(indices)}
+
+
+def test_models_are_given_bytes(model, frames):
+    seen = []
+    model.encoder.embedding.register_forward_pre_hook(lambda module, given: seen.append(given[0].dtype))
+    predict(model, batches(frames), names="abc", labels=[0, 1, 2], classes="xyz", views=2, features=True)
+    assert seen == [torch.uint8, torch.uint8]
+
+
+def test_bytes_and_normalised_clips_have_equal_scores(model, frames):
+    with torch.no_grad():
+        for given in (frames, normalize_frames(frames)):
+            assert (model(given) - model(normalize_frames(frames))).abs().max() < 2e-7 * 10
+            probabilities, _ = score_views(model, given, views=2)
+            expected = model(normalize_frames(frames)).softmax(1).unflatten(0, (3, 2)).mean(1)
+            torch.testing.assert_close(probabilities, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_clips_come_in_the_order_of_their_numbers(model, frames):
+    model.train()
+    found = predict(model, batches(frames), names="abc", labels=[2, 1, 0], classes="xyz", views=2, features=True)
+    assert model.training
+    assert (found.names, found.labels.tolist(), found.classes) == (["a", "b", "c"], [2, 1, 0], ("x", "y", "z"))
+    with torch.no_grad():
+        expected, features = score_views(model.eval(), frames, views=2, features=True)
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.features, features, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_several_processes_are_put_together(model, frames):
+    first, second = (list(part) for part in (batches(frames, [(2, 2, 0, 0)]), batches(frames, [(1, 1)])))
+    options = {"names": "abc", "labels": [0, 1, 2], "classes": "xyz", "views": 2}
+    others = []
+    with pytest.raises(RuntimeError, match="3 clips were to be scored once each, got 1 scores"):
+        predict(model, second, **options, gather=lambda part: [others.append(part), part][1:])
+    found = predict(model, first, **options, gather=lambda part: [part, *others])
+    np.testing.assert_array_equal(found.probabilities, predict(model, [*first, *second], **options).probabilities)
+    with pytest.raises(RuntimeError, match="got 4 scores"):
+        predict(model, [*first, *second], **options, gather=lambda part: [part, *others])
+
+
+def test_scores_in_words():
+    metrics = {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4, "notes": ["few"]}
+    metrics |= {"classes": ["x", "y"], "recall": [0.5, None], "confusion": []}
+    assert summary(metrics) == "UAR 50.00%, WAR 25.00%, macro F1 none over 4 clips (recall: x 50.00%, y none); few"
+    assert headline(metrics) == {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4}

@@ -1,0 +1,67 @@
+"""Runs, checkpoints and saved models of the commit that tests/assets/README.md names."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maedfer.models import MAEDFER, LGIFormer, from_pretrained
+from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
+from maedfer.train.weights import load_weights
+from tests.helpers import ASSETS
+from tests.train.runs import write_clips
+
+FRAMES = (torch.arange(2 * 3 * 4 * 16 * 16) * 37 % 251).to(torch.uint8).reshape(2, 3, 4, 16, 16)
+HIDDEN = (torch.arange(32) // 4 % 2 == 0).expand(2, -1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips"), 8)
+
+
+def equal_to_rounding(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(ASSETS / f"run_{task}", output)
+    changes = [f"output={output}", f"data.train={data / 'train.csv'}"]
+    if task == "finetune":
+        changes.append(f"data.test={data / 'test.csv'}")
+    cfg = load_config(task, output / "config.yaml", changes)
+    result = {"pretrain": run_pretrain, "finetune": run_finetune}[task](cfg)
+    assert result.steps == 6
+    steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines() if '"lr"' in line]
+    assert steps == [4, 5, 6]
+    equal_to_rounding(load_file(output / "model/model.safetensors"), load_file(output / "whole/model.safetensors"))
+
+
+def test_saved_classifier_gives_the_same_logits():
+    model = from_pretrained(ASSETS / "run_finetune/whole")
+    assert isinstance(model, LGIFormer)
+    with torch.no_grad():
+        found = {"logits": model(FRAMES), "features": model.forward_features(FRAMES)}
+    equal_to_rounding(found, load_file(ASSETS / "run_finetune/outputs.safetensors"))
+
+
+def test_saved_autoencoder_gives_the_same_prediction_and_losses():
+    model = from_pretrained(ASSETS / "run_pretrain/whole")
+    assert isinstance(model, MAEDFER)
+    with torch.no_grad():
+        found = {"encoded": model.encode(FRAMES, HIDDEN), "prediction": model(FRAMES, HIDDEN)}
+        found |= model.training_loss(FRAMES, HIDDEN)
+    equal_to_rounding(found, load_file(ASSETS / "run_pretrain/outputs.safetensors"))
+
+
+def test_checkpoints_are_weights_to_score_and_to_start_from(data, tmp_path):
+    assert isinstance(load_weights(ASSETS / "run_pretrain/checkpoints/last.pt"), MAEDFER)
+    given = [f"eval.checkpoint={ASSETS / 'run_finetune/checkpoints/last.pt'}", f"data.test={data / 'test.csv'}"]
+    result = run_evaluate(load_config("evaluate", None, [*given, f"output={tmp_path / 'scores'}"]))
+    assert result.metrics["n"] == 7
