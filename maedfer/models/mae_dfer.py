@@ -25,7 +25,8 @@ def normalize_frames(frames: Tensor) -> Tensor:
         frames: [B, I, ...] uint8, or float in [0, 1]. Three channels are normalised with the ImageNet statistics,
             other counts only brought to [0, 1].
     """
-    return reference.normalize(frames, *channel_statistics(frames.shape[1]))
+    mean, std = channel_statistics(frames.shape[1])
+    return reference.normalize(frames, mean=mean, std=std)
 
 
 class MAEDFER(PretrainedModel):
@@ -120,7 +121,7 @@ class MAEDFER(PretrainedModel):
             prediction,
             frames,
             wanted,
-            patch_size,
+            patch_size=patch_size,
             motion=config.target != "pixels",
             normalize=config.normalize_target,
             impl=config.encoder.impl,
