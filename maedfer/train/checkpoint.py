@@ -17,7 +17,7 @@ import torch
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
 from maedfer.models.load import RUN_FORMAT
-from maedfer.train.config import differing_keys
+from maedfer.train.config import RunConfig, differing_keys
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -67,12 +67,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def check_same_run(path: str | Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
     """Refuse to go on from settings that would give another run.
 
     Args:
         path: of the checkpoint, for the message.
-        there, here: trees of `config_tree`.
+        there, here: settings of the run that made it, and of this one.
 
     Raises:
         InputError: naming every key that differs.
