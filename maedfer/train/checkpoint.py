@@ -16,7 +16,7 @@ import torch
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.train.config import differing_keys
+from maedfer.train.config import config_tree, differing_keys, resolve
 
 FORMAT = "maedfer-run-1"
 
@@ -78,7 +78,8 @@ def check_same_run(path: str | Path, there: Mapping[str, Any], here: Mapping[str
     Raises:
         InputError: naming every key that differs.
     """
-    keys = differing_keys(there, here)
+    # Read and written anew, so that keys have their present names.
+    keys = differing_keys(config_tree(resolve(there)), here)
     if keys:
         raise InputError(
             f"{str(path)!r} was made with other settings: {'; '.join(keys)}: "

@@ -19,6 +19,7 @@ from maedfer.train.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
+from maedfer.train.config import config_tree, load_config
 
 CPU = torch.device("cpu")
 
@@ -132,11 +133,23 @@ def test_random_state_survives_a_checkpoint(tmp_path):
         assert torch.equal(torch.as_tensor(left), torch.as_tensor(right))
 
 
+def tree(*overrides):
+    return config_tree(load_config("finetune", None, ["data.train=x", *overrides]))
+
+
 def test_checkpoint_of_other_settings_is_refused_by_key():
-    there = {"model": {"depth": 16, "name": "a"}, "optim": {"epochs": 3}, "output": "a"}
-    here = {"model": {"depth": 2, "name": "a"}, "optim": {"epochs": 4}, "output": "b"}
+    there, here = tree("model.depth=16", "optim.epochs=30", "output=a"), tree("model.depth=2", "output=b")
     with pytest.raises(
-        InputError, match=r"model\.depth \(16 there, 2 here\); optim\.epochs \(3 there, 4 here\)"
+        InputError, match=r"model\.depth \(16 there, 2 here\); optim\.epochs \(30 there, 100 here\)"
     ) as error:
         check_same_run("last.pt", there, here)
     assert "\n" not in str(error.value) and "output (" not in str(error.value)
+
+
+def test_checkpoint_with_the_former_name_of_a_key_is_of_the_same_run():
+    there, here = tree("model.name=vit_tiny"), tree("model.name=vit_tiny")
+    there["model"]["encoder"] = there["model"].pop("architecture")
+    check_same_run("last.pt", there, here)
+    there["model"]["encoder"] = "lgi"
+    with pytest.raises(InputError, match="model.architecture .'lgi' there, 'vit' here."):
+        check_same_run("last.pt", there, here)
