@@ -166,8 +166,8 @@ def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
 def _reconstruct(model: MAEDFER, batch: dict[str, Tensor]) -> Tensor:
     mask = batch["mask"]
     # [B, 2, K] when only a part of the hidden tokens is reconstructed.
-    hidden, decode = (mask, None) if mask.dim() == 2 else mask.unbind(1)
-    return model(batch["frames"], hidden, decode, "loss")["loss"]
+    numbers = model.token_numbers(*((mask,) if mask.dim() == 2 else mask.unbind(1)))
+    return model.training_loss(batch["frames"], *numbers)["loss"]
 
 
 def _classify(model: LGIFormer, batch: dict[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.train.config import differing_keys
+from maedfer.train.config import RunConfig, differing_keys
 
 FORMAT = "maedfer-run-1"
 
@@ -68,12 +68,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def check_same_run(path: str | Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
     """Refuse to go on from settings that would give another run.
 
     Args:
         path: of the checkpoint, for the message.
-        there, here: trees of `config_tree`.
+        there, here: settings of the run that made it, and of this one.
 
     Raises:
         InputError: naming every key that differs.

@@ -116,6 +116,7 @@ def _leave_out_unused(model: MAEDFER, runtime: Runtime) -> None:
     # Noise rather than zeros: the normalised target of a flat cube is not defined.
     generator = torch.Generator().manual_seed(0)
     frames = torch.rand(1, 3, *model.config.encoder.clip_size, generator=generator).to(runtime.device)
-    mask, decode = model.random_masks(1, generator)
-    mask, decode = mask.to(runtime.device), None if decode is None else decode.to(runtime.device)
-    leave_out_unused(model, lambda: model.training_loss(frames, mask, decode)["loss"])
+    hidden, decoded = (None if mask is None else mask.to(runtime.device) for mask in model.random_masks(1, generator))
+    assert hidden is not None
+    visible, wanted = model.token_numbers(hidden, decoded)
+    leave_out_unused(model, lambda: model.training_loss(frames, visible, wanted)["loss"])

@@ -91,9 +91,9 @@ def test_parameters_without_a_gradient_are_left_out(config):
         unused = leave_out_unused(model.eval(), lambda: model(frames).sum())
         loss = model.train()(frames).square().sum()
     else:
-        mask, _ = model.random_masks(2)
-        unused = leave_out_unused(model.eval(), lambda: model.training_loss(frames, mask)["loss"])
-        loss = model.train().training_loss(frames, mask)["loss"]
+        numbers = model.token_numbers(*model.random_masks(2))
+        unused = leave_out_unused(model.eval(), lambda: model.training_loss(frames, *numbers)["loss"])
+        loss = model.train().training_loss(frames, *numbers)["loss"]
     loss.backward()
     named = dict(model.named_parameters())
     assert all((parameter.grad is None) == (name in unused) for name, parameter in named.items())

@@ -53,8 +53,8 @@ def load_published(
     Args:
         source: a .pth file, or a state dict, or what such a file holds ({"model": state dict, ...}). Weights of
             VideoMAE in the layout of Hugging Face's transformers are recognised by their names.
-        task: "finetune" gives an `LGIFormer` (`model(video)` are logits), "pretrain" an `MAEDFER`
-            (`model(video, mask)` are the predictions of the masked tokens) with decoder_order="published".
+        task: "finetune" gives an `LGIFormer` (`model(clips)` are logits), "pretrain" an `MAEDFER` with
+            decoder_order="published".
         args: the published constructor's arguments, or the training script's. They override what the file's own
             argparse namespace says; what neither says is inferred from the weights where that is possible, and else
             taken from the released recipes (heads of 64 channels, 16 x 160 x 160 clips, regions of 2 x 5 x 10,

@@ -64,7 +64,7 @@ def test_every_switch_survives_the_way_there_and_back(switches: dict, task: str)
     model.eval()
     loaded = load_published(to_published(model), task, args)
     video = torch.randn(2, 3, *config.clip_size)
-    inputs = (video,) if task == "finetune" else (video, model.random_masks(2)[0])
+    inputs = (video,) if task == "finetune" else (video, *model.token_numbers(*model.random_masks(2)))
     assert torch.equal(loaded(*inputs), model(*inputs))
     for name in ("intra_region", "inter_region", "interaction", "share_attention", "qkv_bias", "encoder", "position"):
         ours = loaded.config if task == "finetune" else loaded.config.encoder
