@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maedfer.dataclass_tree import from_dict, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models.build import build_model, from_pretrained
 from maedfer.models.config import model_config
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.checkpoints import published_model, read_checkpoint
-from maedfer.models.serialization import CONFIG_FILE, portable
+from maedfer.models.serialization import CONFIG_FILE
 
 # What a checkpoint of a run says under "format".
 RUN_FORMAT = "maedfer-run-1"
@@ -62,8 +63,11 @@ def _refuse(args: object, why: str) -> None:
 def _from_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
     """The model of a run's checkpoint, whose settings are in the layout of a recipe."""
     try:
-        settings = portable(content["config"]["model"])
-        model = build_model(model_config(settings.pop("name"), **settings))
+        settings = dict(content["config"]["model"])
+        config = model_config(settings.pop("name"), **settings)
+        # Who computes belongs to the machine that made the checkpoint, as with a saved model.
+        kind = type(config)
+        model = build_model(from_dict(kind, without(kind, to_dict(config), "machine")))
         model.load_state_dict(content.get("ema") or content["model"])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
