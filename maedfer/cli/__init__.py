@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from maedfer.cli import convert, info, synth, training
+from maedfer.cli import convert, evaluate, finetune, info, pretrain, synth
 from maedfer.cli._parser import Parser, examples, parse
 from maedfer.errors import InputError, MissingDependencyError, unknown
 
@@ -65,7 +65,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (training, synth, info, convert):
+    for module in (pretrain, finetune, evaluate, synth, info, convert):
         module.add_commands(commands)
     return parser
 
