@@ -11,6 +11,7 @@ OLDEST := .venv-oldest
 KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_layers.py \
 	tests/models/published/test_accelerate.py tests/models/test_drop_in_layers.py
 STAMP := $(VENV)/.installed
+CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-oldest gpu lint format clean distclean
@@ -47,19 +48,19 @@ test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS)
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(KERNEL_TESTS)
 
-# NumPy 2.4 took away a conversion that this Triton's interpreter relies on.
-$(OLDEST)/.installed: pyproject.toml setup.py
+$(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e . \
-		'torch==2.11.*' 'numpy<2.4' 'pytest>=8' 'pytest-xdist>=3.6'
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --constraint tests/oldest.txt \
+		-e . 'pytest>=8' 'pytest-xdist>=3.6'
 	@touch $@
 
 gpu: $(STAMP) ## all tests that need a GPU, then all benchmarks: benchmarks/results/gpu.json
 	$(PY) -m benchmarks.gpu $(TEST_ARGS)
 
-lint: $(STAMP) ## ruff (lint and format) and mypy
+lint: $(STAMP) ## ruff (lint and format), clang-format and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CSRC)
 	@# The last numpy for Python 3.10 has annotations that are too coarse for ours.
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then echo $(PY) -m mypy; $(PY) -m mypy; \
 		else echo 'types are checked on Python 3.11 and newer only'; fi
@@ -67,6 +68,7 @@ lint: $(STAMP) ## ruff (lint and format) and mypy
 format: $(STAMP) ## let ruff fix and format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CSRC)
 
 clean: ## remove caches, builds and the demo's output (not .venv)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache runs/demo

@@ -4,6 +4,7 @@ python -m benchmarks run                                   # on this machine's G
 python -m benchmarks run --op region_attention --dtype float32
 python -m benchmarks compare before.json after.json
 python -m benchmarks compare --base HEAD~1 --op block      # measures both
+python -m benchmarks ahead-of-time                         # compiles all kernels and holds them to their budgets
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     comparing.add_argument("--threshold", type=float, default=THRESHOLD, help="least change that counts")
     comparing.add_argument("--fail", action="store_true", help="exit with 1 when something is slower")
     _add_run_options(comparing)
+    compiling = commands.add_parser("ahead-of-time", help="compile every shipped kernel and hold it to its budget")
+    compiling.add_argument("--cases", nargs="+", default=[""], metavar="NAME", help="those whose names begin so (all)")
+    compiling.add_argument("--arch", type=int, nargs="+", help="only these, such as 80 90 100")
     args = parser.parse_args(argv)
     try:
-        return _run(args) if args.command == "run" else _compare(args)
+        return {"run": _run, "compare": _compare, "ahead-of-time": _ahead_of_time}[args.command](args)
     except InputError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
@@ -125,6 +129,13 @@ def _compare(args: argparse.Namespace) -> int:
     print("\n".join(table(before, after, args.threshold)))
     slower = regressions(before, after, args.threshold)
     return 1 if args.fail and slower else 0
+
+
+def _ahead_of_time(args: argparse.Namespace) -> int:
+    # Needs Triton, which the rest does not.
+    from benchmarks.budgets import sweep
+
+    return 1 if sweep(args.cases, args.arch) else 0
 
 
 def _passed_on(args: argparse.Namespace) -> list[str]:

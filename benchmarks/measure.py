@@ -210,7 +210,7 @@ def measure_floors(clock: Clock, dtype: torch.dtype, seconds: float, small: bool
         "copy": Timed(lambda _: target.copy_(source)),
         "product": Timed(lambda _: F.linear(a, b)),
         # On some processors another library is the faster one, and the floor is that of the faster.
-        "our product": Timed(lambda _: functional.linear(a, b)),
+        "our product": Timed(lambda _: functional.linear(a, (b, None))),
     }
     best: dict[str, float] = {}
     for name, taken in interleave(calls, clock, seconds).items():

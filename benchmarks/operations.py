@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.operation import BASE, Function, Operation, Sizes, compiled
 from benchmarks.workload import Settings, Skip, nbytes
+from maedfer._native import build_record
 from maedfer.errors import MissingDependencyError, require
 from maedfer.kernels import functional, native, plain
 from maedfer.kernels.folding import folds
@@ -41,7 +42,7 @@ def _norm(settings: Settings, dim: int) -> list[Tensor]:
 
 
 def _sdpa(settings: Settings, sizes: Sizes) -> Function:
-    return lambda qkv: functional.full_attention(qkv, sizes["H"])
+    return lambda qkv: functional.full_attention(qkv, num_heads=sizes["H"])
 
 
 def _xformers(settings: Settings, sizes: Sizes) -> Function:
@@ -52,7 +53,7 @@ def _xformers(settings: Settings, sizes: Sizes) -> Function:
         require("xformers.ops", "xformers")
     except MissingDependencyError as error:
         raise Skip(str(error)) from error
-    return lambda qkv: functional.full_attention(qkv, sizes["H"], "xformers")
+    return lambda qkv: functional.full_attention(qkv, num_heads=sizes["H"], backend="xformers")
 
 
 def _flex(settings: Settings, sizes: Sizes) -> Function:
@@ -107,7 +108,6 @@ def _interaction(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
         *_norm(settings, dim),
         *query,
         *out,
-        None,
         *_norm(settings, dim),
     ]
 
@@ -122,7 +122,20 @@ def _interaction_flops(sizes: Sizes) -> int:
 
 
 def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    return functional.local_global_interaction(*inputs, sizes["H"], LAYER_NORM_EPS, impl)
+    z, s, kv, *weights = inputs
+    norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
+    return functional.local_global_interaction(
+        z,
+        s,
+        kv,
+        norm=norm,
+        query=query,
+        output=output,
+        next_norm=next_norm,
+        num_heads=sizes["H"],
+        eps=LAYER_NORM_EPS,
+        impl=impl,
+    )
 
 
 def _forced(folded: bool) -> Callable[[Settings, Sizes], Function]:
@@ -152,7 +165,13 @@ class _Crossover(Operation):
 def _residual_norm(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
     dim = sizes["C"]
     linear = [_weight(settings, dim, dim), _randn(settings, dim, scale=0.2)]
-    return [_stream(settings, sizes), *linear, _stream(settings, sizes), None, *_norm(settings, dim)]
+    return [_stream(settings, sizes), *linear, _stream(settings, sizes), *_norm(settings, dim)]
+
+
+def _call_residual_norm(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    x, *linear, residual, weight, bias = inputs
+    norm = weight, bias
+    return functional.linear_residual_layer_norm(x, linear, residual, norm, eps=LAYER_NORM_EPS, impl=impl)
 
 
 def _gelu(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
@@ -201,11 +220,11 @@ def _loss_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
 
 
 def _call_loss(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    return functional.masked_appearance_motion_loss(*inputs, sizes["patch"], impl=impl)
+    return functional.masked_appearance_motion_loss(*inputs, patch_size=sizes["patch"], impl=impl)
 
 
 def _without_csrc(settings: Settings, sizes: Sizes) -> Function:
-    if settings.device != "cpu" or not native.build_record()["cpu"]["built"]:
+    if settings.device != "cpu" or not build_record()["cpu"]["built"]:
         raise Skip("csrc takes part on a CPU only, where it was built")
 
     def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +253,15 @@ def _cubes(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
 
 
 def _call_cubes(sizes: Sizes, impl: str, frames: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    return functional.tubelets(frames, index, sizes["patch"], IMAGENET_MEAN, IMAGENET_STD, like.dtype, impl)
+    return functional.tubelets(
+        frames,
+        index,
+        patch_size=sizes["patch"],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        dtype=like.dtype,
+        impl=impl,
+    )
 
 
 def _cubes_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
@@ -249,7 +276,7 @@ OPERATIONS = (
         "region_attention",
         (101, 11, 41, 51, 201),
         _region_qkv,
-        lambda sizes, impl, qkv: functional.region_attention(qkv, sizes["H"], impl),
+        lambda sizes, impl, qkv: functional.region_attention(qkv, num_heads=sizes["H"], impl=impl),
         lambda sizes: 4 * math.prod(sizes[name] for name in "BMSSC"),
         {"sdpa": _sdpa, "flex_attention": _flex, "xformers": _xformers},
     ),
@@ -257,7 +284,7 @@ OPERATIONS = (
         "inter_region_attention",
         (101,),
         _representative_qkv,
-        lambda sizes, impl, qkv: functional.region_attention(qkv, sizes["H"], impl),
+        lambda sizes, impl, qkv: functional.region_attention(qkv, num_heads=sizes["H"], impl=impl),
         lambda sizes: 4 * math.prod(sizes[name] for name in "BMMC"),
         {"sdpa": _sdpa, "flex_attention": _flex, "xformers": _xformers},
         label="M={M}",
@@ -266,7 +293,7 @@ OPERATIONS = (
         "cross_attention",
         (101,),
         _first_row_qkv,
-        lambda sizes, impl, q, kv: functional.cross_attention(q, kv, sizes["H"], impl),
+        lambda sizes, impl, q, kv: functional.cross_attention(q, kv, num_heads=sizes["H"], impl=impl),
         lambda sizes: 4 * math.prod(sizes[name] for name in "BMSC"),
         {"sdpa": _sdpa_cross},
     ),
@@ -281,21 +308,21 @@ OPERATIONS = (
         "layer_norm",
         (101,),
         lambda settings, sizes: [_stream(settings, sizes), *_norm(settings, sizes["C"])],
-        lambda sizes, impl, *inputs: functional.layer_norm(*inputs, LAYER_NORM_EPS, impl),
+        lambda sizes, impl, x, *norm: functional.layer_norm(x, norm, eps=LAYER_NORM_EPS, impl=impl),
         lambda sizes: 0,
     ),
     Operation(
         "linear_residual_layer_norm",
         (101,),
         _residual_norm,
-        lambda sizes, impl, *inputs: functional.linear_residual_layer_norm(*inputs, LAYER_NORM_EPS, impl),
+        _call_residual_norm,
         lambda sizes: 2 * math.prod(sizes[name] for name in "BMSCC"),
     ),
     Operation(
         "linear_gelu",
         (101,),
         _gelu,
-        lambda sizes, impl, *inputs: functional.linear_gelu(*inputs, impl),
+        lambda sizes, impl, x, *linear: functional.linear_gelu(x, linear, impl=impl),
         lambda sizes: 8 * math.prod(sizes[name] for name in "BMSCC"),
     ),
     Operation(

@@ -5,10 +5,10 @@
     python -m benchmarks.tune --ahead-of-time --kernels attention_fwd --arch 90
 
 Every shipped case that asks for a (kernel, key) is launched with each candidate through its own launcher. Timing takes
-the least sum of medians over those cases. Compiling takes, of the candidates that fit and do not spill, the one with
-the highest estimate (see `estimate`) in its worst case; a table that is to serve several versions of Triton is made
-with one and gone over with the others and --keep. Rows that rest on a measurement are replaced by other measurements
-only. The table changes what is compiled: run python -m tests.kernels.make_resources afterwards.
+the least sum of medians over those cases. Compiling takes, of the candidates that fit and have room (see
+`benchmarks/budgets.py`), the one with the highest estimate (see `estimate`) in its worst case; a table that is to serve
+several versions of Triton is made with one and gone over with the others and --keep. Rows that rest on a measurement
+are replaced by other measurements only. Whether the table keeps within the budgets: python -m benchmarks ahead-of-time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,19 +29,13 @@ import triton
 from triton.errors import TritonError
 
 import maedfer.kernels
+from benchmarks.ahead_of_time import ARCHITECTURES, MATRIX_INSTRUCTIONS, Resources, compile_launch, has_room
+from benchmarks.budgets import ROOM
+from benchmarks.shipped import Case, cases
 from maedfer._files import atomic_path
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import _configs
-from maedfer.kernels._ahead_of_time import (
-    ARCHITECTURES,
-    MATRIX_UNITS,
-    MOST_REGISTERS,
-    REGISTERS,
-    Resources,
-    compile_launch,
-)
 from maedfer.kernels._configs import SHARED_LIMIT, Config, force
-from maedfer.kernels._shipped import Case, cases
 
 TABLE = Path(maedfer.kernels.__file__).with_name("configs.json")
 
@@ -59,7 +53,7 @@ def main() -> int:
         "--arch", type=int, nargs="+", help=f"tables to compile for ({' '.join(map(str, SHARED_LIMIT))})"
     )
     parser.add_argument("--kernels", nargs="+", help="names in the table (all)")
-    parser.add_argument("--keep", action="store_true", help="leave rows alone that fit and do not spill")
+    parser.add_argument("--keep", action="store_true", help="leave rows alone that fit and have room")
     parser.add_argument("--out", type=Path, default=TABLE, help="table to update")
     args = parser.parse_args()
     try:
@@ -80,7 +74,7 @@ def tune(
         ahead_of_time: compile instead of timing.
         archs: architectures to compile for.
         kernels: names in the table; None for all.
-        keep: leave rows alone that fit and do not spill.
+        keep: leave rows alone that fit and have room.
 
     Raises:
         InputError: there is no GPU to time on, or no such architecture or kernel.
@@ -125,6 +119,12 @@ def questions(shipped: list[Case]) -> dict[tuple[str, _Key], tuple[Config, list[
         for question, default in listening.asked.items():
             asked.setdefault(question, (default, []))[1].append(case)
     return asked
+
+
+def representatives() -> list[Case]:
+    """The first case of each configuration: others that ask for it differ in sizes within the same tiles."""
+    first = {str(asking[0]): asking[0] for _, asking in questions(cases()).values()}
+    return [case for case in cases() if str(case) in first]
 
 
 class _Listening(dict):
@@ -201,14 +201,16 @@ def _compiled(arch: int, kernel: str, candidates: list[Config], asking: list[Cas
     seen: set[tuple[Any, ...]] = set()
     for candidate in candidates:
         try:
-            found = [compile_launch(launch, arch) for launch in _forced(arch, kernel, candidate, asking)]
+            launches = list(_forced(arch, kernel, candidate, asking))
+            found = [compile_launch(launch, arch) for launch in launches]
+            room = all(has_room(launch, arch, one, ROOM) for launch, one in zip(launches, found, strict=True))
         except (TritonError, RuntimeError) as error:
             print(f"  {candidate}: {type(error).__name__}", flush=True)
             continue
-        worst = max(rank(resources, arch, candidate) for resources in found)
-        print(f"  {candidate}: {_summary(found)}", flush=True)
+        worst = max(rank(resources, arch, candidate, room) for resources in found)
+        print(f"  {candidate}: {found[0]}", flush=True)
         # More stages without a loop to overlap give the same code again.
-        same = tuple(candidate.tiles.items()), *(str(replace(resources, seconds=0.0)) for resources in found)
+        same = tuple(candidate.tiles.items()), *found
         if same in seen or not all(resources.fits(arch) for resources in found):
             continue
         seen.add(same)
@@ -218,12 +220,12 @@ def _compiled(arch: int, kernel: str, candidates: list[Config], asking: list[Cas
 
 
 def _holds(table: Path, arch: int, kernel: str, key: _Key, asking: list[Case]) -> bool:
-    """Whether the table has a row for this question that fits and does not spill."""
+    """Whether the table has a row for this question that fits and has room."""
     for known in read(table):
         if (known["arch"], known["kernel"], known["key"]) == (arch, kernel, list(key)):
             candidate = Config(known["tiles"], known["num_warps"], known["num_stages"])
-            found = (compile_launch(launch, arch) for launch in _forced(arch, kernel, candidate, asking))
-            return all(resources.fits(arch) and not resources.spills for resources in found)
+            found = ((launch, compile_launch(launch, arch)) for launch in _forced(arch, kernel, candidate, asking))
+            return all(resources.fits(arch) and has_room(launch, arch, resources, ROOM) for launch, resources in found)
     return False
 
 
@@ -235,16 +237,16 @@ def _forced(arch: int, kernel: str, candidate: Config, asking: list[Case]) -> It
         yield from (launch for launch in launches if launch.config is candidate)
 
 
-def rank(resources: Resources, arch: int, candidate: Config) -> tuple[float, ...]:
+def rank(resources: Resources, arch: int, candidate: Config, room: bool) -> tuple[float, ...]:
     """Sorts the better one first.
 
-    Spilled bytes of all threads, then being at the limit of registers, where another version of the compiler may spill;
-    then the estimate, stages (which hide loads where they cost no residence), and registers.
+    Spilled bytes of all threads, then having no room, so that another version of the compiler may spill; then the
+    estimate, stages (which hide loads where they cost no residence), and registers.
     """
     threads = 32 * resources.warps
     return (
         resources.spills * threads,
-        resources.registers >= min(MOST_REGISTERS, REGISTERS // threads),
+        not room,
         -estimate(resources, arch, candidate),
         -candidate.num_stages,
         resources.registers * threads,
@@ -259,15 +261,8 @@ def estimate(resources: Resources, arch: int, candidate: Config) -> float:
     architecture's reach about 0.6 of its speed.
     """
     rows = math.prod(candidate.tiles.values())
-    kinds = {kind for kind in resources.instructions if kind in MATRIX_UNITS.values()}
-    older = bool(kinds - {MATRIX_UNITS.get(arch, "HMMA")})
+    older = bool(resources.matrix - {MATRIX_INSTRUCTIONS.get(arch, MATRIX_INSTRUCTIONS[80])})
     return min(4, resources.resident(arch)) * rows / (rows + 32) * (0.6 if older else 1.0)
-
-
-def _summary(found: list[Resources]) -> str:
-    worst = max(found, key=lambda resources: (resources.spills, resources.registers))
-    kinds = " ".join(f"{count} {kind}" for kind, count in worst.instructions.items())
-    return f"{worst.registers} registers, {worst.spills} bytes spilled, {worst.shared} shared, {kinds}"
 
 
 def row(arch: int, kernel: str, key: _Key, chosen: Config, source: str) -> _Row:

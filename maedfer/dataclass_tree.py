@@ -1,21 +1,122 @@
-"""Dataclass trees filled from plain dictionaries, with types checked and unknown keys refused.
+"""Dataclass trees filled from plain dictionaries, with types and ranges checked and unknown keys refused.
 
 Model configurations (JSON beside the weights) and run configurations (YAML recipes with dotted overrides) are both
 frozen dataclasses of these types: bool, int, float, str, Literal, Optional, tuple[T, ...], list[T], and dataclasses.
+
+A field made by `setting` carries all that is known of it: default, range, meaning, and what it belongs to. The checks,
+the rules of resuming and of taking weights over, the tables in the documentation and the help texts derive from that.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 from maedfer.errors import InputError, unknown
 
 T = TypeVar("T")
+Owner = Literal["weights", "results", "machine"]
+
+# What a setting can belong to, and so where it may differ.
+OWNERS: dict[Owner, str] = {
+    "weights": "says which weights there are and what they mean; a resumed run has the same, and so has a model that "
+    "takes weights over",
+    "results": "changes what comes out, with whatever weights; a resumed run has the same, a model that takes weights "
+    "over may have another",
+    "machine": "says who computes, where files lie and what is written down on the way; may differ at any time, and is "
+    "not saved with weights",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of a field beside its type and default; see `setting`."""
+
+    doc: str
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+    belongs_to: Owner = "results"
+    by_task: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    formerly: str | None = None
+
+    @property
+    def has_range(self) -> bool:
+        """Whether only some numbers are allowed."""
+        return any(bound is not None for bound in (self.low, self.above, self.high, self.below))
+
+    @property
+    def range(self) -> str:
+        """The numbers that are allowed, as what follows "must be"."""
+        lowest, highest = (
+            (self.above if self.low is None else self.low),
+            (self.below if self.high is None else self.high),
+        )
+        if lowest is not None and highest is not None and (self.low is None) == (self.high is None):
+            return f"between {_number(lowest)} and {_number(highest)}{', both excluded' if self.low is None else ''}"
+        words = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        return " and ".join(f"{word} {_number(bound)}" for word, bound in words.items() if bound is not None)
+
+    def allows(self, number: float) -> bool:
+        """Whether a number is in the range; infinity and NaN never are."""
+        return (
+            math.isfinite(number)
+            and (self.low is None or number >= self.low)
+            and (self.above is None or number > self.above)
+            and (self.high is None or number <= self.high)
+            and (self.below is None or number < self.below)
+        )
+
+
+def setting(
+    default: T = dataclasses.MISSING,  # type: ignore[assignment]
+    *,
+    doc: str,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    belongs_to: Owner = "results",
+    by_task: Mapping[str, T] | None = None,
+    formerly: str | None = None,
+) -> T:
+    """Declare a field of a dataclass with all that is known of it.
+
+    Args:
+        default: its value where none is given; without a default, one must be given.
+        doc: its meaning, for documentation and help: no capital, no full stop.
+        low, high: smallest and largest number allowed; for a list, of each of its items.
+        above, below: the same where the bound itself is not allowed.
+        belongs_to: what the setting belongs to, a key of `OWNERS`.
+        by_task: tasks whose default is another one.
+        formerly: the key's name in files of earlier versions, which is still read; of both names, the later one counts.
+    """
+    known = Setting(doc, low, above, high, below, belongs_to, by_task or {}, formerly)
+    return dataclasses.field(default=default, metadata={"setting": known})
+
+
+def setting_of(field: dataclasses.Field[Any]) -> Setting:
+    """What is known of a field; nothing of one that was not made by `setting`."""
+    return field.metadata.get("setting", Setting(doc=""))
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Decorate a dataclass: append an "Args" section to its docstring, made from its fields."""
+    lines = [
+        textwrap.fill(
+            f"{field.name}: {setting_of(field).doc}.", 116, initial_indent=" " * 8, subsequent_indent=" " * 12
+        )
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+    ]
+    cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "    Args:", *lines, "    "])
+    return cls
 
 
 @cache
@@ -23,6 +124,75 @@ def field_types(cls: type) -> dict[str, Any]:
     """Map the field names of a dataclass to their resolved types."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def sections(hint: Any) -> list[Any]:
+    """The dataclasses that a field's type allows: none for a value, several for a section of which there are kinds."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return [option for option in options if dataclasses.is_dataclass(option)]
+
+
+def walk(cls: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """All values of a dataclass tree as (dotted key, field), those of every kind of section."""
+    for field in dataclasses.fields(cls):
+        key = f"{path}{field.name}"
+        kinds = sections(field_types(cls)[field.name])
+        for kind in kinds:
+            yield from walk(kind, f"{key}.")
+        if not kinds:
+            yield key, field
+
+
+def keys_of(cls: type, owner: Owner) -> frozenset[str]:
+    """Dotted keys of the settings that belong to `owner`."""
+    return frozenset(key for key, field in walk(cls) if setting_of(field).belongs_to == owner)
+
+
+def without(cls: type, values: Mapping[str, Any], owner: Owner) -> dict[str, Any]:
+    """A tree of `to_dict` without the settings that belong to `owner`."""
+    left_out = keys_of(cls, owner)
+
+    def rest(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+        return {
+            key: rest(value, f"{path}{key}.") if isinstance(value, Mapping) else value
+            for key, value in tree.items()
+            if f"{path}{key}" not in left_out
+        }
+
+    return rest(values, "")
+
+
+def task_defaults(cls: type, task: str) -> dict[str, Any]:
+    """The defaults of a task where they are not those of the dataclass, as a nested dictionary.
+
+    A section of which there are several kinds is left out: which one a task takes is not known here.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        kinds = sections(field_types(cls)[field.name])
+        if len(kinds) == 1 and (inner := task_defaults(kinds[0], task)):
+            found[field.name] = inner
+        if task in setting_of(field).by_task:
+            found[field.name] = setting_of(field).by_task[task]
+    return found
+
+
+def check_ranges(config: Any, path: str = "") -> None:
+    """Refuse a dataclass tree with a number out of its range.
+
+    Args:
+        config: the tree.
+        path: where it sits in a larger one, for error messages ("model.encoder").
+
+    Raises:
+        InputError: names the key, what is allowed, and the value.
+    """
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{path}.{field.name}" if path else field.name
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, key)
+        else:
+            _check_range(field, value, key)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
@@ -35,15 +205,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, pa
         path: where in a larger tree this one sits, for error messages ("model.encoder").
 
     Raises:
-        InputError: unknown key (with the nearest known one), wrong type, missing required key.
+        InputError: unknown key (with the nearest known one), wrong type, number out of range, missing required key.
     """
     hints = field_types(cls)  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    renamed = {setting_of(field).formerly: name for name, field in fields.items() if setting_of(field).formerly}
     changes: dict[str, Any] = {}
-    for key, value in values.items():
-        where = f"{path}.{key}" if path else str(key)
+    for given, value in values.items():
+        where = f"{path}.{given}" if path else str(given)
+        key = renamed.get(given, given)
         if key not in hints:
-            raise unknown(f"key in {path!r}" if path else "key", key, hints)
+            raise unknown(f"key in {path!r}" if path else "key", given, hints)
         changes[key] = _convert(hints[key], value, where, getattr(base, key, None))
+        _check_range(fields[key], changes[key], where)
     if base is not None:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
     missing = [
@@ -142,6 +316,26 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     if hint is dict and isinstance(value, Mapping):
         return dict(value)
     raise _mismatch(where, names.get(hint, str(hint)), value)
+
+
+def _check_range(field: dataclasses.Field[Any], value: Any, where: str) -> None:
+    known = setting_of(field)
+    if not known.has_range or value is None:
+        return
+    null = ", or null" if field.default is None else ""
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise InputError(f"{where} must have one number or more{null}, got []")
+        numbers = {f"{where}[{index}]": number for index, number in enumerate(value)}
+    else:
+        numbers = {where: value}
+    for key, number in numbers.items():
+        if not known.allows(number):
+            raise InputError(f"{key} must be {known.range}{null}, got {number}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _mismatch(where: str, wanted: str, value: Any) -> InputError:

@@ -70,7 +70,7 @@ class _SubLayer(nn.Module):
         """Output projection, stochastic depth over the first `batch_dims` dimensions, residual."""
         proj = self.attention.proj
         keep = layers.keep_factors(residual, self.drop_path, self.training, batch_dims)
-        return functional.linear_residual(heads, proj.weight, proj.bias, residual, keep, self.impl)
+        return functional.linear_residual(heads, (proj.weight, proj.bias), residual, keep=keep, impl=self.impl)
 
 
 class RegionAttention(_SubLayer):
@@ -145,18 +145,14 @@ class LocalGlobalAttention(_SubLayer):
             z_BMSC,
             s_BMC,
             kv,
-            self.norm.weight,
-            self.norm.bias,
-            attention.query_weight,
-            attention.q_bias,
-            attention.proj.weight,
-            attention.proj.bias,
-            layers.keep_factors(z_BMSC, self.drop_path, self.training, 1),
-            after.weight,
-            after.bias,
-            attention.num_heads,
-            self.norm.eps,
-            self.impl,
+            norm=(self.norm.weight, self.norm.bias),
+            query=(attention.query_weight, attention.q_bias),
+            output=(attention.proj.weight, attention.proj.bias),
+            next_norm=(after.weight, after.bias),
+            num_heads=attention.num_heads,
+            eps=self.norm.eps,
+            keep=layers.keep_factors(z_BMSC, self.drop_path, self.training, 1),
+            impl=self.impl,
         )
         return z_BMSC if next_norm is None else (z_BMSC, n_BMSC)
 

@@ -8,7 +8,17 @@ from typing import Literal
 import pytest
 import yaml
 
-from maedfer.dataclass_tree import from_dict, set_dotted, to_dict
+from maedfer.dataclass_tree import (
+    check_ranges,
+    documented,
+    from_dict,
+    keys_of,
+    set_dotted,
+    setting,
+    task_defaults,
+    to_dict,
+    without,
+)
 from maedfer.errors import InputError
 
 
@@ -66,3 +76,82 @@ def test_dotted_overrides() -> None:
         set_dotted(tree, "name", yaml.safe_load)
     with pytest.raises(InputError, match="'name' is a value, not a section"):
         set_dotted(tree, "name.x=1", yaml.safe_load)
+
+
+@documented
+@dataclass(frozen=True)
+class Known:
+    """What is known of a few fields."""
+
+    share: float = setting(0.5, low=0, high=1, doc="share of something")
+    ratio: float = setting(0.5, above=0, below=1, belongs_to="weights", doc="another share")
+    drop: float = setting(0.0, low=0, below=1, doc="a probability", by_task={"slow": 0.1})
+    keep: float = setting(1.0, above=0, high=1, doc="a share above nothing")
+    count: int = setting(1, low=1, belongs_to="machine", doc="how many", formerly="number")
+    clip: float | None = setting(None, above=0, doc="a bound; null = none")
+    sizes: tuple[int, ...] = setting((4, 4), low=1, doc="some sizes")
+
+
+@dataclass(frozen=True)
+class Tree:
+    known: Known = setting(Known(), doc="a section")
+    either: Known | Inner = setting(Inner(), doc="one of two")
+    name: str = setting("a", belongs_to="machine", doc="a name")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": 1.01}, r"top.share must be between 0 and 1, got 1.01"),
+        ({"share": -0.01}, r"top.share must be between 0 and 1, got -0.01"),
+        ({"ratio": 1}, r"top.ratio must be between 0 and 1, both excluded, got 1.0"),
+        ({"ratio": 0}, r"top.ratio must be between 0 and 1, both excluded, got 0.0"),
+        ({"drop": 1}, r"top.drop must be at least 0 and below 1, got 1.0"),
+        ({"keep": 0}, r"top.keep must be above 0 and at most 1, got 0.0"),
+        ({"count": 0}, r"top.count must be at least 1, got 0"),
+        ({"number": 0}, r"top.number must be at least 1, got 0"),
+        ({"clip": 0}, r"top.clip must be above 0, or null, got 0.0"),
+        ({"sizes": [2, 0]}, r"top.sizes\[1\] must be at least 1, got 0"),
+        ({"sizes": []}, r"top.sizes must have one number or more, got \[\]"),
+        ({"share": "nan"}, r"top.share must be between 0 and 1, got nan"),
+        ({"clip": "inf"}, r"top.clip must be above 0, or null, got inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_their_key(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        from_dict(Known, values, path="top")
+
+
+def test_ranges_of_a_whole_tree() -> None:
+    check_ranges(Tree())
+    check_ranges(Tree(Known(share=1.0, keep=1.0, drop=0.0, clip=None)))
+    with pytest.raises(InputError, match=r"^run\.known\.share must be between 0 and 1, got 2$"):
+        check_ranges(Tree(Known(share=2)), "run")
+    with pytest.raises(InputError, match=r"^either\.sizes\[0\] must be at least 1, got 0$"):
+        check_ranges(Tree(either=Known(sizes=(0,))))
+
+
+def test_an_earlier_name_is_still_read() -> None:
+    assert from_dict(Known, {"number": 3}) == Known(count=3)
+    assert from_dict(Known, {"count": 2, "number": 3}) == Known(count=3)
+
+
+def test_what_belongs_to_whom() -> None:
+    assert keys_of(Tree, "machine") == {"known.count", "either.count", "name"}
+    assert keys_of(Known, "weights") == {"ratio"}
+    tree = to_dict(Tree(either=Known()))
+    rest = without(Tree, tree, "machine")
+    assert "count" not in rest["known"] and "count" not in rest["either"] and "name" not in rest
+    assert rest["known"]["share"] == 0.5 and tree["name"] == "a"
+
+
+def test_defaults_of_a_task() -> None:
+    # Of a section that may be of two kinds nothing is known.
+    assert task_defaults(Tree, "slow") == {"known": {"drop": 0.1}}
+    assert task_defaults(Tree, "fast") == {}
+
+
+def test_docstring_tells_what_the_fields_mean() -> None:
+    text = Known.__doc__ or ""
+    assert text.startswith("What is known of a few fields.\n\n    Args:\n        share: share of something.\n")
+    assert "        clip: a bound; null = none.\n" in text

@@ -65,6 +65,13 @@ def test_the_first_example_of_the_readme_runs() -> None:
     assert scope["z"].shape == (2, 8, 101, 256)
 
 
+def test_versions_that_stand_twice_agree() -> None:
+    files = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("CITATION.cff", "pyproject.toml")}
+    assert f"\nversion: {maedfer.__version__}\n" in files["CITATION.cff"]
+    oldest = re.search(r"^torch==(.*)\.\*$", (REPOSITORY / "tests" / "oldest.txt").read_text(encoding="utf-8"), re.M)
+    assert oldest and f'"torch>={oldest[1]}"' in files["pyproject.toml"]
+
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 

@@ -106,8 +106,8 @@ def build() -> dict[str, Any]:
     import torch
 
     from maedfer import __version__
+    from maedfer._native import build_record
     from maedfer.kernels import choose
-    from maedfer.kernels.native import build_record
 
     facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:

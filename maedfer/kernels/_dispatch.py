@@ -18,8 +18,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from maedfer._native import MODULES, absent
 from maedfer.errors import InputError, unknown
-from maedfer.kernels.native import MODULES, absent
 
 Impl = Literal["auto", "reference", "torch", "triton", "cuda"]
 

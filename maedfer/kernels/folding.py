@@ -45,7 +45,7 @@ def fold(
     q_weight: Tensor,
     q_bias: Tensor | None,
     out_weight: Tensor,
-    out_bias: Tensor,
+    out_bias: Tensor | None,
     keep: Tensor | None,
     num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,9 +64,9 @@ def fold(
     matrix = torch.bmm(k, query.to(k.dtype))
     exact = torch.promote_types(k.dtype, torch.float32)
     offset = (k.to(exact) * shift.view(num_heads, 1, head_dim)).sum(2)  # [H, B * M]
-    values = torch.baddbmm(
-        (out_bias / num_heads).to(v.dtype), v, out_weight.t().reshape(num_heads, head_dim, dim).to(v.dtype)
-    )
+    output = out_weight.t().reshape(num_heads, head_dim, dim).to(v.dtype)
+    share = None if out_bias is None else (out_bias / num_heads).to(v.dtype)
+    values = torch.bmm(v, output) if share is None else torch.baddbmm(share, v, output)
     values = values.view(num_heads, batch, regions, dim)
     if keep is not None:
         values = values * keep.to(values.dtype).view(batch, 1, 1)

@@ -4,6 +4,8 @@ Every function takes impl="auto" | "reference" | "torch" | "triton" | "cuda" (se
 with the reasons, where "triton" or "cuda" was chosen and cannot run. Under autocast, products and the results of
 LayerNorms are in autocast's dtype; statistics and sums are float32 everywhere.
 
+What follows the tensors is given by name; a linear layer and a LayerNorm are each a pair (weight, bias).
+
 Shapes: B clips, M regions, S rows a region (row 0 the representative token), H heads, C channels, F hidden channels.
 """
 
@@ -19,19 +21,20 @@ from maedfer.errors import InputError, require, unknown
 from maedfer.kernels import native, native_attention, plain, reference
 from maedfer.kernels._dispatch import Impl, resolve
 from maedfer.kernels.folding import fold, folds
+from maedfer.kernels.reference import Linear, Norm
 
 FULL_ATTENTION = ("sdpa", "xformers")
 
 
-def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto", mask: Tensor | None = None) -> Tensor:
+def region_attention(qkv: Tensor, *, num_heads: int, mask: Tensor | None = None, impl: Impl = "auto") -> Tensor:
     """Self-attention within each region (equation 2 of the paper), read in place from the packed product.
 
     Args:
         qkv: [..., S, 3C] queries, keys and values side by side; any strides.
         num_heads: H, which divides C.
-        impl: the implementation; with a mask, "triton" and "cuda" cannot run.
         mask: [..., S] bool, broadcast over the leading dimensions: True for rows that may be attended to; at least
             one of each region.
+        impl: the implementation; with a mask, "triton" and "cuda" cannot run.
 
     Returns:
         [..., S, C], the heads side by side.
@@ -53,19 +56,21 @@ def region_attention(qkv: Tensor, num_heads: int, impl: Impl = "auto", mask: Ten
     if chosen == "torch":
         return plain.region_attention(qkv, num_heads, mask)
     queries, keys, values = qkv.chunk(3, dim=-1)
-    return reference.attention(queries, keys, values, num_heads, mask)
+    return reference.attention(queries, keys, values, num_heads=num_heads, mask=mask)
 
 
-def cross_attention(q: Tensor, kv: Tensor, num_heads: int, impl: Impl = "auto", mask: Tensor | None = None) -> Tensor:
+def cross_attention(
+    q: Tensor, kv: Tensor, *, num_heads: int, mask: Tensor | None = None, impl: Impl = "auto"
+) -> Tensor:
     """Attention of rows to other rows of the same group.
 
     Args:
         q: [..., NQ, C] queries.
         kv: [..., NK, 2C] keys and values side by side.
         num_heads: H, which divides C.
-        impl: the implementation; with a mask, "triton" cannot run.
         mask: [..., NK] bool, broadcast over the leading dimensions: True for keys that may be attended to; at least
             one of each group.
+        impl: the implementation; with a mask, "triton" cannot run.
 
     Returns:
         [..., NQ, C].
@@ -79,10 +84,10 @@ def cross_attention(q: Tensor, kv: Tensor, num_heads: int, impl: Impl = "auto", 
     if chosen == "torch":
         return plain.cross_attention(q, kv, num_heads, mask)
     keys, values = kv.chunk(2, dim=-1)
-    return reference.attention(q, keys, values, num_heads, mask)
+    return reference.attention(q, keys, values, num_heads=num_heads, mask=mask)
 
 
-def full_attention(qkv: Tensor, num_heads: int, backend: str = "sdpa") -> Tensor:
+def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa") -> Tensor:
     """Self-attention over all tokens of a clip, for the decoder and the ViT: work for a library.
 
     Args:
@@ -106,28 +111,26 @@ def full_attention(qkv: Tensor, num_heads: int, backend: str = "sdpa") -> Tensor
     return xops.memory_efficient_attention(*parts.unbind(2)).reshape(*qkv.shape[:-1], -1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, impl: Impl = "auto") -> Tensor:
+def linear(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
     """x weight^T + bias: a library's product everywhere, oneDNN's for float32 on a CPU unless impl="reference".
 
     Args:
         x: [..., F].
-        weight: [C, F].
-        bias: [C] or None.
+        linear: [C, F] and [C], or None for the second.
         impl: the implementation.
 
     Returns:
         [..., C].
     """
-    return plain.linear(x, weight, bias) if resolve(impl, x) == "torch" else F.linear(x, weight, bias)
+    return plain.linear(x, *linear) if resolve(impl, x) == "torch" else F.linear(x, *linear)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, impl: Impl = "auto") -> Tensor:
+def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Tensor:
     """LayerNorm over the last dimension.
 
     Args:
         x: [..., C]; rows may be strided, a subset of the stream is read in place.
-        weight: [C].
-        bias: [C].
+        norm: [C] and [C].
         eps: added to the variance.
         impl: the implementation.
 
@@ -137,19 +140,18 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, impl: Impl =
     if _resolve_rows(impl, x) == "triton":
         from maedfer.kernels.layer_norm import LayerNorm
 
-        return LayerNorm.apply(x, weight, bias, eps, _product_dtype(x))
-    return reference.layer_norm(x, weight, bias, eps)
+        return LayerNorm.apply(x, *norm, eps, _product_dtype(x))
+    return reference.layer_norm(x, norm, eps=eps)
 
 
 def linear_residual(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, keep: Tensor | None = None, impl: Impl = "auto"
+    x: Tensor, linear: Linear, residual: Tensor, *, keep: Tensor | None = None, impl: Impl = "auto"
 ) -> Tensor:
     """The end of a sub-layer: residual + keep * (x weight^T + bias).
 
     Args:
         x: [..., F] the input of the sub-layer's last product.
-        weight: [C, F].
-        bias: [C].
+        linear: [C, F] and [C], that product.
         residual: [..., C] the stream.
         keep: stochastic depth's factors over the leading dimensions, [B] or [B, M], or None.
         impl: the implementation.
@@ -158,48 +160,47 @@ def linear_residual(
         [..., C].
     """
     chosen = _resolve_rows(impl, residual)
+    weight, bias = linear
     if chosen == "triton":
         from maedfer.kernels.layer_norm import ResidualAdd
 
         return ResidualAdd.apply(residual, F.linear(x, weight), bias, keep)
     if chosen == "torch":
         return plain.linear_residual(x, weight, bias, residual, keep)
-    return reference.residual_add(residual, F.linear(x, weight), bias, keep)
+    return reference.residual_add(residual, F.linear(x, weight), bias=bias, keep=keep)
 
 
 def linear_residual_layer_norm(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    linear: Linear,
     residual: Tensor,
-    keep: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    norm: Norm,
+    *,
     eps: float,
+    keep: Tensor | None = None,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`linear_residual` and the LayerNorm that begins the next sub-layer: the stream and its norm, [..., C] each."""
     chosen = _resolve_rows(impl, residual)
+    weight, bias = linear
     if chosen == "triton":
         from maedfer.kernels.layer_norm import ResidualLayerNorm
 
-        branch, norm = F.linear(x, weight), (norm_weight, norm_bias, eps, _product_dtype(residual))
-        return ResidualLayerNorm.apply(residual, branch, bias, keep, *norm)
+        return ResidualLayerNorm.apply(residual, F.linear(x, weight), bias, keep, *norm, eps, _product_dtype(residual))
     if chosen == "torch":
         z = plain.linear_residual(x, weight, bias, residual, keep)
-        return z, plain.layer_norm(z, norm_weight, norm_bias, eps)
-    return reference.residual_layer_norm(residual, F.linear(x, weight), bias, keep, norm_weight, norm_bias, eps)
+        return z, plain.layer_norm(z, *norm, eps)
+    return reference.residual_layer_norm(residual, F.linear(x, weight), norm, eps=eps, bias=bias, keep=keep)
 
 
 def linear_residual_layer_norm_representative(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    linear: Linear,
     residual: Tensor,
-    keep: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
+    norm: Norm,
+    *,
     eps: float,
+    keep: Tensor | None = None,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`linear_residual` on [B, M, S, C], and the LayerNorm of the representative tokens alone.
@@ -208,32 +209,33 @@ def linear_residual_layer_norm_representative(
         The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
     """
     chosen = _resolve_rows(impl, residual)
+    weight, bias = linear
     if chosen == "triton":
         from maedfer.kernels.layer_norm import ResidualLayerNormRepresentative
 
-        branch, norm = F.linear(x, weight), (norm_weight, norm_bias, eps, _product_dtype(residual))
-        return ResidualLayerNormRepresentative.apply(residual, branch, bias, keep, *norm)
+        after = *norm, eps, _product_dtype(residual)
+        return ResidualLayerNormRepresentative.apply(residual, F.linear(x, weight), bias, keep, *after)
     if chosen == "torch":
         z = plain.linear_residual(x, weight, bias, residual, keep)
         s = z[:, :, 0]
-        return z, s, plain.layer_norm(s, norm_weight, norm_bias, eps)
+        return z, s, plain.layer_norm(s, *norm, eps)
     branch = F.linear(x, weight)
-    return reference.residual_layer_norm_representative(residual, branch, bias, keep, norm_weight, norm_bias, eps)
+    return reference.residual_layer_norm_representative(residual, branch, norm, eps=eps, bias=bias, keep=keep)
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, impl: Impl = "auto") -> Tensor:
+def linear_gelu(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
     """GELU(x weight^T + bias) with the exact (erf) GELU.
 
     Args:
         x: [..., C].
-        weight: [F, C].
-        bias: [F].
+        linear: [F, C] and [F].
         impl: the implementation.
 
     Returns:
         [..., F].
     """
     chosen = resolve(impl, x)
+    weight, bias = linear
     if chosen == "triton":
         from maedfer.kernels.gelu import BiasGelu
 
@@ -247,17 +249,14 @@ def local_global_interaction(
     z: Tensor,
     s: Tensor,
     kv: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    keep: Tensor | None,
-    next_weight: Tensor,
-    next_bias: Tensor,
+    *,
+    norm: Norm,
+    query: Linear,
+    output: Linear,
+    next_norm: Norm,
     num_heads: int,
     eps: float,
+    keep: Tensor | None = None,
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Local-global interaction (equations 4 and 5) with its residual and the LayerNorm that follows.
@@ -276,28 +275,40 @@ def local_global_interaction(
         return native_attention.interaction_reasons(z, num_heads, _product_dtype(z)) or triton_reasons()
 
     chosen = resolve(impl, z, triton_reasons, compiled_reasons if folded else None)
-    attention = (norm_weight, norm_bias, q_weight, q_bias, out_weight, out_bias, keep)
     if chosen == "reference":
-        return reference.local_global_interaction(z, s, kv, *attention, next_weight, next_bias, num_heads, eps)
+        return reference.local_global_interaction(
+            z,
+            s,
+            kv,
+            norm=norm,
+            query=query,
+            output=output,
+            next_norm=next_norm,
+            num_heads=num_heads,
+            eps=eps,
+            keep=keep,
+        )
+    attention = (*norm, *query, *output, keep)
     if chosen == "torch":
         z = plain.local_global_interaction(z, s, kv, *attention, num_heads, eps)
-        return z, plain.layer_norm(z, next_weight, next_bias, eps)
+        return z, plain.layer_norm(z, *next_norm, eps)
     if folded:
         from maedfer.kernels.local_global_interaction import FoldedInteraction
 
         matrices = fold(kv, *attention, num_heads)
         forward = "native_interaction_fwd" if chosen == "cuda" else "interaction_fwd"
-        return FoldedInteraction.apply(z, s, *matrices, next_weight, next_bias, eps, _product_dtype(z), forward)
+        return FoldedInteraction.apply(z, s, *matrices, *next_norm, eps, _product_dtype(z), forward)
     x = z[:, :, 1:]
-    query = F.linear(layer_norm(x, norm_weight, norm_bias, eps, impl).flatten(1, 2), q_weight, q_bias)
-    heads = cross_attention(query, kv, num_heads, impl).unflatten(1, (regions, rows - 1))
-    z = torch.cat([s.unsqueeze(2), linear_residual(heads, out_weight, out_bias, x, keep, impl)], dim=2)
-    return z, layer_norm(z, next_weight, next_bias, eps, impl)
+    q = F.linear(layer_norm(x, norm, eps=eps, impl=impl).flatten(1, 2), *query)
+    heads = cross_attention(q, kv, num_heads=num_heads, impl=impl).unflatten(1, (regions, rows - 1))
+    z = torch.cat([s.unsqueeze(2), linear_residual(heads, output, x, keep=keep, impl=impl)], dim=2)
+    return z, layer_norm(z, next_norm, eps=eps, impl=impl)
 
 
 def tubelets(
     frames: Tensor,
     index: Tensor,
+    *,
     patch_size: tuple[int, ...],
     mean: Sequence[float],
     std: Sequence[float],
@@ -323,7 +334,7 @@ def tubelets(
     example = torch.empty(0, dtype=dtype, device=frames.device)
     chosen = resolve(impl, example, compiled=lambda: native.reasons(example, patch_size, frames))
     if chosen == "reference":
-        return reference.tubelets(frames, index, patch_size, mean, std).to(dtype)
+        return reference.tubelets(frames, index, patch_size=patch_size, mean=mean, std=std).to(dtype)
     if chosen == "cuda":
         return native.tubelets(frames, index, patch_size, mean, std, dtype)
     return plain.tubelets(frames, index, patch_size, mean, std, dtype)
@@ -333,6 +344,7 @@ def masked_appearance_motion_loss(
     prediction: Tensor,
     frames: Tensor,
     index: Tensor,
+    *,
     patch_size: tuple[int, ...],
     motion: bool = True,
     normalize: bool = True,
@@ -367,7 +379,9 @@ def masked_appearance_motion_loss(
         lambda: native.reasons(prediction, patch_size, frames, loss=True),
     )
     if chosen == "reference":
-        return reference.masked_appearance_motion_loss(prediction, frames, index, patch_size, motion, normalize)
+        return reference.masked_appearance_motion_loss(
+            prediction, frames, index, patch_size=patch_size, motion=motion, normalize=normalize
+        )
     if chosen == "torch":
         return plain.masked_appearance_motion_loss(prediction, frames, index, tuple(patch_size), motion, normalize)
     if chosen == "cuda":

@@ -1,24 +1,21 @@
 """The compiled operations of csrc/: cubes of tokens and the pre-training loss, straight from the bytes of frames.
 
-`maedfer._cpu` (C++) and `maedfer._cuda` (CUDA C++) take pointers, sizes and a stream, and know nothing of PyTorch; here
-their arguments are checked, outputs are allocated, and operators are declared, so that torch.compile, fake tensors and
-opcheck see them. Either module may be absent (see `build_record`); `reasons` tells why an operation cannot run.
+The compiled modules take pointers, sizes and a stream, and know nothing of PyTorch; here their arguments are checked,
+outputs are allocated, and operators are declared, so that torch.compile, fake tensors and opcheck see them. Either
+module may be absent; `reasons` tells why an operation cannot run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from maedfer._native import MODULES, absent
 from maedfer.errors import InputError
 from maedfer.kernels._registry import implements, operator, tubelets_fake
 
@@ -26,38 +23,7 @@ from maedfer.kernels._registry import implements, operator, tubelets_fake
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def _imported(part: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(f"maedfer._{part}")
-    except ImportError:
-        return None
-
-
-# Imported at once, as torch.compile can look at modules but not import them. None where one was not built or does not
-# fit this machine.
-MODULES = {part: _imported(part) for part in ("cpu", "cuda")}
-
-
-def _read_record() -> dict[str, Any]:
-    path = _PACKAGE / "_build.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for part, module in MODULES.items():
-        entry = record.setdefault(part, {"built": False, "why": "nothing was compiled when it was installed"})
-        if entry["built"] and module is None:
-            record[part] = {"built": False, "why": f"maedfer._{part} was built but cannot be imported here"}
-    return record
-
-
-_RECORD = _read_record()
 _LARGEST_LOSS = (MODULES["cuda"].loss_most_frames, MODULES["cuda"].loss_most_pixels) if MODULES["cuda"] else (0, 0)
-
-
-def build_record() -> dict[str, Any]:
-    """What was compiled when the package was installed, by part ("cpu", "cuda"): what with, or why not."""
-    return _RECORD
 
 
 def reasons(x: Tensor, patch_size: Sequence[int], frames: Tensor, loss: bool = False) -> list[str]:
@@ -240,11 +206,6 @@ def current_stream(x: Tensor) -> Iterator[int]:
     """Make a tensor's GPU the current one; gives the stream that work on it goes to."""
     with torch.cuda.device(x.device):
         yield torch.cuda.current_stream().cuda_stream
-
-
-def absent(part: str) -> str:
-    """Why a part is not there."""
-    return f"csrc's {part.upper()} part is not there ({_RECORD[part].get('why', 'not built')})"
 
 
 def _clips(compiled: Any, frames: Tensor, patch_size: Sequence[int]) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from maedfer._native import MODULES, absent
 from maedfer.errors import InputError
 from maedfer.kernels import native
 from maedfer.kernels._configs import shared_limit
@@ -48,20 +49,20 @@ def interaction_reasons(z: Tensor, num_heads: int, dtype: torch.dtype) -> list[s
 
 
 def _common_reasons(x: Tensor) -> list[str]:
-    if native.MODULES["cuda"] is None:
-        return [native.absent("cuda")]
+    if MODULES["cuda"] is None:
+        return [absent("cuda")]
     return [] if x.dtype in _DTYPES else [f"{x.dtype} (the kernels take bfloat16 and float16)"]
 
 
 # Plain numbers in, a truth value out: torch.compile need not look inside.
 @torch.compiler.assume_constant_result
 def _attention_supported(rows: int, head_dim: int) -> bool:
-    return native.MODULES["cuda"].region_attention_supported(rows, head_dim)  # type: ignore[union-attr]
+    return MODULES["cuda"].region_attention_supported(rows, head_dim)  # type: ignore[union-attr]
 
 
 @torch.compiler.assume_constant_result
 def _interaction_supported(regions: int, heads: int, dim: int, limit: int) -> bool:
-    compiled: Any = native.MODULES["cuda"]
+    compiled: Any = MODULES["cuda"]
     return compiled.local_global_interaction_supported(regions, heads, dim, limit)
 
 
@@ -155,9 +156,9 @@ def _interaction_fwd(
 
 
 def _cuda() -> Any:
-    if native.MODULES["cuda"] is None:
-        raise InputError(native.absent("cuda"))
-    return native.MODULES["cuda"]
+    if MODULES["cuda"] is None:
+        raise InputError(absent("cuda"))
+    return MODULES["cuda"]
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _product(x, weight, bias)
 
 
-def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, keep: Tensor | None) -> Tensor:
+def linear_residual(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, keep: Tensor | None) -> Tensor:
     """residual + keep * (x weight^T + bias)."""
     branch = linear(x, weight, bias)
     if keep is not None:
@@ -57,7 +57,7 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, k
     return branch
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """GELU(x weight^T + bias)."""
     return F.gelu(linear(x, weight, bias))
 
@@ -71,7 +71,7 @@ def local_global_interaction(
     q_weight: Tensor,
     q_bias: Tensor | None,
     out_weight: Tensor,
-    out_bias: Tensor,
+    out_bias: Tensor | None,
     keep: Tensor | None,
     num_heads: int,
     eps: float,

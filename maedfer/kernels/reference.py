@@ -15,8 +15,12 @@ from torch import Tensor
 
 from maedfer.kernels.cubes import gather_cubes
 
+# Of a linear layer and of a LayerNorm: (weight, bias).
+Linear = tuple[Tensor, Tensor | None]
+Norm = tuple[Tensor, Tensor]
 
-def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, mask: Tensor | None = None) -> Tensor:
     """Multi-head attention, softmax(q k^T / sqrt(D)) v for each head.
 
     Args:
@@ -38,64 +42,65 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | No
     return out.transpose(-3, -2).reshape(shape)
 
 
-def attention_weights(q: Tensor, k: Tensor, num_heads: int) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, *, num_heads: int) -> Tensor:
     """The probabilities of `attention`: [..., H, Sq, Sk], rows sum to one."""
     q, k = _split_heads(q, num_heads), _split_heads(k, num_heads)
     return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(x: Tensor, norm: Norm, *, eps: float) -> Tensor:
     """Normalise the last dimension to mean 0 and variance 1, then scale and shift: [..., C]."""
+    weight, bias = norm
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def residual_add(residual: Tensor, branch: Tensor, branch_bias: Tensor | None, keep: Tensor | None) -> Tensor:
-    """residual + keep * (branch + branch_bias).
+def residual_add(residual: Tensor, branch: Tensor, *, bias: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    """residual + keep * (branch + bias).
 
     Args:
         residual: [..., C] the stream.
         branch: [..., C] what a sub-layer adds, its last bias left out.
-        branch_bias: [C] that bias.
+        bias: [C] that bias.
         keep: stochastic depth's factor (see `drop_path_factors`) over the leading dimensions, [B] or [B, M].
 
     Returns:
         [..., C].
     """
-    branch = branch if branch_bias is None else branch + branch_bias
+    branch = branch if bias is None else branch + bias
     return residual + (branch if keep is None else branch * _over_leading(keep, branch))
 
 
 def residual_layer_norm(
     residual: Tensor,
     branch: Tensor,
-    branch_bias: Tensor | None,
-    keep: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
+    norm: Norm,
+    *,
     eps: float,
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`residual_add` followed by the LayerNorm of the next sub-layer: (stream, normed), [..., C] each."""
-    z = residual_add(residual, branch, branch_bias, keep)
-    return z, layer_norm(z, weight, bias, eps)
+    z = residual_add(residual, branch, bias=bias, keep=keep)
+    return z, layer_norm(z, norm, eps=eps)
 
 
 def residual_layer_norm_representative(
     residual: Tensor,
     branch: Tensor,
-    branch_bias: Tensor | None,
-    keep: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
+    norm: Norm,
+    *,
     eps: float,
+    bias: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`residual_add` on [B, M, S, C], with a LayerNorm of the representative tokens alone.
 
     Returns:
         The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
     """
-    z = residual_add(residual, branch, branch_bias, keep)
+    z = residual_add(residual, branch, bias=bias, keep=keep)
     s = z[:, :, 0]
-    return z, s, layer_norm(s, weight, bias, eps)
+    return z, s, layer_norm(s, norm, eps=eps)
 
 
 def bias_gelu(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -107,17 +112,14 @@ def local_global_interaction(
     z: Tensor,
     s: Tensor,
     kv: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    keep: Tensor | None,
-    next_weight: Tensor,
-    next_bias: Tensor,
+    *,
+    norm: Norm,
+    query: Linear,
+    output: Linear,
+    next_norm: Norm,
     num_heads: int,
     eps: float,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Local-global interaction (equations 4 and 5): local tokens attend to all representative tokens of their clip.
 
@@ -125,27 +127,24 @@ def local_global_interaction(
         z: [B, M, S, C] the stream; row 0 of each region is not read.
         s: [B, M, C] the representative tokens, row 0 of the result.
         kv: [B, M, 2C] their keys and values, side by side.
-        norm_weight: [C] of the LayerNorm before the queries.
-        norm_bias: [C] of the same.
-        q_weight: [C, C] of the queries' projection.
-        q_bias: [C] of the same, or None.
-        out_weight: [C, C] of the output projection.
-        out_bias: [C] of the same.
-        keep: [B] stochastic depth's factor, or None.
-        next_weight: [C] of the LayerNorm of the next sub-layer.
-        next_bias: [C] of the same.
+        norm: [C] and [C], the LayerNorm before the queries.
+        query: [C, C] and [C], the queries' projection; its bias may be None.
+        output: [C, C] and [C], the output projection.
+        next_norm: [C] and [C], the LayerNorm of the next sub-layer.
         num_heads: H.
         eps: of both LayerNorms.
+        keep: [B] stochastic depth's factor, or None.
 
     Returns:
         The stream [B, M, S, C] and its LayerNorm [B, M, S, C].
     """
     x = z[:, :, 1:]
-    q = F.linear(layer_norm(x, norm_weight, norm_bias, eps).flatten(1, 2), q_weight, q_bias)  # [B, K, C]
+    q = F.linear(layer_norm(x, norm, eps=eps).flatten(1, 2), *query)  # [B, K, C]
     k, v = kv.chunk(2, dim=-1)
-    branch = F.linear(attention(q, k, v, num_heads), out_weight).unflatten(1, x.shape[1:3])
-    z = torch.cat([s.unsqueeze(2), residual_add(x, branch, out_bias, keep)], dim=2)
-    return z, layer_norm(z, next_weight, next_bias, eps)
+    weight, bias = output
+    branch = F.linear(attention(q, k, v, num_heads=num_heads), weight).unflatten(1, x.shape[1:3])
+    z = torch.cat([s.unsqueeze(2), residual_add(x, branch, bias=bias, keep=keep)], dim=2)
+    return z, layer_norm(z, next_norm, eps=eps)
 
 
 def drop_path_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ def drop_path_factors(shape: Sequence[int], probability: float, like: Tensor) ->
     return like.new_empty(shape).bernoulli_(1.0 - probability).div_(1.0 - probability)
 
 
-def normalize(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(frames: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Frames as models take them: brought to [0, 1], then (x - mean) / std for each channel.
 
     Args:
@@ -176,7 +175,7 @@ def normalize(frames: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def tubelets(
-    frames: Tensor, index: Tensor, patch_size: tuple[int, ...], mean: Sequence[float], std: Sequence[float]
+    frames: Tensor, index: Tensor, *, patch_size: tuple[int, ...], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
     """Normalised cubes of the wanted tokens, ready for the embedding's product.
 
@@ -190,11 +189,11 @@ def tubelets(
     Returns:
         [B, n, I * t * h * w], float32 from uint8.
     """
-    return gather_cubes(normalize(frames, mean, std), patch_size, index).flatten(2)
+    return gather_cubes(normalize(frames, mean=mean, std=std), patch_size, index).flatten(2)
 
 
 def reconstruction_target(
-    frames: Tensor, index: Tensor, patch_size: tuple[int, ...], motion: bool = True, normalize: bool = True
+    frames: Tensor, index: Tensor, *, patch_size: tuple[int, ...], motion: bool = True, normalize: bool = True
 ) -> Tensor:
     """Targets of masked appearance and motion modelling (section 3.3).
 
@@ -226,6 +225,7 @@ def masked_appearance_motion_loss(
     prediction: Tensor,
     frames: Tensor,
     index: Tensor,
+    *,
     patch_size: tuple[int, ...],
     motion: bool = True,
     normalize: bool = True,
@@ -243,7 +243,7 @@ def masked_appearance_motion_loss(
     Returns:
         Two float32 scalars: the error over first frames (appearance) and over the other frames (motion).
     """
-    target = reconstruction_target(frames, index, patch_size, motion, normalize)
+    target = reconstruction_target(frames, index, patch_size=patch_size, motion=motion, normalize=normalize)
     error = (prediction.to(target.dtype).unflatten(2, (patch_size[0], -1)) - target).square()
     return error[:, :, 0].mean(), error[:, :, 1:].mean()
 

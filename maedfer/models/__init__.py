@@ -1,9 +1,8 @@
-"""LGI-Former, MAE-DFER and the ViT baseline on the plain PyTorch path."""
+"""LGI-Former, MAE-DFER and the ViT baseline: models, their weights, what they cost."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from maedfer.models.build import build_model, create_model, from_pretrained
 from maedfer.models.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -20,7 +19,7 @@ from maedfer.models.masking import running_cell_mask, tube_mask
 from maedfer.models.profile import ModelProfile, profile
 from maedfer.models.published.accelerate import Acceleration, accelerate
 from maedfer.models.published.checkpoints import load_published, published_gradients, to_published
-from maedfer.models.serialization import from_pretrained, read_config
+from maedfer.models.serialization import read_config
 from maedfer.models.transfer import load_pretrained
 
 __all__ = [
@@ -50,21 +49,3 @@ __all__ = [
     "to_published",
     "tube_mask",
 ]
-
-
-def create_model(name: str, **overrides: Any) -> LGIFormer | MAEDFER:
-    """Make a model with fresh weights.
-
-    Args:
-        name: one of `list_models()`.
-        overrides: fields of the configuration to change, see `model_config`.
-
-    Raises:
-        InputError: unknown name or field, or settings that do not fit together.
-    """
-    return build_model(model_config(name, **overrides))
-
-
-def build_model(config: ModelConfig) -> LGIFormer | MAEDFER:
-    """Make the model that a configuration describes, with fresh weights."""
-    return LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from maedfer.dataclass_tree import field_types, from_dict
+from maedfer.dataclass_tree import check_ranges, documented, field_types, from_dict, setting
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import Impl
 
@@ -20,82 +20,123 @@ def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, .
     return (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class LGIFormerConfig:
     """An LGI-Former (or ViT) encoder with its classification head.
 
     Sizes are (frames, height, width) for clips, (height, width) for 2-D inputs such as spectrograms.
-
-    Attributes:
-        clip_size: the input's size in frames and pixels.
-        patch_size: the size of one token's cube.
-        in_channels: channels of the input.
-        encoder: "lgi" for LGI-Former, "vit" for joint space-time attention over all tokens (VideoMAE's encoder).
-        embed_dim: C, channels of the residual stream.
-        depth: number of blocks.
-        num_heads: attention heads; the head dim is embed_dim / num_heads.
-        mlp_ratio: hidden channels of the feed-forward network over embed_dim.
-        qkv_bias: bias on queries and values (keys never have one).
-        region_size: tokens of one local region along each dimension; divides the token grid. Ignored by "vit".
-        intra_region: "self" for attention among all rows of a region; "cross" updates the representative token only.
-        inter_region: the second stage, self-attention among representative tokens.
-        interaction: the third stage: "cross" lets every local token attend to all representative tokens, "self" is
-            a second self-attention within the region, "none" leaves it out.
-        feedback: the fourth attention of AVF-MAE++ (CVPR 2025) after the third: representative tokens attend to the
-            local tokens of their own region ("region") or of the whole clip ("clip", as in its published code).
-        share_attention: share attention weights of the first and third stage, or of all three.
-        token_type: tokens averaged for the head: representative ("region"), "local", or "all".
-        position: fixed sine-cosine table or a learned one.
-        position_grid: token grid that the position table was made for, when it differs from this model's grid: the
-            table is interpolated. Set when weights pre-trained at one size are used at another.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
-        num_classes: outputs of the head; 0 gives a feature extractor.
-        init_scale: factor on the head's initial weights.
-        checkpoint_blocks: recompute each block in the backward pass instead of keeping its activations.
-        impl: who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for those of
-            csrc/ where there are, "torch" for plain PyTorch arranged for speed, "reference" for the specification. An
-            explicit choice that cannot run raises.
-        full_attention: who computes attention over all tokens of a clip (ViT, and the decoder of pre-training):
-            "sdpa" for PyTorch, "xformers" for that library.
     """
 
-    clip_size: tuple[int, ...] = (16, 160, 160)
-    patch_size: tuple[int, ...] = (2, 16, 16)
-    in_channels: int = 3
-    encoder: Literal["lgi", "vit"] = "lgi"
-    embed_dim: int = 512
-    depth: int = 16
-    num_heads: int = 8
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    region_size: tuple[int, ...] = (2, 5, 10)
-    intra_region: Literal["self", "cross"] = "self"
-    inter_region: bool = True
-    interaction: Literal["cross", "self", "none"] = "cross"
-    feedback: Literal["none", "region", "clip"] = "none"
-    share_attention: Literal["none", "first_third", "all"] = "none"
-    token_type: Literal["region", "local", "all"] = "region"
-    position: Literal["sincos", "learned"] = "sincos"
-    position_grid: tuple[int, ...] | None = None
-    drop_path: float = 0.0
-    num_classes: int = 7
-    init_scale: float = 0.001
-    checkpoint_blocks: bool = False
-    impl: Impl = "auto"
-    full_attention: Literal["sdpa", "xformers"] = "sdpa"
+    clip_size: tuple[int, ...] = setting((16, 160, 160), low=1, doc="the input's size in frames and pixels")
+    patch_size: tuple[int, ...] = setting((2, 16, 16), low=1, belongs_to="weights", doc="the size of one token's cube")
+    in_channels: int = setting(3, low=1, belongs_to="weights", doc="channels of the input")
+    encoder: Literal["lgi", "vit"] = setting(
+        "lgi",
+        belongs_to="weights",
+        doc='"lgi" for LGI-Former, "vit" for joint space-time attention over all tokens (the encoder of VideoMAE)',
+    )
+    embed_dim: int = setting(512, low=1, belongs_to="weights", doc="C, channels of the residual stream")
+    depth: int = setting(16, low=1, belongs_to="weights", doc="number of blocks")
+    num_heads: int = setting(
+        8,
+        low=1,
+        belongs_to="weights",
+        doc="attention heads; the head dim is embed_dim / num_heads",
+    )
+    mlp_ratio: float = setting(
+        4.0,
+        above=0,
+        belongs_to="weights",
+        doc="hidden channels of the feed-forward network over embed_dim",
+    )
+    qkv_bias: bool = setting(True, belongs_to="weights", doc="bias on queries and values (keys never have one)")
+    region_size: tuple[int, ...] = setting(
+        (2, 5, 10),
+        low=1,
+        doc='tokens of one local region along each dimension; divides the token grid. Ignored by "vit"',
+    )
+    intra_region: Literal["self", "cross"] = setting(
+        "self",
+        belongs_to="weights",
+        doc='"self" for attention among all rows of a region; "cross" updates the representative token only',
+    )
+    inter_region: bool = setting(
+        True,
+        belongs_to="weights",
+        doc="the second stage, self-attention among representative tokens",
+    )
+    interaction: Literal["cross", "self", "none"] = setting(
+        "cross",
+        belongs_to="weights",
+        doc='the third stage: "cross" lets every local token attend to all representative tokens, "self" is a second '
+        'self-attention within the region, "none" leaves it out',
+    )
+    feedback: Literal["none", "region", "clip"] = setting(
+        "none",
+        belongs_to="weights",
+        doc="the fourth attention of AVF-MAE++ (CVPR 2025) after the third: representative tokens attend to the local "
+        'tokens of their own region ("region") or of the whole clip ("clip", as in its published code)',
+    )
+    share_attention: Literal["none", "first_third", "all"] = setting(
+        "none",
+        belongs_to="weights",
+        doc="share attention weights of the first and third stage, or of all three",
+    )
+    token_type: Literal["region", "local", "all"] = setting(
+        "region",
+        doc='tokens averaged for the head: representative ("region"), "local", or "all"',
+    )
+    position: Literal["sincos", "learned"] = setting(
+        "sincos",
+        belongs_to="weights",
+        doc="fixed sine-cosine table or a learned one",
+    )
+    position_grid: tuple[int, ...] | None = setting(
+        None,
+        low=1,
+        doc="token grid that the position table was made for, when it differs from this model's grid: the table is "
+        "interpolated. Set when weights pre-trained at one size are used at another",
+    )
+    drop_path: float = setting(
+        0.0,
+        low=0,
+        below=1,
+        by_task={"finetune": 0.1},
+        doc="stochastic depth of the last block; it grows linearly from 0 at the first",
+    )
+    num_classes: int = setting(7, low=0, doc="outputs of the head; 0 gives a feature extractor")
+    init_scale: float = setting(0.001, low=0, doc="factor on the head's initial weights")
+    checkpoint_blocks: bool = setting(
+        False,
+        belongs_to="machine",
+        doc="recompute each block in the backward pass instead of keeping its activations",
+    )
+    impl: Impl = setting(
+        "auto",
+        belongs_to="machine",
+        doc='who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for those of '
+        'csrc/ where there are, "torch" for plain PyTorch arranged for speed, "reference" for the specification. '
+        "An explicit choice that cannot run raises",
+    )
+    full_attention: Literal["sdpa", "xformers"] = setting(
+        "sdpa",
+        belongs_to="machine",
+        doc='who computes attention over all tokens of a clip (ViT, and the decoder of pre-training): "sdpa" for '
+        'PyTorch, "xformers" for that library',
+    )
 
     def __post_init__(self) -> None:
         for name in ("clip_size", "patch_size", "region_size", "position_grid"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_ranges(self)
         dims = len(self.clip_size)
         if len(self.patch_size) != dims or (self.encoder == "lgi" and len(self.region_size) != dims):
             raise InputError(
                 f"clip_size {self.clip_size}, patch_size {self.patch_size} and region_size {self.region_size} "
                 "must have the same number of dimensions"
             )
-        if min(*self.clip_size, *self.patch_size, *self.region_size, self.in_channels, self.depth) < 1:
-            raise InputError("clip_size, patch_size, region_size, in_channels and depth must be positive")
         if any(size % patch for size, patch in zip(self.clip_size, self.patch_size, strict=True)):
             raise InputError(f"patch_size {self.patch_size} does not divide clip_size {self.clip_size}")
         if self.encoder == "lgi" and any(g % r for g, r in zip(self.grid, self.region_size, strict=True)):
@@ -106,8 +147,6 @@ class LGIFormerConfig:
             )
         if self.embed_dim % self.num_heads:
             raise InputError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise InputError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if self.feedback != "none" and self.interaction != "cross":
             raise InputError('feedback follows the local-global interaction: it needs interaction="cross"')
 
@@ -147,47 +186,53 @@ class LGIFormerConfig:
         return math.prod(self.patch_size) * self.in_channels
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class MAEDFERConfig:
-    """The masked autoencoder used for pre-training.
+    """The masked autoencoder used for pre-training."""
 
-    Attributes:
-        encoder: the encoder; its head settings are not used.
-        decoder_dim: channels of the decoder.
-        decoder_depth: blocks of the decoder.
-        decoder_heads: attention heads of the decoder.
-        mask_ratio: share of tokens hidden from the encoder, the same in every region.
-        decoder_order: "aligned" gives each visible token its own position in the decoder. "published" gives it the
-            position that the published code gives it, which for regions of more than one frame is another visible
-            token's; released pre-training checkpoints were trained that way.
-        target: "joint" appearance and motion, "appearance" or "motion" alone (that half of the joint target), or
-            "pixels", all frames as they are (VideoMAE).
-        appearance_weight: lambda of the joint loss; motion has 1 - lambda.
-        normalize_target: normalise every cube of the target by its own mean and standard deviation.
-        decoder_keep: share of the masked tokens that the decoder reconstructs; below 1 they are chosen by running
-            cells (VideoMAE V2, CVPR 2023).
-    """
-
-    encoder: LGIFormerConfig = LGIFormerConfig()
-    decoder_dim: int = 384
-    decoder_depth: int = 4
-    decoder_heads: int = 6
-    mask_ratio: float = 0.9
-    decoder_order: Literal["aligned", "published"] = "aligned"
-    target: Literal["joint", "appearance", "motion", "pixels"] = "joint"
-    appearance_weight: float = 0.5
-    normalize_target: bool = True
-    decoder_keep: float = 1.0
+    encoder: LGIFormerConfig = setting(
+        LGIFormerConfig(),
+        doc="the encoder; its head settings are not used",
+    )
+    decoder_dim: int = setting(384, low=1, belongs_to="weights", doc="channels of the decoder")
+    decoder_depth: int = setting(4, low=1, belongs_to="weights", doc="blocks of the decoder")
+    decoder_heads: int = setting(6, low=1, belongs_to="weights", doc="attention heads of the decoder")
+    mask_ratio: float = setting(
+        0.9,
+        above=0,
+        below=1,
+        doc="share of tokens hidden from the encoder, the same in every region",
+    )
+    decoder_order: Literal["aligned", "published"] = setting(
+        "aligned",
+        belongs_to="weights",
+        doc='"aligned" gives each visible token its own position in the decoder. "published" gives it the position '
+        "that the published code gives it, which for regions of more than one frame is that of another visible "
+        "token; released pre-training checkpoints were trained that way",
+    )
+    target: Literal["joint", "appearance", "motion", "pixels"] = setting(
+        "joint",
+        doc='"joint" appearance and motion, "appearance" or "motion" alone (that half of the joint target), or '
+        '"pixels", all frames as they are (VideoMAE)',
+    )
+    appearance_weight: float = setting(0.5, low=0, high=1, doc="lambda of the joint loss; motion has 1 - lambda")
+    normalize_target: bool = setting(
+        True,
+        doc="normalise every cube of the target by its own mean and standard deviation",
+    )
+    decoder_keep: float = setting(
+        1.0,
+        above=0,
+        high=1,
+        doc="share of the masked tokens that the decoder reconstructs; below 1 they are chosen by running cells "
+        "(VideoMAE V2, CVPR 2023)",
+    )
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.decoder_dim % self.decoder_heads:
             raise InputError(f"decoder_heads {self.decoder_heads} does not divide decoder_dim {self.decoder_dim}")
-        if not 0.0 < self.mask_ratio < 1.0:
-            raise InputError(f"mask_ratio must be between 0 and 1, got {self.mask_ratio}")
-        if not 0.0 <= self.appearance_weight <= 1.0:
-            raise InputError(f"appearance_weight must be in [0, 1], got {self.appearance_weight}")
-        if not 0.0 < self.decoder_keep <= 1.0:
-            raise InputError(f"decoder_keep must be in (0, 1], got {self.decoder_keep}")
         if self.target != "pixels" and (len(self.encoder.patch_size) != 3 or self.encoder.patch_size[0] < 2):
             raise InputError(
                 f"target {self.target!r} needs cubes of two frames or more, patch_size is {self.encoder.patch_size}: "

@@ -59,10 +59,18 @@ class CubeEmbedding(nn.Module):
         """
         if video.dtype == torch.uint8:
             mean, std = channel_statistics(video.shape[1])
-            cubes = functional.tubelets(video, index, self.patch_size, mean, std, self.weight.dtype, self.impl)
+            cubes = functional.tubelets(
+                video,
+                index,
+                patch_size=self.patch_size,
+                mean=mean,
+                std=std,
+                dtype=self.weight.dtype,
+                impl=self.impl,
+            )
         else:
             cubes = gather_cubes(video, self.patch_size, index).flatten(2)
-        return functional.linear(cubes, self.weight.flatten(1), self.bias, self.impl)
+        return functional.linear(cubes, (self.weight.flatten(1), self.bias), impl=self.impl)
 
 
 class Encoder(nn.Module):

@@ -56,30 +56,30 @@ class Attention(nn.Module):
     def heads(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`forward` without the output projection."""
         if context is None:
-            return functional.region_attention(self.project_qkv(x), self.num_heads, self.impl, mask)
+            return functional.region_attention(self.project_qkv(x), num_heads=self.num_heads, mask=mask, impl=self.impl)
         q, kv = self.project_q(x), self.project_kv(context)
-        return functional.cross_attention(q, kv, self.num_heads, self.impl, mask)
+        return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=mask, impl=self.impl)
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Attention probabilities [..., H, Sq, Sk]."""
         k, _ = self.project_kv(x if context is None else context).chunk(2, dim=-1)
-        return reference.attention_weights(self.project_q(x), k, self.num_heads)
+        return reference.attention_weights(self.project_q(x), k, num_heads=self.num_heads)
 
     def project_qkv(self, x: Tensor) -> Tensor:
         """Packed queries, keys and values of `x`: [..., 3C]."""
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        return functional.linear(x, self.qkv.weight, bias, self.impl)
+        return functional.linear(x, (self.qkv.weight, bias), impl=self.impl)
 
     def project_q(self, x: Tensor) -> Tensor:
         """Queries of `x`: [..., C]."""
-        return functional.linear(x, self.query_weight, self.q_bias, self.impl)
+        return functional.linear(x, (self.query_weight, self.q_bias), impl=self.impl)
 
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values of `context`: [..., 2C]."""
         bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        return functional.linear(context, self.qkv.weight[self.qkv.in_features :], bias, self.impl)
+        return functional.linear(context, (self.qkv.weight[self.qkv.in_features :], bias), impl=self.impl)
 
     @property
     def query_weight(self) -> Tensor:
@@ -107,11 +107,11 @@ class FullAttention(Attention):
         impl: Impl = "reference" if chosen(self.impl) == "reference" else "torch"
         if context is not None:
             q, kv = self.project_q(x), self.project_kv(context)
-            return functional.cross_attention(q, kv, self.num_heads, impl, mask)
+            return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=mask, impl=impl)
         qkv = self.project_qkv(x)
         if impl == "reference" or mask is not None:
-            return functional.region_attention(qkv, self.num_heads, impl, mask)
-        return functional.full_attention(qkv, self.num_heads, self.backend)
+            return functional.region_attention(qkv, num_heads=self.num_heads, mask=mask, impl=impl)
+        return functional.full_attention(qkv, num_heads=self.num_heads, backend=self.backend)
 
 
 class FeedForward(nn.Module):
@@ -327,12 +327,12 @@ class LGIBlock(nn.Module):
         after = self.inter_norm if self.inter_region else self.interaction_context_norm
         z_BMSC, s_BMC, n_BMC = functional.linear_residual_layer_norm_representative(
             intra.heads(n_BMSC, mask=mask),
-            *_weights(intra.proj),
+            _weights(intra.proj),
             z_BMSC,
-            self._keep(z_BMSC, 2),
-            *_weights(after),
-            after.eps,
-            impl,
+            _weights(after),
+            eps=after.eps,
+            keep=self._keep(z_BMSC, 2),
+            impl=impl,
         )
         if self.inter_region:
             s_BMC, n_BMC = self._inter_fast(s_BMC, n_BMC, self.interaction_context_norm)
@@ -340,15 +340,14 @@ class LGIBlock(nn.Module):
             z_BMSC,
             s_BMC,
             interaction.project_kv(n_BMC),
-            *_weights(self.interaction_norm),
-            interaction.query_weight,
-            interaction.q_bias,
-            *_weights(interaction.proj),
-            self._keep(z_BMSC, 1),
-            *_weights(self.ffn_norm if self.feedback == "none" else self.feedback_context_norm),
-            interaction.num_heads,
-            self.interaction_norm.eps,
-            impl,
+            norm=_weights(self.interaction_norm),
+            query=(interaction.query_weight, interaction.q_bias),
+            output=_weights(interaction.proj),
+            next_norm=_weights(self.ffn_norm if self.feedback == "none" else self.feedback_context_norm),
+            num_heads=interaction.num_heads,
+            eps=self.interaction_norm.eps,
+            keep=self._keep(z_BMSC, 1),
+            impl=impl,
         )
         if self.feedback != "none":
             s_BMC = self._feed_back_fast(s_BMC, n_BMSC[:, :, 1:], mask)
@@ -366,7 +365,7 @@ class LGIBlock(nn.Module):
         attention = self.feedback_attention
         heads = self._feedback_heads(norm(s_BMC, self.feedback_norm, self.impl), n_BMNC, mask)
         keep = self._keep(s_BMC, 1)
-        return functional.linear_residual(heads, *_weights(attention.proj), s_BMC, keep, self.impl)
+        return functional.linear_residual(heads, _weights(attention.proj), s_BMC, keep=keep, impl=self.impl)
 
     def _intra(
         self, z_BMSC: Tensor, only_first_row: bool, maps: AttentionMaps | None, mask: Tensor | None = None
@@ -466,7 +465,7 @@ def keep_factors(x: Tensor, probability: float, training: bool, batch_dims: int)
 
 def norm(x: Tensor, layer: nn.LayerNorm, impl: Impl) -> Tensor:
     """A LayerNorm by the implementation of choice."""
-    return functional.layer_norm(x, *_weights(layer), layer.eps, impl)
+    return functional.layer_norm(x, _weights(layer), eps=layer.eps, impl=impl)
 
 
 def end_sub_layer(
@@ -474,7 +473,7 @@ def end_sub_layer(
 ) -> tuple[Tensor, Tensor]:
     """The last product of a sub-layer, its residual, and the LayerNorm that begins the next one."""
     return functional.linear_residual_layer_norm(
-        x, *_weights(linear), residual, keep, *_weights(after), after.eps, impl
+        x, _weights(linear), residual, _weights(after), eps=after.eps, keep=keep, impl=impl
     )
 
 
@@ -482,9 +481,9 @@ def feed_forward(
     n: Tensor, ffn: FeedForward, residual: Tensor, keep: Tensor | None, next_norm: nn.LayerNorm | None, impl: Impl
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The feed-forward network of normed rows with its residual, and the next block's LayerNorm when it is given."""
-    hidden = functional.linear_gelu(n, *_weights(ffn.fc1), impl)
+    hidden = functional.linear_gelu(n, _weights(ffn.fc1), impl=impl)
     if next_norm is None:
-        return functional.linear_residual(hidden, *_weights(ffn.fc2), residual, keep, impl)
+        return functional.linear_residual(hidden, _weights(ffn.fc2), residual, keep=keep, impl=impl)
     return end_sub_layer(hidden, ffn.fc2, residual, keep, next_norm, impl)
 
 

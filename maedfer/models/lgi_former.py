@@ -20,11 +20,11 @@ class LGIFormer(PretrainedModel):
         config: sizes and switches.
     """
 
+    model_type = "lgi_former"
     config: LGIFormerConfig
 
     def __init__(self, config: LGIFormerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.encoder = Encoder(config)
         self.head_norm = layer_norm(config.embed_dim)
         self.head = nn.Linear(config.embed_dim, config.num_classes) if config.num_classes else nn.Identity()

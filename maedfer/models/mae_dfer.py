@@ -25,7 +25,8 @@ def normalize_frames(frames: Tensor) -> Tensor:
         frames: [B, I, ...] uint8, or float in [0, 1]. Three channels are normalised with the ImageNet statistics,
             other counts only brought to [0, 1].
     """
-    return reference.normalize(frames, *channel_statistics(frames.shape[1]))
+    mean, std = channel_statistics(frames.shape[1])
+    return reference.normalize(frames, mean=mean, std=std)
 
 
 class MAEDFER(PretrainedModel):
@@ -35,12 +36,12 @@ class MAEDFER(PretrainedModel):
         config: sizes, masking and objective.
     """
 
+    model_type = "mae_dfer"
     config: MAEDFERConfig
     decoder_positions: Tensor
 
     def __init__(self, config: MAEDFERConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder = config.encoder
         self.encoder = Encoder(encoder)
         self.encoder_norm = layer_norm(encoder.embed_dim)
@@ -124,7 +125,7 @@ class MAEDFER(PretrainedModel):
             prediction,
             frames,
             wanted,
-            patch_size,
+            patch_size=patch_size,
             motion=config.target != "pixels",
             normalize=config.normalize_target,
             impl=config.encoder.impl,

@@ -27,18 +27,22 @@ _CONFIG_TYPES: dict[str, type] = {"lgi_former": LGIFormerConfig, "mae_dfer": MAE
 class PretrainedModel(nn.Module):
     """A model with a typed configuration that can be saved to and loaded from a folder.
 
+    A class that derives from `LGIFormer` or `MAEDFER` saves and loads as they do, as long as a configuration is all
+    that its constructor needs.
+
     Attributes:
+        model_type: what config.json calls this kind of model, a key of `_CONFIG_TYPES`.
         config: the configuration.
         load_report: what became of a published checkpoint's keys, when the weights came from one.
     """
 
+    model_type: ClassVar[str]
     config: ModelConfig
     load_report: LoadReport | None = None
-    _classes: ClassVar[dict[type, type[PretrainedModel]]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        PretrainedModel._classes[{"LGIFormer": LGIFormerConfig, "MAEDFER": MAEDFERConfig}[cls.__name__]] = cls
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors into `folder` (made if absent), each atomically.
@@ -53,10 +57,9 @@ class PretrainedModel(nn.Module):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
-        kind = next(name for name, config_type in _CONFIG_TYPES.items() if isinstance(self.config, config_type))
-        settings = {"model_type": kind, "architectures": [type(self).__name__], **_portable(to_dict(self.config))}
-        # Attention modules that are shared between stages appear once here.
-        weights = {name: parameter.detach().contiguous() for name, parameter in self.named_parameters()}
+        kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
+        settings = {**kind, **_portable(to_dict(self.config))}
+        weights = {name: tensor.detach().contiguous() for name, tensor in _weights(self).items()}
         with atomic_path(folder / WEIGHTS_FILE) as path:
             save_file(weights, path, metadata={"format": "pt"})
         with atomic_path(folder / CONFIG_FILE) as path:
@@ -65,34 +68,25 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Self], folder: str | Path) -> Self:
-        """Load a model of this class from a folder written by `save_pretrained`.
+        """Load a model of this class from a folder written by `save_pretrained`, in evaluation mode.
 
         Raises:
-            InputError: not such a folder, a damaged file, another class of model, or weights that do not fit.
+            InputError: not such a folder, a damaged file, another kind of model, or weights that do not fit.
         """
-        model = from_pretrained(folder)
-        if not isinstance(model, cls):
-            raise InputError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}")
-        return model
-
-
-def from_pretrained(folder: str | Path) -> PretrainedModel:
-    """Load the model that `save_pretrained` wrote into `folder`, in evaluation mode.
-
-    Raises:
-        InputError: not such a folder, a damaged file, or weights that do not fit the configuration.
-    """
-    config = read_config(folder)
-    model = PretrainedModel._classes[type(config)](config)
-    path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {folder} is not a complete saved model")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-    load_parameters(model, weights, str(path))
-    return model.eval()
+        config = read_config(folder)
+        if not isinstance(config, _CONFIG_TYPES[cls.model_type]):
+            kind = next(name for name, config_type in _CONFIG_TYPES.items() if isinstance(config, config_type))
+            raise InputError(f"{folder} holds a model of type {kind}, {cls.__name__} loads {cls.model_type}")
+        path = Path(folder) / WEIGHTS_FILE
+        if not path.is_file():
+            raise InputError(f"{path} is missing: {folder} is not a complete saved model")
+        model = cls(config)
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+        load_parameters(model, weights, str(path))
+        return model.eval()
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -121,41 +115,42 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Copy `weights` into the parameters of the same names, strictly.
+    """Copy `weights` into the parameters (and kept buffers) of the same names, strictly.
 
     Raises:
         InputError: names or shapes differ; nothing was copied then.
     """
-    parameters = dict(model.named_parameters())
+    tensors = _weights(model)
     problems = key_problems(
         {name: tuple(value.shape) for name, value in weights.items()},
-        {name: tuple(value.shape) for name, value in parameters.items()},
+        {name: tuple(value.shape) for name, value in tensors.items()},
     )
     if problems:
         raise InputError(f"{source} does not fit the model: {problems}")
-    for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
+    for name, tensor in tensors.items():
+        tensor.data.copy_(weights[name])
 
 
-def key_problems(given: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], most: int = 5) -> str:
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and those buffers that a state dict has, each once: a module that stages share has one name here."""
+    kept = model.state_dict(keep_vars=True).keys()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in tensors.items() if name in kept}
+
+
+def key_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], most: int = 5) -> str:
     """Say in one line how two sets of named shapes differ; empty when they do not."""
 
     def some(names: list[str]) -> str:
         more = f" and {len(names) - most} more" if len(names) > most else ""
         return ", ".join(names[:most]) + more
 
-    parts = []
-    missing = sorted(wanted.keys() - given.keys())
-    unexpected = sorted(given.keys() - wanted.keys())
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
     misshaped = [
-        f"{name} is {list(given[name])}, expected {list(wanted[name])}"
-        for name in sorted(given.keys() & wanted.keys())
-        if given[name] != wanted[name]
+        f"{name} is {list(found[name])}, expected {list(expected[name])}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
     ]
-    if missing:
-        parts.append(f"missing {some(missing)}")
-    if unexpected:
-        parts.append(f"unexpected {some(unexpected)}")
-    if misshaped:
-        parts.append(f"wrong shape: {some(misshaped)}")
-    return "; ".join(parts)
+    parts = {"missing ": missing, "unexpected ": unexpected, "wrong shape: ": misshaped}
+    return "; ".join(what + some(names) for what, names in parts.items() if names)

@@ -13,7 +13,8 @@ from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.serialization import key_problems
 
-# What may differ between the model that was pre-trained and the one that takes its weights.
+# What may differ between the model that was pre-trained and the one that takes its weights: how clips are cut, the
+# head, and who computes.
 _FREE = {
     "clip_size",
     "region_size",
@@ -23,6 +24,8 @@ _FREE = {
     "num_classes",
     "init_scale",
     "checkpoint_blocks",
+    "impl",
+    "full_attention",
 }
 
 

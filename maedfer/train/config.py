@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
-from maedfer.dataclass_tree import from_dict, set_dotted, to_dict
+from maedfer.dataclass_tree import check_ranges, from_dict, keys_of, set_dotted, task_defaults, to_dict
 from maedfer.errors import InputError, require, unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.train.settings import (
@@ -50,29 +50,6 @@ __all__ = [
 TASKS: tuple[str, ...] = typing.get_args(Task)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
-# The dataclass defaults are those of fine-tuning; pre-training differs in these.
-_TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "pretrain": {
-        "model": {"name": "mae_dfer_base"},
-        "optim": {"lr": 3e-4, "min_lr": 1e-5, "betas": [0.9, 0.95], "layer_decay": 1.0, "epochs": 50},
-        "train": {"batch_size": 128},
-    },
-    "finetune": {"model": {"name": "lgi_former_base", "drop_path": 0.1}},
-    "evaluate": {"model": {"name": "lgi_former_base"}},
-}
-
-# Settings that a resumed run may change, because what it ends with does not depend on them. The global batch is
-# compared as a whole, so that a run can move to another number of processes; lists of clips by their contents, so that
-# data can move to another folder.
-_FREE_ON_RESUME = frozenset(
-    """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
-    model.impl model.full_attention model.checkpoint_blocks
-    model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
-    train.batch_size train.accumulate train.compile train.cuda_graphs
-    train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
-    eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
-)
-
 
 def list_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -105,7 +82,7 @@ def load_config(
             raise InputError(f"recipe {str(recipe)!r} is for {given['task']!r} and cannot be used to {task}")
     for override in overrides:
         set_dotted(given, override, lambda text: yaml.safe_load(text) if text else "")
-    tree = _merge(copy.deepcopy(_TASK_DEFAULTS[task]), _evaluated_run(given) if task == "evaluate" else {})
+    tree = _merge(_task_tree(task), _evaluated_run(given) if task == "evaluate" else {})
     tree = _merge(tree, given)
     tree["task"] = task
     if not tree.get("output"):
@@ -162,7 +139,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(section, Mapping):
         raise InputError(f"model must be a section with keys (model.name, ...), got {section!r}")
     values = dict(section)
-    name = values.pop("name", _TASK_DEFAULTS[tree["task"]]["model"]["name"])
+    name = values.pop("name", default_model(tree["task"]))
     data = from_dict(DataConfig, _section(tree, "data"), path="data")
     if data.classes and isinstance(model_config(str(name)), LGIFormerConfig):
         count = len(data.classes)
@@ -187,7 +164,8 @@ def check_config(cfg: RunConfig) -> None:
     if pretraining != isinstance(cfg.model, MAEDFERConfig):
         wanted = "a masked autoencoder (mae_dfer_base)" if pretraining else "a classifier (lgi_former_base)"
         raise InputError(f"model.name {cfg.model_name!r} does not fit the task: {cfg.task} takes {wanted}")
-    _check_ranges(cfg)
+    check_ranges(cfg)
+    _check_together(cfg)
     clip = cfg.clip_model.clip_size
     if len(clip) != 3:
         raise InputError(f"model.clip_size must be [frames, height, width] to be read from video, got {list(clip)}")
@@ -207,43 +185,13 @@ def check_config(cfg: RunConfig) -> None:
         raise InputError(f"eval.select is {cfg.eval.select!r} but data.{cfg.eval.select} is not set")
 
 
-def _check_ranges(cfg: RunConfig) -> None:
-    limits: list[tuple[str, float, float, float]] = [
-        ("data.stride", cfg.data.stride, 1, 1e9),
-        ("data.workers", cfg.data.workers, 0, 1e9),
-        ("data.repeats", cfg.data.repeats, 1, 1e9),
-        ("augment.flip", cfg.augment.flip, 0, 1),
-        ("augment.erase", cfg.augment.erase, 0, 1),
-        ("augment.mixup", cfg.augment.mixup, 0, 1e9),
-        ("augment.cutmix", cfg.augment.cutmix, 0, 1e9),
-        ("augment.mixup_prob", cfg.augment.mixup_prob, 0, 1),
-        ("augment.mixup_switch_prob", cfg.augment.mixup_switch_prob, 0, 1),
-        ("augment.smoothing", cfg.augment.smoothing, 0, 1),
-        ("optim.lr", cfg.optim.lr, 0, 1e9),
-        ("optim.lr_batch", cfg.optim.lr_batch, 0, 1e9),
-        ("optim.min_lr", cfg.optim.min_lr, 0, 1e9),
-        ("optim.weight_decay", cfg.optim.weight_decay, 0, 1e9),
-        ("optim.layer_decay", cfg.optim.layer_decay, 1e-9, 1),
-        ("optim.warmup_epochs", cfg.optim.warmup_epochs, 0, 1e9),
-        ("optim.epochs", cfg.optim.epochs, 1, 1e9),
-        ("train.batch_size", cfg.train.batch_size, 1, 1e9),
-        ("train.accumulate", cfg.train.accumulate, 1, 1e9),
-        ("train.ema", cfg.train.ema, 0, 1),
-        ("train.save_every", cfg.train.save_every, 0, 1e9),
-        ("train.save_steps", cfg.train.save_steps, 0, 1e9),
-        ("train.log_every", cfg.train.log_every, 1, 1e9),
-        ("train.max_steps", cfg.train.max_steps, 0, 1e9),
-        ("train.freeze_blocks", cfg.train.freeze_blocks, 0, cfg.clip_model.depth),
-        ("eval.views", cfg.eval.views, 1, 1e9),
-        ("eval.every", cfg.eval.every, 0, 1e9),
-        ("eval.batch_size", cfg.eval.batch_size, 0, 1e9),
-    ]
-    for key, value, low, high in limits:
-        if not low <= value <= high:
-            bound = f"between {low:g} and {high:g}" if high < 1e9 else f"at least {low:g}"
-            raise InputError(f"{key} must be {bound}, got {value}")
-    if cfg.optim.clip_grad is not None and cfg.optim.clip_grad <= 0:
-        raise InputError(f"optim.clip_grad must be above 0, or null for no clipping, got {cfg.optim.clip_grad}")
+def _check_together(cfg: RunConfig) -> None:
+    depth = cfg.clip_model.depth
+    if cfg.train.freeze_blocks > depth:
+        raise InputError(f"train.freeze_blocks must be between 0 and {depth}, got {cfg.train.freeze_blocks}")
+    for key, (low, high) in {"scale": cfg.augment.scale, "ratio": cfg.augment.ratio}.items():
+        if low > high:
+            raise InputError(f"augment.{key} must go from the smaller number to the larger one, got [{low}, {high}]")
     if cfg.train.cuda_graphs and not cfg.train.compile:
         raise InputError("train.cuda_graphs replays what torch.compile makes: set train.compile=true as well")
     if cfg.train.cuda_graphs and cfg.train.accumulate > 1:
@@ -293,18 +241,15 @@ def read_config(path: str | Path) -> RunConfig:
     return resolve(tree)
 
 
-def differing_keys(
-    there: Mapping[str, Any], here: Mapping[str, Any], ignore: Iterable[str] = _FREE_ON_RESUME
-) -> list[str]:
-    """Name the settings in which two trees differ, each as "optim.lr (0.001 there, 0.003 here)".
+def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Name the settings in which two trees of `config_tree` differ, each as "optim.lr (0.001 there, 0.003 here)".
 
-    Args:
-        there, here: trees of `config_tree`.
-        ignore: dotted keys that may differ; by default those that do not change what a run computes.
+    What belongs to the machine may differ. The trainer compares the global batch as a whole, so that a run can move to
+    another number of processes, and lists of clips by their contents, so that data can move to another folder.
     """
     left, right = dict(_leaves(there)), dict(_leaves(here))
-    skip = set(ignore)
-    keys = [key for key in {**left, **right} if key not in skip and left.get(key) != right.get(key)]
+    free = keys_of(RunConfig, "machine")
+    keys = [key for key in {**left, **right} if key not in free and left.get(key) != right.get(key)]
     return [f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)" for key in keys]
 
 
@@ -314,6 +259,18 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]
             yield from _leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def default_model(task: str) -> str:
+    """Name of the model that a task takes where none is named."""
+    return str(task_defaults(RunConfig, task).get("model_name", RunConfig.model_name))
+
+
+def _task_tree(task: str) -> dict[str, Any]:
+    # The defaults of a task where they are not those of the fields, in the layout of a recipe.
+    tree, name = task_defaults(RunConfig, task), default_model(task)
+    tree.pop("model_name", None)
+    return {**tree, "model": {"name": name, **task_defaults(type(model_config(name)), task)}}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

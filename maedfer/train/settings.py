@@ -2,209 +2,251 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from maedfer.dataclass_tree import documented, setting
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 
 Task = Literal["pretrain", "finetune", "evaluate"]
 
 
+@documented
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the clips are and how they are read; frames and size of a clip come from `model.clip_size`.
+    """Where the clips are and how they are read; frames and size of a clip come from `model.clip_size`."""
 
-    Args:
-        train: annotation file of the clips to learn from.
-        val: annotation file of the clips to choose the epoch on (optional).
-        test: annotation file of the clips to score in the end (optional while training).
-        root: folder that relative clip paths start from; empty = the annotation file's own folder.
-        classes: names in the order of the labels; sets `model.num_classes` unless that is given.
-        label_offset: label of the first class in the files (DFEW counts from 1).
-        stride: distance between sampled frames.
-        backend: video reader.
-        workers: loader processes for each training process.
-        repeats: samples drawn from a clip each time it is decoded (repeated sampling).
-        cache: keep decoded clips in memory (small sets only).
-        on_error: what to do with a clip that cannot be read while training; evaluation always stops.
-        fit: how a frame is brought to the model's size: stretched, or its short side fitted and the centre cut out
-            (pre-training crops instead, see `AugmentConfig`).
-    """
+    train: str = setting("", belongs_to="machine", doc="annotation file of the clips to learn from")
+    val: str = setting("", belongs_to="machine", doc="annotation file of the clips to choose the epoch on (optional)")
+    test: str = setting(
+        "",
+        belongs_to="machine",
+        doc="annotation file of the clips to score in the end (optional while training)",
+    )
+    root: str = setting(
+        "",
+        belongs_to="machine",
+        doc="folder that relative clip paths start from; empty = the annotation file's own folder",
+    )
+    classes: tuple[str, ...] = setting(
+        (),
+        doc="names in the order of the labels; sets `model.num_classes` unless that is given",
+    )
+    label_offset: int = setting(0, low=0, doc="label of the first class in the files (DFEW counts from 1)")
+    stride: int = setting(4, low=1, doc="distance between sampled frames")
+    backend: Literal["auto", "decord", "pyav", "frames"] = setting("auto", belongs_to="machine", doc="video reader")
+    workers: int = setting(8, low=0, belongs_to="machine", doc="loader processes for each training process")
+    repeats: int = setting(1, low=1, doc="samples drawn from a clip each time it is decoded (repeated sampling)")
+    cache: bool = setting(False, belongs_to="machine", doc="keep decoded clips in memory (small sets only)")
+    on_error: Literal["raise", "skip"] = setting(
+        "raise",
+        belongs_to="machine",
+        doc="what to do with a clip that cannot be read while training; evaluation always stops",
+    )
+    fit: Literal["stretch", "crop"] = setting(
+        "stretch",
+        doc="how a frame is brought to the model's size: stretched, or its short side fitted and the centre cut out "
+        "(pre-training crops instead, see `AugmentConfig`)",
+    )
 
-    train: str = ""
-    val: str = ""
-    test: str = ""
-    root: str = ""
-    classes: tuple[str, ...] = ()
-    label_offset: int = 0
-    stride: int = 4
-    backend: Literal["auto", "decord", "pyav", "frames"] = "auto"
-    workers: int = 8
-    repeats: int = 1
-    cache: bool = False
-    on_error: Literal["raise", "skip"] = "raise"
-    fit: Literal["stretch", "crop"] = "stretch"
 
-
+@documented
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Changes made to training clips, the same for all frames of a clip.
+    """Changes made to training clips, the same for all frames of a clip."""
 
-    Args:
-        randaugment: RandAugment in timm's notation; empty = off.
-        scale: share of the frame's area that the random resized crop keeps, from and to.
-        ratio: width / height of that crop, from and to.
-        flip: probability of a mirror image.
-        erase: probability of erasing a box.
-        mixup: alpha of the Beta distribution of mixup; 0 = off.
-        cutmix: the same for cutmix; 0 = off.
-        mixup_prob: share of batches that are mixed at all.
-        mixup_switch_prob: share of mixed batches that use cutmix where both are on.
-        smoothing: label smoothing.
-        multiscale: pre-training: sides of the crop, as shares of the short side.
-        crop: pre-training: top, left, height, width of a box cut out of every frame first.
-    """
+    randaugment: str = setting("rand-m7-n4-mstd0.5-inc1", doc="RandAugment in timm's notation; empty = off")
+    scale: tuple[float, float] = setting(
+        (0.08, 1.0),
+        above=0,
+        high=1,
+        doc="share of the frame's area that the random resized crop keeps, from and to",
+    )
+    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), above=0, doc="width / height of that crop, from and to")
+    flip: float = setting(0.5, low=0, high=1, doc="probability of a mirror image")
+    erase: float = setting(0.25, low=0, high=1, doc="probability of erasing a box")
+    mixup: float = setting(0.8, low=0, doc="alpha of the Beta distribution of mixup; 0 = off")
+    cutmix: float = setting(1.0, low=0, doc="the same for cutmix; 0 = off")
+    mixup_prob: float = setting(1.0, low=0, high=1, doc="share of batches that are mixed at all")
+    mixup_switch_prob: float = setting(
+        0.5,
+        low=0,
+        high=1,
+        doc="share of mixed batches that use cutmix where both are on",
+    )
+    smoothing: float = setting(0.1, low=0, high=1, doc="label smoothing")
+    multiscale: tuple[float, ...] = setting(
+        (1.0, 0.875, 0.75, 0.66),
+        above=0,
+        high=1,
+        doc="pre-training: sides of the crop, as shares of the short side",
+    )
+    crop: tuple[int, int, int, int] | None = setting(
+        None,
+        low=0,
+        doc="pre-training: top, left, height, width of a box cut out of every frame first",
+    )
 
-    randaugment: str = "rand-m7-n4-mstd0.5-inc1"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    erase: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    smoothing: float = 0.1
-    multiscale: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
-    crop: tuple[int, int, int, int] | None = None
 
-
+@documented
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a cosine schedule, both per step.
+    """AdamW with a linear warm-up and a cosine schedule, both per step."""
 
-    Args:
-        lr: peak learning rate for a global batch of `lr_batch` clips, scaled linearly to the actual one
-            (batch_size * processes * accumulate; repeats do not count).
-        lr_batch: that batch; 0 = `lr` and `min_lr` are meant as they are.
-        min_lr: learning rate at the end, scaled alike.
-        betas: AdamW's moving averages.
-        eps: AdamW's epsilon.
-        weight_decay: for weight matrices; biases, 1-D parameters, tokens and position tables have none.
-        layer_decay: factor on the learning rate from one block to the one below it; 1 = off.
-        clip_grad: largest gradient norm; null = no clipping.
-        warmup_epochs: epochs in which the learning rate rises from 0.
-        epochs: passes over the training clips.
-    """
+    lr: float = setting(
+        1e-3,
+        low=0,
+        by_task={"pretrain": 3e-4},
+        doc="peak learning rate for a global batch of `lr_batch` clips, scaled linearly to the actual one (batch_size "
+        "* processes * accumulate; repeats do not count)",
+    )
+    lr_batch: int = setting(256, low=0, doc="that batch; 0 = `lr` and `min_lr` are meant as they are")
+    min_lr: float = setting(1e-6, low=0, by_task={"pretrain": 1e-5}, doc="learning rate at the end, scaled alike")
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999),
+        low=0,
+        below=1,
+        by_task={"pretrain": (0.9, 0.95)},
+        doc="AdamW's moving averages",
+    )
+    eps: float = setting(1e-8, above=0, doc="AdamW's epsilon")
+    weight_decay: float = setting(
+        0.05,
+        low=0,
+        doc="for weight matrices; biases, 1-D parameters, tokens and position tables have none",
+    )
+    layer_decay: float = setting(
+        0.75,
+        above=0,
+        high=1,
+        by_task={"pretrain": 1.0},
+        doc="factor on the learning rate from one block to the one below it; 1 = off",
+    )
+    clip_grad: float | None = setting(None, above=0, doc="largest gradient norm; null = no clipping")
+    warmup_epochs: float = setting(5.0, low=0, doc="epochs in which the learning rate rises from 0")
+    epochs: int = setting(100, low=1, by_task={"pretrain": 50}, doc="passes over the training clips")
 
-    lr: float = 1e-3
-    lr_batch: int = 256
-    min_lr: float = 1e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    clip_grad: float | None = None
-    warmup_epochs: float = 5.0
-    epochs: int = 100
 
-
+@documented
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the loop runs.
+    """How the loop runs."""
 
-    Args:
-        batch_size: clips of one process in one forward pass, before `data.repeats`.
-        accumulate: forward passes for one optimiser step.
-        ema: decay of the moving average of the weights, which is then evaluated and saved; 0 = off.
-        precision: arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; fp32 on a CPU.
-        compile: use torch.compile; the losses are the same to rounding.
-        cuda_graphs: replay what is compiled as CUDA graphs (torch.compile's mode "reduce-overhead"): for small models
-            and batches, where launches take longer than kernels. Needs `compile` and a GPU.
-        device: auto, cpu, cuda or cuda:N.
-        resume: auto = go on from the run folder's last checkpoint if there is one, none = insist on an empty
-            run folder, or the path of a checkpoint of the same settings.
-        save_every: keep a checkpoint every so many epochs; 0 = none. The last one is always there.
-        save_steps: also renew the last checkpoint every so many steps.
-        log_every: steps between two lines of the log.
-        max_steps: length of the run in optimiser steps, its schedule included, where that is below
-            `optim.epochs`; 0 = by epochs.
-        init: weights to start from: a folder of save_pretrained, a run folder, or a published .pth file.
-        freeze_blocks: fine-tuning: blocks, from the embedding on, that keep their weights.
-        deterministic: refuse operations that do not repeat bit for bit.
-        threads: CPU threads of each process; 0 = as torch decides.
-        tensorboard: also write event files where tensorboard is installed.
-    """
+    batch_size: int = setting(
+        96,
+        low=1,
+        by_task={"pretrain": 128},
+        belongs_to="machine",
+        doc="clips of one process in one forward pass, before `data.repeats`",
+    )
+    accumulate: int = setting(1, low=1, belongs_to="machine", doc="forward passes for one optimiser step")
+    ema: float = setting(
+        0.0,
+        low=0,
+        high=1,
+        doc="decay of the moving average of the weights, which is then evaluated and saved; 0 = off",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        doc="arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; fp32 on a CPU",
+    )
+    compile: bool = setting(False, belongs_to="machine", doc="use torch.compile; the losses are the same to rounding")
+    cuda_graphs: bool = setting(
+        False,
+        belongs_to="machine",
+        doc='replay what is compiled as CUDA graphs (the mode "reduce-overhead" of torch.compile): for small models '
+        "and batches, where launches take longer than kernels. Needs `compile` and a GPU",
+    )
+    device: str = setting("auto", belongs_to="machine", doc="auto, cpu, cuda or cuda:N")
+    resume: str = setting(
+        "auto",
+        belongs_to="machine",
+        doc="auto = go on from the run folder's last checkpoint if there is one, none = insist on an empty run "
+        "folder, or the path of a checkpoint of the same settings",
+    )
+    save_every: int = setting(
+        0,
+        low=0,
+        belongs_to="machine",
+        doc="keep a checkpoint every so many epochs; 0 = none. The last one is always there",
+    )
+    save_steps: int = setting(0, low=0, belongs_to="machine", doc="also renew the last checkpoint every so many steps")
+    log_every: int = setting(10, low=1, belongs_to="machine", doc="steps between two lines of the log")
+    max_steps: int = setting(
+        0,
+        low=0,
+        doc="length of the run in optimiser steps, its schedule included, where that is below `optim.epochs`; 0 = by "
+        "epochs",
+    )
+    init: str = setting(
+        "",
+        doc="weights to start from: a folder of save_pretrained, a run folder, or a published .pth file",
+    )
+    freeze_blocks: int = setting(0, low=0, doc="fine-tuning: blocks, from the embedding on, that keep their weights")
+    deterministic: bool = setting(False, doc="refuse operations that do not repeat bit for bit")
+    threads: int = setting(0, low=0, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides")
+    tensorboard: bool = setting(True, belongs_to="machine", doc="also write event files where tensorboard is installed")
 
-    batch_size: int = 96
-    accumulate: int = 1
-    ema: float = 0.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    compile: bool = False
-    cuda_graphs: bool = False
-    device: str = "auto"
-    resume: str = "auto"
-    save_every: int = 0
-    save_steps: int = 0
-    log_every: int = 10
-    max_steps: int = 0
-    init: str = ""
-    freeze_blocks: int = 0
-    deterministic: bool = False
-    threads: int = 0
-    tensorboard: bool = True
 
-
+@documented
 @dataclass(frozen=True)
 class EvalConfig:
-    """How clips are scored, and which epoch's weights are the result.
+    """How clips are scored, and which epoch's weights are the result."""
 
-    Args:
-        views: temporal views of a clip, their softmax averaged.
-        every: epochs between two evaluations while training; 0 = only in the end.
-        batch_size: clips of one process in one forward pass; 0 = `train.batch_size`.
-        select: the weights that are saved and scored: the last ones, those best on `data.val`, or those best on
-            `data.test` (what the published code does; the log and metrics.json say so).
-        metric: what "best" means.
-        save_features: write features.npz beside pred.csv.
-        checkpoint: evaluate: a run folder, one of its checkpoints, a folder of save_pretrained or a published .pth.
-        runs: evaluate: run folders whose pred.csv are put together and scored once (the folds of a protocol).
-    """
+    views: int = setting(2, low=1, doc="temporal views of a clip, their softmax averaged")
+    every: int = setting(1, low=0, doc="epochs between two evaluations while training; 0 = only in the end")
+    batch_size: int = setting(
+        0,
+        low=0,
+        belongs_to="machine",
+        doc="clips of one process in one forward pass; 0 = `train.batch_size`",
+    )
+    select: Literal["last", "val", "test"] = setting(
+        "last",
+        doc="the weights that are saved and scored: the last ones, those best on `data.val`, or those best on "
+        "`data.test` (what the published code does; the log and metrics.json say so)",
+    )
+    metric: Literal["uar", "war"] = setting("war", doc='what "best" means')
+    save_features: bool = setting(False, belongs_to="machine", doc="write features.npz beside pred.csv")
+    checkpoint: str = setting(
+        "",
+        belongs_to="machine",
+        doc="evaluate: a run folder, one of its checkpoints, a folder of save_pretrained or a published .pth",
+    )
+    runs: tuple[str, ...] = setting(
+        (),
+        belongs_to="machine",
+        doc="evaluate: run folders whose pred.csv are put together and scored once (the folds of a protocol)",
+    )
 
-    views: int = 2
-    every: int = 1
-    batch_size: int = 0
-    select: Literal["last", "val", "test"] = "last"
-    metric: Literal["uar", "war"] = "war"
-    save_features: bool = False
-    checkpoint: str = ""
-    runs: tuple[str, ...] = ()
 
-
+@documented
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that defines a run.
+    """Everything that defines a run."""
 
-    Args:
-        task: what is run.
-        output: the run folder.
-        seed: of weights, order, augmentation, masks and everything else that is drawn.
-        model_name: the named model that `model` started from.
-        model: the architecture (`MAEDFERConfig` to pre-train, else `LGIFormerConfig`).
-        report: write report.html in the end.
-    """
-
-    task: Task
-    output: str
-    model_name: str
-    model: LGIFormerConfig | MAEDFERConfig
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    report: bool = True
+    task: Task = setting(doc="what is run")
+    output: str = setting(belongs_to="machine", doc="the run folder; empty = `runs/` and the name of the recipe")
+    model: LGIFormerConfig | MAEDFERConfig = setting(
+        doc="the model: a masked autoencoder to pre-train, else a classifier"
+    )
+    model_name: str = setting(
+        "lgi_former_base",
+        by_task={"pretrain": "mae_dfer_base"},
+        doc="the named model whose sizes are the base that the other keys of `model` change",
+    )
+    seed: int = setting(
+        0,
+        low=0,
+        high=2**63 - 1,
+        doc="of weights, order, augmentation, masks and everything else that is drawn",
+    )
+    data: DataConfig = setting(DataConfig(), doc="the clips and how they are read")
+    augment: AugmentConfig = setting(AugmentConfig(), doc="changes made to training clips")
+    optim: OptimConfig = setting(OptimConfig(), doc="AdamW and the schedule of its learning rate")
+    train: TrainConfig = setting(TrainConfig(), doc="how the loop runs")
+    eval: EvalConfig = setting(EvalConfig(), doc="how clips are scored")
+    report: bool = setting(True, belongs_to="machine", doc="write report.html in the end")
 
     @property
     def clip_model(self) -> LGIFormerConfig:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import loader
+from maedfer._native import build_record
 from maedfer.data.augment import native_operations
 from maedfer.data.augment.rand_augment import OPERATIONS
-from maedfer.kernels.native import build_record
 
 # Both ways are timed side by side.
 needs_csrc = pytest.mark.skipif(not build_record()["cpu"]["built"], reason=str(build_record()["cpu"].get("why")))

@@ -110,6 +110,6 @@ def test_lists(call: Call) -> None:
     ],
 )
 def test_what_was_compiled(record: dict, text: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maedfer.kernels.native._RECORD", {"cpu": record, "cuda": record})
+    monkeypatch.setattr("maedfer._native._RECORD", {"cpu": record, "cuda": record})
     build = json.loads(call("info", "--build", "--json").out)
     assert build["csrc, CPU part"] == build["csrc, CUDA part"] == text

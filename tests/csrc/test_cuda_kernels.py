@@ -15,6 +15,7 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels.folding import fold, key_layout
 from tests.csrc.emulator import ELEMENTS, SOURCES, Emulator
+from tests.kernels import oracle
 from tests.kernels.oracle import check
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -124,7 +125,7 @@ def emulated_attention(emulator: Emulator, heads: int):
 
 
 def plain_attention(heads: int):
-    return lambda qkv: reference.attention(*qkv.chunk(3, dim=-1), heads)
+    return lambda qkv: reference.attention(*qkv.chunk(3, dim=-1), num_heads=heads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -202,7 +203,7 @@ def plain_interaction(z: Tensor, s: Tensor, matrix: Tensor, offset: Tensor, valu
     p = scores.unflatten(2, (heads, regions)).softmax(dim=3)
     x = z[:, :, 1:] + (p.flatten(2) @ values.flatten(1, 2)).unflatten(1, (regions, -1))
     y = torch.cat([s.unsqueeze(2), x], dim=2)
-    n = reference.layer_norm(y, weight.to(y.dtype), shift.to(y.dtype), EPS)
+    n = reference.layer_norm(y, (weight.to(y.dtype), shift.to(y.dtype)), eps=EPS)
     p = F.pad(p, (0, keys - regions, 0, together - heads)).flatten(2).unflatten(1, (regions, -1))
     return (y, n, F.pad(p, (0, 0, 1, 0)).flatten(1, 2)) if keep_p else (y, n)
 
@@ -278,8 +279,9 @@ def test_interaction_against_the_formula_that_is_folded(emulator: Emulator) -> N
         return interaction(emulator, z, s, *fold(kv, *sublayer, heads), weight, shift)
 
     def slow(z: Tensor, s: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
-        rest = (x.to(z.dtype) for x in (*sublayer, weight, shift))
-        return reference.local_global_interaction(z, s, kv, *rest, heads, EPS)
+        *weights, factors = (x.to(z.dtype) for x in sublayer)
+        after = weight.to(z.dtype), shift.to(z.dtype)
+        return oracle.interaction(z, s, kv, *weights, *after, num_heads=heads, eps=EPS, keep=factors)
 
     check(fast, slow, [z, s, kv])
 

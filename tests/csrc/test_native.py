@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from maedfer._native import MODULES
 from maedfer.errors import InputError
 from maedfer.kernels import functional, native, native_attention, reference
 from maedfer.kernels.folding import fold
 from tests.csrc.emulator import Emulator
-from tests.kernels.oracle import check
+from tests.kernels.oracle import check, interaction
 
 EPS = 1e-6
 
@@ -88,7 +89,7 @@ class EmulatedModule:
 @pytest.fixture
 def cuda(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
     module = EmulatedModule(emulator)
-    monkeypatch.setitem(native.MODULES, "cuda", module)
+    monkeypatch.setitem(MODULES, "cuda", module)
     monkeypatch.setattr(native, "current_stream", lambda x: contextlib.nullcontext(0))
     return module
 
@@ -101,7 +102,7 @@ def test_attention_of_any_leading_dimensions_and_strides(cuda: EmulatedModule, d
     for qkv in (wide[..., :192], wide[:, :, 1:, 8:], wide[0, 1, :, :192], wide[:, 0].transpose(0, 1)[..., 8:], odd):
         check(
             lambda x: native_attention.RegionAttention.apply(x, 1),
-            lambda x: reference.attention(*x.chunk(3, dim=-1), 1),
+            lambda x: reference.attention(*x.chunk(3, dim=-1), num_heads=1),
             [qkv.requires_grad_()],
         )
         qkv.requires_grad_(False)
@@ -131,8 +132,8 @@ def test_interaction(cuda: EmulatedModule, affine: torch.dtype) -> None:
     given = (z, s, *matrices, *after, EPS, dtype, True)
     y, n, p = torch.ops.maedfer.native_interaction_fwd(*given)
     exact = [x.double() for x in (z, s, kv, *weights)]
-    want = reference.local_global_interaction(*exact, None, *(x.double() for x in after), heads, EPS)
-    low = reference.local_global_interaction(z, s, kv, *weights, None, *(x.to(dtype) for x in after), heads, EPS)
+    want = interaction(*exact, *(x.double() for x in after), num_heads=heads, eps=EPS)
+    low = interaction(z, s, kv, *weights, *(x.to(dtype) for x in after), num_heads=heads, eps=EPS)
     for ours, plain, true in zip((y, n), low, want, strict=True):
         error, allowed = ((x.double() - true).abs().max() for x in (ours, plain))
         assert error <= 2 * allowed + 4 * torch.finfo(dtype).eps * true.abs().max()
@@ -158,15 +159,15 @@ def test_what_cannot_run_is_said(cuda: EmulatedModule, monkeypatch: pytest.Monke
     )
     assert "a mask over keys" in reasons(mask=torch.ones(11, dtype=torch.bool))
 
-    def interaction(*shape: int, dtype: torch.dtype = torch.bfloat16, product: torch.dtype = torch.bfloat16) -> str:
+    def unfit(*shape: int, dtype: torch.dtype = torch.bfloat16, product: torch.dtype = torch.bfloat16) -> str:
         return "; ".join(native_attention.interaction_reasons(torch.zeros(1, *shape, dtype=dtype), 8, product))
 
-    assert interaction(8, 11, 512) == ""
-    assert "20 regions, 8 heads and 512 channels" in interaction(20, 11, 512)
-    assert "a stream of torch.float16 with products in torch.bfloat16" in interaction(8, 11, 512, dtype=torch.float16)
+    assert unfit(8, 11, 512) == ""
+    assert "20 regions, 8 heads and 512 channels" in unfit(20, 11, 512)
+    assert "a stream of torch.float16 with products in torch.bfloat16" in unfit(8, 11, 512, dtype=torch.float16)
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
-        functional.region_attention(torch.zeros(1, 11, 192, dtype=torch.bfloat16), 1, "cuda")
-    monkeypatch.setitem(native.MODULES, "cuda", None)
+        functional.region_attention(torch.zeros(1, 11, 192, dtype=torch.bfloat16), num_heads=1, impl="cuda")
+    monkeypatch.setitem(MODULES, "cuda", None)
     assert reasons().startswith("csrc's CUDA part is not there")
 
 
@@ -205,7 +206,7 @@ def test_tubelets(on_cuda: EmulatedModule, shape: tuple, dtype: torch.dtype) -> 
     mean, std, cube = [0.4, 0.5, 0.3, 0.1][: shape[1]], [0.2, 0.3, 0.25, 0.5][: shape[1]], shape[3]
     tokens = layouts["planar"][0, 0].numel() // (cube[0] * cube[1] * cube[2])
     for frames in layouts.values():
-        want = reference.tubelets(frames.double() / 255.0, index % tokens, cube, mean, std)
+        want = reference.tubelets(frames.double() / 255.0, index % tokens, patch_size=cube, mean=mean, std=std)
         got = torch.ops.maedfer.tubelets(frames, index, list(cube), mean, std, dtype)
         assert (got.double() - want).abs().max() <= 2 * torch.finfo(dtype).eps * want.abs().max()
     assert on_cuda.calls == ["tubelets"] * 3
@@ -223,7 +224,7 @@ def test_loss(on_cuda: EmulatedModule, shape: tuple, normalize: bool, motion: bo
         predicted = torch.randn(*index.shape, shape[1] * cube[0] * cube[1] * cube[2]).to(dtype)
         exact = predicted.double().requires_grad_()
         want = reference.masked_appearance_motion_loss(
-            exact, frames.double() / 255.0, index % tokens, cube, motion, normalize
+            exact, frames.double() / 255.0, index % tokens, patch_size=cube, motion=motion, normalize=normalize
         )
         got = torch.ops.maedfer.native_reconstruction_loss_fwd(
             predicted, frames, index, list(cube), motion, normalize, True

@@ -5,10 +5,12 @@ dtype the measure (sections 6 and 7 of the kernels' design: twice its error forw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 
 Operation = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -31,22 +33,29 @@ def expanded_like(x: Tensor) -> Tensor:
     return torch.ones((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
+def interaction(z: Tensor, s: Tensor, kv: Tensor, *weights: Tensor | None, **sizes: Any) -> tuple[Tensor, Tensor]:
+    """The interaction's specification with its weights side by side: norm, query, output and next norm."""
+    norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
+    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm}
+    return reference.local_global_interaction(z, s, kv, **parts, **sizes)
+
+
 def check(
-    fast: Operation, reference: Operation, inputs: Sequence[Tensor | None], gradient: Callable = torch.randn_like
+    fast: Operation, specification: Operation, inputs: Sequence[Tensor | None], gradient: Callable = torch.randn_like
 ) -> None:
     """Compare outputs and the gradients of every input that requires one.
 
     Args:
         fast: the operation under test.
-        reference: its specification, called with the same inputs.
+        specification: its reference, called with the same inputs.
         inputs: tensors (views keep their strides) or None.
         gradient: makes the gradient of an output.
     """
     outputs = _tuple(fast(*inputs))
     gradients = [gradient(output) for output in outputs]
     results = [*outputs, *_gradients(outputs, inputs, gradients)]
-    low = _run(reference, inputs, gradients, None)
-    true = _run(reference, inputs, gradients, torch.float64)
+    low = _run(specification, inputs, gradients, None)
+    true = _run(specification, inputs, gradients, torch.float64)
     assert len(results) == len(low) == len(true)
     for number, (got, plain, want) in enumerate(zip(results, low, true, strict=True)):
         forward = number < len(outputs)

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from benchmarks import ahead_of_time
+from benchmarks.ahead_of_time import ARCHITECTURES, compile_case, compile_launch, jit_compile
+from benchmarks.budgets import complaints
+from benchmarks.shipped import Case
+from benchmarks.tune import representatives
 from maedfer.errors import InputError
-from maedfer.kernels import _ahead_of_time
-from maedfer.kernels._ahead_of_time import ARCHITECTURES, MATRIX_UNITS, compile_launch, jit_compile
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._shipped import Case, cases
 from maedfer.kernels._utils import Launch
-from tests.kernels.make_resources import compiled, numbers, read
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 
-# Kernels that are built around matrix products.
-MATRIX_KERNELS = ("attention", "interaction")
-
-table = functools.cache(read)
-
 
 @pytest.mark.parametrize("arch", ARCHITECTURES, ids="sm_{}".format)
-@pytest.mark.parametrize("case", cases(), ids=str)
-def test_shipped_kernels(case: Case, arch: int) -> None:
-    for kernel, resources in compiled(case, arch).items():
-        assert resources.fits(arch), f"{kernel} cannot be launched: {resources}"
-        assert not resources.spills, f"{kernel} spills: {resources}"
-        if case.dtype == torch.bfloat16 and any(name in kernel for name in MATRIX_KERNELS):
-            # Blocks of few rows have only the older instructions; a newer architecture's never run on an older one.
-            units = set(MATRIX_UNITS.values()) & set(resources.instructions)
-            assert units and units <= {"HMMA", MATRIX_UNITS[arch]}, f"{kernel}: {resources.instructions}"
-        known = table().get((arch, str(case), kernel))
-        assert known is not None, "not in resources.json: run python -m tests.kernels.make_resources"
-        if triton.__version__ in known:
-            expected = known[triton.__version__]
-            assert numbers(resources) == expected, "changed: run python -m tests.kernels.make_resources, read the diff"
+@pytest.mark.parametrize("case", representatives(), ids=str)
+def test_shipped_kernels_keep_within_their_budgets(case: Case, arch: int) -> None:
+    for kernel, (_, resources) in compile_case(case, arch).items():
+        assert not complaints(kernel, resources, arch, case.dtype, triton.__version__)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -101,6 +85,6 @@ def test_a_launch_is_compiled_in_the_form_the_jit_gives_it(arch: int, monkeypatc
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="unknown architecture '75'"):
         compile_launch(probe(), 75)
-    monkeypatch.setattr(_ahead_of_time, "interpreting", lambda: True)
+    monkeypatch.setattr(ahead_of_time, "interpreting", lambda: True)
     with pytest.raises(InputError, match="under TRITON_INTERPRET=1: start the process without it"):
         compile_launch(probe(), 90)

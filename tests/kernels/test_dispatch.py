@@ -33,12 +33,12 @@ def test_auto_on_a_cpu_is_plain_pytorch_and_says_so_once(caplog: pytest.LogCaptu
 def test_an_explicit_choice_never_falls_back() -> None:
     qkv = torch.randn(2, 5, 24)
     with pytest.raises(InputError, match='impl="triton" cannot run here: tensors are on the cpu device'):
-        functional.region_attention(qkv, 2, impl="triton")
+        functional.region_attention(qkv, num_heads=2, impl="triton")
     with use_impl("triton"), pytest.raises(InputError, match="cannot run here"):
-        functional.region_attention(qkv, 2)
+        functional.region_attention(qkv, num_heads=2)
     # A call's own choice counts more than what is in force.
     with use_impl("triton"):
-        functional.region_attention(qkv, 2, impl="torch")
+        functional.region_attention(qkv, num_heads=2, impl="torch")
 
 
 def test_csrc_is_chosen_only_where_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +106,15 @@ def test_full_attention_through_xformers_has_its_layout(monkeypatch: pytest.Monk
             return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
 
     monkeypatch.setattr(functional, "require", lambda module, extra: Stand)
-    want = functional.full_attention(qkv, 4)
-    assert torch.allclose(functional.full_attention(qkv, 4, "xformers"), want, atol=1e-6)
-    assert torch.allclose(functional.region_attention(qkv, 4, "reference"), want, atol=1e-6)
+    want = functional.full_attention(qkv, num_heads=4)
+    assert torch.allclose(functional.full_attention(qkv, num_heads=4, backend="xformers"), want, atol=1e-6)
+    assert torch.allclose(functional.region_attention(qkv, num_heads=4, impl="reference"), want, atol=1e-6)
     with pytest.raises(InputError, match="unknown attention backend 'flash'"):
-        functional.full_attention(qkv, 4, "flash")
+        functional.full_attention(qkv, num_heads=4, backend="flash")
 
 
 def test_missing_xformers_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     with pytest.raises(MissingDependencyError, match="xformers"):
-        functional.full_attention(torch.randn(1, 3, 12), 2, "xformers")
+        functional.full_attention(torch.randn(1, 3, 12), num_heads=2, backend="xformers")

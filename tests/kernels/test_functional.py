@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -23,46 +24,62 @@ LINEAR: Shapes = ((C, 64), (C,))
 
 # Name -> inputs' shapes and the call on them with an implementation.
 OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]] = {
-    "region_attention": (((B, M, S, 3 * C),), lambda x, impl: functional.region_attention(x, H, impl)),
-    "region_attention_one_group": (((S, 3 * C),), lambda x, impl: functional.region_attention(x, H, impl)),
+    "region_attention": (
+        ((B, M, S, 3 * C),),
+        lambda x, impl: functional.region_attention(x, num_heads=H, impl=impl),
+    ),
+    "region_attention_one_group": (
+        ((S, 3 * C),),
+        lambda x, impl: functional.region_attention(x, num_heads=H, impl=impl),
+    ),
     "cross_attention": (
         ((B, M, 1, C), (B, M, S, 2 * C)),
-        lambda q, kv, impl: functional.cross_attention(q, kv, H, impl),
+        lambda q, kv, impl: functional.cross_attention(q, kv, num_heads=H, impl=impl),
     ),
-    "layer_norm": (((B, M, S, C), (C,), (C,)), lambda x, w, b, impl: functional.layer_norm(x, w, b, EPS, impl)),
+    "layer_norm": (
+        ((B, M, S, C), (C,), (C,)),
+        lambda x, w, b, impl: functional.layer_norm(x, (w, b), eps=EPS, impl=impl),
+    ),
     "linear_residual": (
         ((B, M, S, 64), *LINEAR, (B, M, S, C)),
-        lambda x, w, b, z, impl: functional.linear_residual(x, w, b, z, None, impl),
+        lambda x, w, b, z, impl: functional.linear_residual(x, (w, b), z, impl=impl),
     ),
     "linear_residual_dropped": (
         ((B, M, S, 64), *LINEAR, (B, M, S, C)),
-        lambda x, w, b, z, impl: functional.linear_residual(x, w, b, z, keep(z, 2), impl),
+        lambda x, w, b, z, impl: functional.linear_residual(x, (w, b), z, keep=keep(z, 2), impl=impl),
     ),
     "linear_residual_layer_norm": (
         ((B, M, S, 64), *LINEAR, (B, M, S, C), (C,), (C,)),
-        lambda x, w, b, z, g, h, impl: functional.linear_residual_layer_norm(x, w, b, z, None, g, h, EPS, impl),
+        lambda x, w, b, z, g, h, impl: functional.linear_residual_layer_norm(x, (w, b), z, (g, h), eps=EPS, impl=impl),
     ),
     "linear_residual_layer_norm_representative": (
         ((B, M, S, 64), *LINEAR, (B, M, S, C), (C,), (C,)),
         lambda x, w, b, z, g, h, impl: functional.linear_residual_layer_norm_representative(
-            x, w, b, z, keep(z, 2), g, h, EPS, impl
+            x, (w, b), z, (g, h), eps=EPS, keep=keep(z, 2), impl=impl
         ),
     ),
-    "linear_gelu": (((B, M, S, C), (64, C), (64,)), lambda x, w, b, impl: functional.linear_gelu(x, w, b, impl)),
+    "linear_gelu": (
+        ((B, M, S, C), (64, C), (64,)),
+        lambda x, w, b, impl: functional.linear_gelu(x, (w, b), impl=impl),
+    ),
     "local_global_interaction": (
         ((B, M, S, C), (B, M, C), (B, M, 2 * C), (C,), (C,), (C, C), (C,), (C, C), (C,), (C,), (C,)),
-        lambda z, s, kv, a, b, wq, bq, wo, bo, g, h, impl: functional.local_global_interaction(
-            z, s, kv, a, b, wq, bq, wo, bo, keep(z, 1), g, h, H, EPS, impl
-        ),
+        lambda z, s, kv, *rest: interaction(z, s, kv, *rest, keep=keep(z, 1)),
     ),
     # Sixteen regions and eight channels: folding does not pay.
     "local_global_interaction_unfolded": (
         ((B, 16, 3, 8), (B, 16, 8), (B, 16, 16), (8,), (8,), (8, 8), None, (8, 8), (8,), (8,), (8,)),
-        lambda z, s, kv, a, b, wq, bq, wo, bo, g, h, impl: functional.local_global_interaction(
-            z, s, kv, a, b, wq, bq, wo, bo, None, g, h, H, EPS, impl
-        ),
+        lambda *inputs: interaction(*inputs, keep=None),
     ),
 }
+
+
+def interaction(z: Tensor, s: Tensor, kv: Tensor, *weights: Any, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The interaction of weights side by side, then the implementation."""
+    *weights, impl = weights
+    norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
+    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm}
+    return functional.local_global_interaction(z, s, kv, **parts, num_heads=H, eps=EPS, keep=keep, impl=impl)
 
 
 def keep(like: Tensor, dims: int) -> Tensor:
@@ -95,13 +112,13 @@ def test_loss_agrees_with_the_reference(frames_are: str, impl: str) -> None:
     prediction = randn(2, 3, 96, dtype=torch.float32, device=device)
 
     def loss(which: str) -> list[Tensor]:
-        parts = functional.masked_appearance_motion_loss(prediction, frames, index, (2, 4, 4), impl=which)  # type: ignore[arg-type]
+        parts = functional.masked_appearance_motion_loss(prediction, frames, index, patch_size=(2, 4, 4), impl=which)  # type: ignore[arg-type]
         return [*parts, *torch.autograd.grad(0.3 * parts[0] + 0.7 * parts[1], prediction)]
 
     for got, want in zip(loss(impl), loss("reference"), strict=True):
         assert got.dtype == want.dtype and torch.allclose(got, want, rtol=1e-5, atol=1e-7)
     with pytest.raises(InputError, match=r"prediction must be \[B, n, 96\]"):
-        functional.masked_appearance_motion_loss(prediction[..., :90], frames, index, (2, 4, 4), impl=impl)  # type: ignore[arg-type]
+        functional.masked_appearance_motion_loss(prediction[..., :90], frames, index, patch_size=(2, 4, 4), impl=impl)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("impl", FAST)

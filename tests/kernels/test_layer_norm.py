@@ -30,7 +30,11 @@ def fast_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def plain_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return reference.layer_norm(x, weight, bias, EPS)
+    return reference.layer_norm(x, (weight, bias), eps=EPS)
+
+
+def plain_add(residual: Tensor, branch: Tensor, bias: Tensor | None, keep: Tensor | None) -> Tensor:
+    return reference.residual_add(residual, branch, bias=bias, keep=keep)
 
 
 def fast_residual(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -38,7 +42,8 @@ def fast_residual(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def plain_residual(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-    z, n = reference.residual_layer_norm(*inputs, EPS)
+    residual, branch, bias, keep, *norm = inputs
+    z, n = reference.residual_layer_norm(residual, branch, tuple(norm), eps=EPS, bias=bias, keep=keep)
     return z, n.to(inputs[1].dtype)
 
 
@@ -47,7 +52,9 @@ def fast_representative(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]
 
 
 def plain_representative(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    z, s, n = reference.residual_layer_norm_representative(*inputs, EPS)
+    residual, branch, bias, keep, *norm = inputs
+    normed = reference.residual_layer_norm_representative
+    z, s, n = normed(residual, branch, tuple(norm), eps=EPS, bias=bias, keep=keep)
     return z, s, n.to(inputs[1].dtype)
 
 
@@ -85,8 +92,8 @@ def test_layer_norm(rows: int, dim: int, dtype: torch.dtype, device: torch.devic
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_residual_add(dtype: torch.dtype, bias: bool, keep: int, device: torch.device) -> None:
     tensors = inputs(2, 3, 11, 48, dtype=dtype, device=device, bias=bias, keep=keep)
-    check(ResidualAdd.apply, reference.residual_add, tensors[:4])
-    check(ResidualAdd.apply, reference.residual_add, tensors[:4], expanded_like)
+    check(ResidualAdd.apply, plain_add, tensors[:4])
+    check(ResidualAdd.apply, plain_add, tensors[:4], expanded_like)
 
 
 @NORMED
@@ -124,7 +131,7 @@ def test_a_stream_wider_than_its_branches(keep: int, fast: Callable, plain: Call
     half = branch.detach().half().requires_grad_()
     check(fast, plain, [residual, half, *rest])
     check(fast, plain, [half.detach().requires_grad_(), residual.detach().requires_grad_(), *rest])
-    check(ResidualAdd.apply, reference.residual_add, [residual, half, *rest[:2]])
+    check(ResidualAdd.apply, plain_add, [residual, half, *rest[:2]])
 
 
 def test_parameters_wider_than_rows(device: torch.device) -> None:

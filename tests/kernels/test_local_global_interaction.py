@@ -11,7 +11,7 @@ from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels.folding import fold, folds, key_layout
 from maedfer.kernels.local_global_interaction import FoldedInteraction, not_supported_reasons
-from tests.kernels.oracle import DTYPES, check, expanded_like, randn
+from tests.kernels.oracle import DTYPES, check, expanded_like, interaction, randn
 
 EPS = 1e-6
 
@@ -27,7 +27,7 @@ def plain(
     p = scores.unflatten(2, (heads, regions)).softmax(dim=3).flatten(2).to(values.dtype)
     x = x + (p @ values.flatten(1, 2)).unflatten(1, x.shape[1:3])
     y = torch.cat([s.unsqueeze(2), x], dim=2)
-    return y, reference.layer_norm(y, weight, bias, EPS)
+    return y, reference.layer_norm(y, (weight, bias), eps=EPS)
 
 
 def fast(*inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,10 +151,10 @@ def test_folding_is_exact(regions: int, with_keep: bool, with_bias: bool) -> Non
     kv = randn(batch, regions, 2 * dim, **make)
     weights = [randn(*shape, **make) for shape in ((dim,), (dim,), (dim, dim), (dim,), (dim, dim), (dim,))]
     if not with_bias:
-        weights[3] = None
+        weights[3] = weights[5] = None
     keep = torch.tensor([0.0, 1.25], dtype=torch.float64) if with_keep else None
     after = [randn(dim, **make), randn(dim, **make)]
-    want = reference.local_global_interaction(z, s, kv, *weights, keep, *after, heads, EPS)
+    want = interaction(z, s, kv, *weights, *after, num_heads=heads, eps=EPS, keep=keep)
     got = plain(z, s, *fold(kv, *weights, keep, heads), *after)
     leaves = [x for x in (z, s, kv, *weights, *after) if x is not None]
     grads = [torch.randn_like(x) for x in want]

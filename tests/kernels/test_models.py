@@ -82,7 +82,7 @@ class Objective(torch.nn.Module):
         z = model.encoder(normalize_frames(frames), visible)
         prediction = model._decode(visible, model.encoder_norm(z[:, :, 1:].flatten(1, 2)), wanted)
         patch = model.config.encoder.patch_size
-        parts = functional.masked_appearance_motion_loss(prediction, frames, wanted, patch, impl="triton")
+        parts = functional.masked_appearance_motion_loss(prediction, frames, wanted, patch_size=patch, impl="triton")
         return sum(parts[1:], parts[0])
 
 

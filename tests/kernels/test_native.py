@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from maedfer import _native
+from maedfer._native import build_record
 from maedfer.errors import InputError
 from maedfer.kernels import functional, native, plain, reference
 from maedfer.kernels._dispatch import interpreting
@@ -13,7 +15,7 @@ from maedfer.models import IMAGENET_MEAN, IMAGENET_STD
 
 pytestmark = [
     pytest.mark.skipif(interpreting(), reason="nothing here is Triton's"),
-    pytest.mark.skipif(not native.build_record()["cpu"]["built"], reason=str(native.build_record()["cpu"].get("why"))),
+    pytest.mark.skipif(not build_record()["cpu"]["built"], reason=str(build_record()["cpu"].get("why"))),
 ]
 
 CUBE = (2, 16, 16)
@@ -55,6 +57,12 @@ def layouts(frames: Tensor) -> dict[str, Tensor]:
     }
 
 
+def normalised(frames: Tensor, index: Tensor, cube: tuple[int, ...], mean: list[float], std: list[float]) -> Tensor:
+    """The specification in float64."""
+    exact = frames.double() / (255.0 if frames.dtype == torch.uint8 else 1.0)
+    return reference.tubelets(exact, index, patch_size=cube, mean=mean, std=std)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("source", [torch.uint8, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -62,16 +70,10 @@ def test_tubelets(shape: tuple, source: torch.dtype, dtype: torch.dtype) -> None
     batch, channels, size, cube = shape
     index, mean, std = numbers(batch, size, cube), [0.4, 0.5, 0.3, 0.1][:channels], [0.2, 0.3, 0.25, 0.5][:channels]
     for layout, frames in layouts(clips(batch, channels, size, source)).items():
-        want = reference.tubelets(frames.double() / (255.0 if source == torch.uint8 else 1.0), index, cube, mean, std)
+        want = normalised(frames, index, cube, mean, std)
         for tokens in (index, index[0], index[:, ::2], index[:1].expand(batch, -1)):
             got = native.tubelets(frames, tokens, cube, mean, std, dtype)
-            chosen = (
-                want
-                if tokens is index
-                else reference.tubelets(
-                    frames.double() / (255.0 if source == torch.uint8 else 1.0), tokens, cube, mean, std
-                )
-            )
+            chosen = want if tokens is index else normalised(frames, tokens, cube, mean, std)
             assert got.dtype == dtype and got.shape == chosen.shape
             error = (got.double() - chosen).abs().max()
             assert error <= 2 * torch.finfo(dtype).eps * chosen.abs().max(), layout
@@ -91,8 +93,7 @@ def test_loss_and_gradient(shape: tuple, source: torch.dtype, motion: bool, norm
     weights = (0.7, 0.4) if cube[0] > 1 else (0.7, 0.0)
     for layout, frames in layouts(clips(batch, channels, size, source)).items():
         exact = frames.double() / (255.0 if source == torch.uint8 else 1.0)
-        want, gradient = scored(reference.masked_appearance_motion_loss, predicted.double(), exact, index, cube, motion,
-                                normalize, weights)  # fmt: skip
+        want, gradient = scored(specified, predicted.double(), exact, index, cube, motion, normalize, weights)
         for dtype in DTYPES:
             eps = torch.finfo(dtype).eps
             loss = native.MaskedAppearanceMotionLoss.apply
@@ -106,6 +107,14 @@ def test_loss_and_gradient(shape: tuple, source: torch.dtype, motion: bool, norm
                 predicted, cube, weights
             )
             assert (ours.double() - gradient).abs().max() <= bound, layout
+
+
+def specified(
+    predicted: Tensor, frames: Tensor, index: Tensor, cube: tuple[int, ...], motion: bool, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    return reference.masked_appearance_motion_loss(
+        predicted, frames, index, patch_size=cube, motion=motion, normalize=normalize
+    )
 
 
 def scored(loss, predicted, frames, index, cube, motion, normalize, weights):
@@ -187,8 +196,10 @@ def test_opcheck_and_compile() -> None:
     )
 
     def step(predicted: Tensor) -> Tensor:
-        cubes = functional.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32, "torch")
-        appearance, motion = functional.masked_appearance_motion_loss(predicted, frames, index, CUBE, impl="torch")
+        cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl="torch")
+        appearance, motion = functional.masked_appearance_motion_loss(
+            predicted, frames, index, patch_size=CUBE, impl="torch"
+        )
         return appearance + 2 * motion + cubes.mean()
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
@@ -224,9 +235,9 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, index = clips(1, 3, (4, 32, 48)), torch.zeros(1, 2, dtype=torch.int64)
     predicted = torch.zeros(1, 2, 1536)
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
-        functional.masked_appearance_motion_loss(predicted, frames, index, CUBE, impl="cuda")
+        functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl="cuda")
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
-        functional.region_attention(torch.zeros(1, 4, 24), 1, "cuda")
+        functional.region_attention(torch.zeros(1, 4, 24), num_heads=1, impl="cuda")
     assert native.reasons(predicted.double(), CUBE, frames) == [
         "torch.float64 (float32, bfloat16 and float16 are written)"
     ]
@@ -243,7 +254,7 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match=message):
             native.tubelets(clip, numbers_, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
     monkeypatch.setattr(native, "MODULES", {"cpu": None, "cuda": None})
-    monkeypatch.setattr(native, "_RECORD", {"cpu": {"built": False, "why": "no compiler"}, "cuda": {"built": False}})
+    monkeypatch.setattr(_native, "_RECORD", {"cpu": {"built": False, "why": "no compiler"}, "cuda": {"built": False}})
     assert native.reasons(predicted, CUBE, frames) == ["csrc's CPU part is not there (no compiler)"]
     with pytest.raises(InputError, match="csrc's CPU part is not there .no compiler."):
         native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)

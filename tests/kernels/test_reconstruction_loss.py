@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def plain(index: Tensor, patch_size: tuple[int, ...] = PATCH, motion: bool = Tru
     def loss(prediction: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(prediction.dtype, torch.float32)
         pixels = frames.to(wide) / 255 if frames.dtype == torch.uint8 else frames.to(wide)
-        return reference.masked_appearance_motion_loss(prediction, pixels, index, patch_size, motion, normalize)
+        how: dict[str, Any] = {"patch_size": patch_size, "motion": motion, "normalize": normalize}
+        return reference.masked_appearance_motion_loss(prediction, pixels, index, **how)
 
     return loss
 

@@ -74,7 +74,7 @@ def plain_target(clip: torch.Tensor, token: int, motion: bool, normalize: bool) 
 def test_reconstruction_target(motion: bool, normalize: bool) -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 8, 8), dtype=torch.uint8)
     index = torch.tensor([[0, 3, 7], [2, 5, 6]])
-    target = reference.reconstruction_target(frames, index, (2, 4, 4), motion, normalize)
+    target = reference.reconstruction_target(frames, index, patch_size=(2, 4, 4), motion=motion, normalize=normalize)
     assert target.shape == (2, 3, 2, 48)
     for clip in range(2):
         for place, token in enumerate(index[clip].tolist()):
@@ -84,7 +84,7 @@ def test_reconstruction_target(motion: bool, normalize: bool) -> None:
 
 def test_flat_cubes_have_a_zero_target() -> None:
     frames = torch.full((1, 3, 4, 8, 8), 77, dtype=torch.uint8)
-    target = reference.reconstruction_target(frames, torch.arange(8)[None], (2, 4, 4))
+    target = reference.reconstruction_target(frames, torch.arange(8)[None], patch_size=(2, 4, 4))
     assert torch.isfinite(target).all() and float(target.abs().max()) < 1e-2
 
 
@@ -92,8 +92,8 @@ def test_loss_is_the_mean_square_of_each_half() -> None:
     frames = torch.rand(2, 3, 4, 8, 8)
     index = torch.tensor([[1, 2], [0, 7]])
     prediction = torch.randn(2, 2, 96, requires_grad=True)
-    appearance, motion = reference.masked_appearance_motion_loss(prediction, frames, index, (2, 4, 4))
-    target = reference.reconstruction_target(frames, index, (2, 4, 4)).flatten(2)
+    appearance, motion = reference.masked_appearance_motion_loss(prediction, frames, index, patch_size=(2, 4, 4))
+    target = reference.reconstruction_target(frames, index, patch_size=(2, 4, 4)).flatten(2)
     assert relative_error(appearance, F.mse_loss(prediction[..., :48], target[..., :48])) < 1e-6
     assert relative_error(motion, F.mse_loss(prediction[..., 48:], target[..., 48:])) < 1e-6
     motion.backward()

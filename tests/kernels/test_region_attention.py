@@ -20,7 +20,7 @@ def fast_self(qkv: Tensor) -> Tensor:
 
 
 def plain_self(qkv: Tensor) -> Tensor:
-    return reference.attention(*qkv.chunk(3, dim=-1), 2)
+    return reference.attention(*qkv.chunk(3, dim=-1), num_heads=2)
 
 
 def fast_cross(q: Tensor, kv: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def fast_cross(q: Tensor, kv: Tensor) -> Tensor:
 
 
 def plain_cross(q: Tensor, kv: Tensor) -> Tensor:
-    return reference.attention(q, *kv.chunk(2, dim=-1), 2)
+    return reference.attention(q, *kv.chunk(2, dim=-1), num_heads=2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from maedfer.kernels._ahead_of_time import jit_compile
+from benchmarks.ahead_of_time import jit_compile
+from benchmarks.shipped import CLIPS, Array, Case, cases
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._shipped import _CLIPS, Array, Case, cases
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 
@@ -19,12 +19,12 @@ def of_clips(case: Case, clips: int) -> Case:
     """The same operator on another number of clips."""
 
     def resized(argument: Any) -> Any:
-        if not isinstance(argument, Array) or not argument.shape or argument.shape[0] % _CLIPS:
+        if not isinstance(argument, Array) or not argument.shape or argument.shape[0] % CLIPS:
             return argument
         # Vectors of channels and hidden channels are multiples of it, too.
-        if len(argument.shape) == 1 and argument.shape[0] != _CLIPS:
+        if len(argument.shape) == 1 and argument.shape[0] != CLIPS:
             return argument
-        return dataclasses.replace(argument, shape=(argument.shape[0] // _CLIPS * clips, *argument.shape[1:]))
+        return dataclasses.replace(argument, shape=(argument.shape[0] // CLIPS * clips, *argument.shape[1:]))
 
     return dataclasses.replace(case, arguments=tuple(resized(argument) for argument in case.arguments))
 

@@ -71,7 +71,7 @@ def check_case(golden: Golden, model: LGIFormer | MAEDFER, tensors: dict[str, to
         target = ops.reconstruction_target(
             frames,
             index,
-            model.config.encoder.patch_size,
+            patch_size=model.config.encoder.patch_size,
             motion=golden.meta["use_frame_diff_as_target"],
             normalize=golden.meta["normlize_target"],
         )

@@ -82,7 +82,7 @@ def test_objective_weighs_appearance_and_motion(target: str, weight: float, expe
     parts = model.training_loss(frames, mask)
     assert relative_error(parts["loss"], expected(parts["appearance"], parts["motion"])) < 1e-6
     index = mask.nonzero()[:, 1].reshape(2, -1)
-    aim = ops.reconstruction_target(frames, index, (2, 8, 8), motion=target != "pixels").flatten(2)
+    aim = ops.reconstruction_target(frames, index, patch_size=(2, 8, 8), motion=target != "pixels").flatten(2)
     error = (model(normalize_frames(frames), mask) - aim).square()
     assert relative_error(parts["motion"], error[..., 192:].mean()) < 1e-5
     through_forward = model(frames, mask, output="loss")
@@ -98,7 +98,7 @@ def test_decoder_masking_reconstructs_a_subset_with_the_same_code() -> None:
     assert prediction.shape == (2, int(decode[0].sum()), 384)
     parts = model.training_loss(frames, mask, decode)
     index = decode.nonzero()[:, 1].reshape(2, -1)
-    aim = ops.reconstruction_target(frames, index, (2, 8, 8)).flatten(2)
+    aim = ops.reconstruction_target(frames, index, patch_size=(2, 8, 8)).flatten(2)
     assert relative_error(parts["appearance"], (prediction - aim)[..., :192].square().mean()) < 1e-5
 
 
@@ -158,7 +158,7 @@ def test_a_perfect_prediction_reconstructs_the_clip() -> None:
     model = MAEDFER(small_mae()).eval()
     frames, mask = batch(model)
     index = mask.nonzero()[:, 1].reshape(2, -1)
-    target = ops.reconstruction_target(frames, index, (2, 8, 8)).flatten(2)
+    target = ops.reconstruction_target(frames, index, patch_size=(2, 8, 8)).flatten(2)
     model._decode = lambda *_: target  # type: ignore[method-assign]
     assert relative_error(model.reconstruct(frames, mask)["full"], frames.float() / 255) < 1e-4
 

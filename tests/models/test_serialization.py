@@ -10,7 +10,7 @@ import torch
 
 import maedfer
 from maedfer.errors import InputError
-from maedfer.models import MAEDFER, LGIFormer
+from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig
 from tests.helpers import randomize, small, small_mae
 
 
@@ -27,8 +27,47 @@ def test_round_trip(tmp_path: Path, share: str) -> None:
     mae.save_pretrained(tmp_path / "mae")
     assert MAEDFER.from_pretrained(tmp_path / "mae").config == mae.config
     assert sorted(path.name for path in (tmp_path / "mae").iterdir()) == ["config.json", "model.safetensors"]
-    with pytest.raises(InputError, match="holds a MAEDFER, not a LGIFormer"):
+    with pytest.raises(InputError, match="holds a model of type mae_dfer, LGIFormer loads lgi_former"):
         LGIFormer.from_pretrained(tmp_path / "mae")
+
+
+class Measured(LGIFormer):
+    """A user's classifier with a layer, and something counted, of its own."""
+
+    def __init__(self, config: LGIFormerConfig) -> None:
+        super().__init__(config)
+        self.scale = torch.nn.Parameter(torch.ones(config.num_classes))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        self.seen += len(frames)
+        return self.scale * super().forward(frames)
+
+
+class Quiet(MAEDFER):
+    """A user's autoencoder without anything of its own."""
+
+
+def test_a_class_of_ones_own_saves_and_loads(tmp_path: Path) -> None:
+    model = Measured(small())
+    randomize(model)
+    video = torch.randn(2, 3, 8, 32, 32)
+    want = model(video)
+    loaded = Measured.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    assert type(loaded) is Measured and int(loaded.seen) == 2 and torch.equal(loaded(video), want)
+    assert maedfer.models.load_pretrained(LGIFormer(small()), model).fresh[0] == "head_norm.weight"
+    with pytest.raises(InputError, match="does not fit the model: unexpected scale, seen"):
+        maedfer.from_pretrained(tmp_path / "model")
+    quiet = Quiet(small_mae())
+    folder = quiet.save_pretrained(tmp_path / "mae")
+    assert type(Quiet.from_pretrained(folder)) is Quiet and type(maedfer.from_pretrained(folder)) is MAEDFER
+    with pytest.raises(InputError, match="holds a model of type mae_dfer, Measured loads lgi_former"):
+        Measured.from_pretrained(folder)
+    # Those of the package are what they were.
+    assert type(maedfer.create_model("lgi_former_tiny", depth=1)) is LGIFormer
+    state = maedfer.to_published(LGIFormer(small()))
+    arguments = {"img_size": 32, "all_frames": 8, "lg_region_size": (2, 2, 2), "num_heads": 2}
+    assert type(maedfer.load_published(state, "finetune", arguments)) is LGIFormer
 
 
 def test_who_computes_is_not_kept(tmp_path: Path) -> None:

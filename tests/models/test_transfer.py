@@ -53,3 +53,13 @@ def test_a_classifier_can_be_the_source() -> None:
 def test_another_architecture_is_refused_by_its_settings() -> None:
     with pytest.raises(InputError, match=r"another architecture: depth \(2 there, 1 here\), interaction"):
         load_pretrained(LGIFormer(small(depth=1, interaction="none")), MAEDFER(small_mae()))
+
+
+@pytest.mark.parametrize(
+    "machine", [{"impl": "torch"}, {"full_attention": "xformers"}, {"checkpoint_blocks": True}], ids=str
+)
+def test_who_computes_is_no_architecture(machine: dict) -> None:
+    mae = MAEDFER(small_mae())
+    model = LGIFormer(small(**machine))
+    load_pretrained(model, mae)
+    assert torch.equal(model.encoder.blocks[1].ffn.fc1.weight, mae.encoder.blocks[1].ffn.fc1.weight)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maedfer._native import MODULES
 from maedfer.errors import InputError
-from maedfer.kernels.native import MODULES
 
 _compiled: Any = MODULES["cpu"]
 _values = torch.arange(256, dtype=torch.float32)

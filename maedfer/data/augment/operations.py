@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from maedfer._native import MODULES, absent
 from maedfer.data.augment import native_operations, torchvision_operations
 from maedfer.errors import InputError, unknown
-from maedfer.kernels.native import MODULES, absent
 
 Impl = Literal["auto", "torchvision", "csrc"]
 

@@ -135,7 +135,7 @@ class _SplitAttention(Attention):
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values: [..., 2C]."""
         bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        return functional.linear(context, self.inner.kv.weight, bias, self.impl)
+        return functional.linear(context, (self.inner.kv.weight, bias), impl=self.impl)
 
     @property
     def query_weight(self) -> Tensor:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from maedfer._native import build_record
 from maedfer.data.augment import native_operations, torchvision_operations
 from maedfer.data.augment import operations as picture_operations
 from maedfer.data.augment.rand_augment import OPERATIONS, RandAugment, apply_operation
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
 from maedfer.errors import InputError
-from maedfer.kernels.native import build_record
 
 needs_csrc = pytest.mark.skipif(not build_record()["cpu"]["built"], reason=str(build_record()["cpu"].get("why")))
 

@@ -52,7 +52,7 @@ def run(golden: Golden, model: nn.Module, tensors: dict[str, Tensor]) -> tuple[T
     prediction = model(video, mask)
     frames = video * video.new_tensor(IMAGENET_STD).view(shape) + video.new_tensor(IMAGENET_MEAN).view(shape)
     index = mask.nonzero()[:, 1].reshape(len(mask), -1)
-    appearance, motion = reference.masked_appearance_motion_loss(prediction, frames, index, (2, 16, 16), True, True)
+    appearance, motion = reference.masked_appearance_motion_loss(prediction, frames, index, patch_size=(2, 16, 16))
     weight = golden.meta["target_diff_weight"]
     weight = 0.5 if weight is None else weight
     return prediction[:, : tensors["prediction"].shape[1]], (1 - weight) * appearance + weight * motion

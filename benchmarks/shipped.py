@@ -20,7 +20,7 @@ from maedfer.kernels._configs import targeting
 from maedfer.kernels._utils import Launch, recording
 from maedfer.kernels.folding import key_layout
 
-_CLIPS, _REGIONS, _HEADS, _DIM, _EPS = 64, 8, 8, 512, 1e-6
+CLIPS, _REGIONS, _HEADS, _DIM, _EPS = 64, 8, 8, 512, 1e-6
 _CUBE, _CHANNELS = (2, 16, 16), 3
 
 # Rows of a region with its representative token: pre-training, the region sizes of the published models (2x2x10,
@@ -101,14 +101,14 @@ _Calls = Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]
 
 def _self_attention(dtype: torch.dtype) -> _Calls:
     for rows in _ROWS:
-        out, qkv = (Array((_CLIPS, _REGIONS, rows, parts * _DIM), dtype) for parts in (1, 3))
+        out, qkv = (Array((CLIPS, _REGIONS, rows, parts * _DIM), dtype) for parts in (1, 3))
         yield f"self_attention_fwd-{rows}", region_attention._region_attention_fwd, (qkv, _HEADS)
         yield f"self_attention_bwd-{rows}", region_attention._region_attention_bwd, (out, qkv, _HEADS)
 
 
 def _cross_attention(dtype: torch.dtype) -> _Calls:
     # The last block's representative tokens, then all tokens of a clip and its representative ones, of 8 or 20 regions.
-    for groups, queries, keys in ((_CLIPS * _REGIONS, 1, 101), (_CLIPS, 800, 8), (_CLIPS, 800, 20)):
+    for groups, queries, keys in ((CLIPS * _REGIONS, 1, 101), (CLIPS, 800, 8), (CLIPS, 800, 20)):
         q, kv = Array((groups, queries, _DIM), dtype), Array((groups, keys, 2 * _DIM), dtype)
         name = f"{queries}x{keys}"
         yield f"cross_attention_fwd-{name}", region_attention._cross_attention_fwd, (q, kv, _HEADS)
@@ -116,9 +116,9 @@ def _cross_attention(dtype: torch.dtype) -> _Calls:
 
 
 def _layer_norm(dtype: torch.dtype) -> _Calls:
-    stream = Array((_CLIPS, _REGIONS, 101, _DIM), dtype)
-    token = Array((_CLIPS, _REGIONS, _DIM), dtype)
-    vector, keep = Array((_DIM,)), Array((_CLIPS,))
+    stream = Array((CLIPS, _REGIONS, 101, _DIM), dtype)
+    token = Array((CLIPS, _REGIONS, _DIM), dtype)
+    vector, keep = Array((_DIM,)), Array((CLIPS,))
     sums = (stream, stream, vector, keep)
     norm = (vector, vector, _EPS, dtype)
     backward = layer_norm._residual_layer_norm_bwd
@@ -145,18 +145,18 @@ def _layer_norm(dtype: torch.dtype) -> _Calls:
 
 
 def _bias_gelu(dtype: torch.dtype) -> _Calls:
-    x, bias = Array((_CLIPS, _REGIONS, 101, 4 * _DIM), dtype), Array((4 * _DIM,))
+    x, bias = Array((CLIPS, _REGIONS, 101, 4 * _DIM), dtype), Array((4 * _DIM,))
     yield "bias_gelu_fwd", gelu._bias_gelu_fwd, (x, bias)
     yield "bias_gelu_bwd", gelu._bias_gelu_bwd, (x, x, bias, True, True)
 
 
 def _interaction(dtype: torch.dtype) -> _Calls:
-    matrix, values = (Array((_CLIPS, _HEADS, _REGIONS, _DIM), dtype, swapped=True) for _ in range(2))
-    offset = Array((_CLIPS, _HEADS, _REGIONS), swapped=True)
-    token, vector = Array((_CLIPS, _REGIONS, _DIM), dtype), Array((_DIM,))
+    matrix, values = (Array((CLIPS, _HEADS, _REGIONS, _DIM), dtype, swapped=True) for _ in range(2))
+    offset = Array((CLIPS, _HEADS, _REGIONS), swapped=True)
+    token, vector = Array((CLIPS, _REGIONS, _DIM), dtype), Array((_DIM,))
     for rows in (101, 11):
-        stream = Array((_CLIPS, _REGIONS, rows, _DIM), dtype)
-        p = Array((_CLIPS, _REGIONS * rows, math.prod(key_layout(_HEADS, _REGIONS))), dtype)
+        stream = Array((CLIPS, _REGIONS, rows, _DIM), dtype)
+        p = Array((CLIPS, _REGIONS * rows, math.prod(key_layout(_HEADS, _REGIONS))), dtype)
         keys = (stream, token, matrix, offset, values)
         yield (
             f"interaction_fwd-{rows}",
@@ -172,8 +172,8 @@ def _interaction(dtype: torch.dtype) -> _Calls:
 
 def _reconstruction_loss(dtype: torch.dtype) -> _Calls:
     masked, tokens = 720, 800
-    prediction = Array((_CLIPS, masked, math.prod(_CUBE) * _CHANNELS), dtype)
-    frames, index = Array((_CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), Array((_CLIPS, masked), torch.int64)
+    prediction = Array((CLIPS, masked, math.prod(_CUBE) * _CHANNELS), dtype)
+    frames, index = Array((CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), Array((CLIPS, masked), torch.int64)
     yield (
         "reconstruction_loss_fwd",
         reconstruction_loss._reconstruction_loss_fwd,

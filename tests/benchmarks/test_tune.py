@@ -11,13 +11,13 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from benchmarks.ahead_of_time import Resources
+from benchmarks.shipped import Case, cases
 from benchmarks.tune import TABLE, estimate, questions, rank, row, tune, update
 from maedfer.errors import InputError
 from maedfer.kernels import _configs
-from maedfer.kernels._ahead_of_time import Resources
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._shipped import Case, cases
 from maedfer.kernels._utils import Launch, recording
 
 KEY = (64, 64, 64, 2)
@@ -55,23 +55,14 @@ def test_the_table_holds_what_the_shipped_cases_ask() -> None:
 
 
 def test_candidates_are_ranked_by_spills_before_anything_else() -> None:
-    good, candidate = Resources(128, 0, 40 * 1024, 0, 4, {"HGMMA": 8}, 0.0), Config({"BLOCK_Q": 64}, 4, 1)
-    spilling = Resources(64, 8, 1024, 0, 4, {"HGMMA": 8}, 0.0)
-    older = Resources(128, 0, 40 * 1024, 0, 4, {"HMMA": 8}, 0.0)
-    edge = Resources(255, 0, 40 * 1024, 0, 4, {"HGMMA": 8}, 0.0)
-    ranked = sorted([spilling, older, edge, good], key=lambda resources: rank(resources, 90, candidate))
+    old, new = frozenset({"mma.sync"}), frozenset({"wgmma.mma_async"})
+    good, candidate = Resources(128, 0, 40 * 1024, 0, 4, new), Config({"BLOCK_Q": 64}, 4, 1)
+    spilling = Resources(64, 8, 1024, 0, 4, new)
+    older = Resources(128, 0, 40 * 1024, 0, 4, old)
+    edge = Resources(96, 0, 40 * 1024, 0, 4, new)
+    ranked = sorted([spilling, edge, older, good], key=lambda one: rank(one, 90, candidate, room=one is not edge))
     assert ranked == [good, older, edge, spilling]
-    assert good.resident(90) == 4 and edge.resident(90) == 2
     assert estimate(good, 90, candidate) > estimate(good, 90, Config({"BLOCK_Q": 16}, 4, 1))
-
-
-def test_limits_of_a_multiprocessor() -> None:
-    small = Resources(32, 0, 0, 0, 4, {}, 0.0)
-    assert small.resident(90) == 16
-    assert small.resident(86) == 12
-    wide = Resources(32, 0, 100 * 1024, 512, 4, {}, 0.0)
-    assert wide.resident(100) == 1 and wide.fits(100) and wide.fits(80) and not wide.fits(86)
-    assert not Resources(4, 0, 0, 640, 4, {}, 0.0).fits(100)
 
 
 @pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")

@@ -11,7 +11,6 @@ import contextlib
 import re
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from benchmarks.shipped import Case
 from maedfer.errors import InputError, unknown
 from maedfer.kernels._configs import SHARED_LIMIT
 from maedfer.kernels._dispatch import interpreting
@@ -28,16 +28,14 @@ from maedfer.kernels._utils import Launch
 # What the kernels are compiled for and checked on.
 ARCHITECTURES = (80, 90, 100)
 
-# Matrix instructions by generation (sm_80, sm_90, sm_100), and float32 multiply-adds (one or two at once).
-_INSTRUCTIONS = {"HMMA": "HMMA", "HGMMA": "HGMMA", "UTCHMMA": "UTC[A-Z]*MMA", "FFMA": "FFMA2?"}
-MATRIX_UNITS = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
-
+# The matrix instructions of each generation, by their names in PTX. An architecture has those of sm_80 and its own.
+MATRIX_INSTRUCTIONS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 
 # Of a multiprocessor: registers, threads (fewer on desktop GPUs) and columns of tensor memory.
-REGISTERS, _THREADS, _COLUMNS = 64 * 1024, {86: 1536}, 512
+_REGISTERS, _THREADS, _COLUMNS = 64 * 1024, {86: 1536}, 512
 
 # Registers that one thread can have, how they are dealt out, and what the system keeps of a program's shared memory.
-MOST_REGISTERS, _GRAIN, _RESERVED = 255, 8, 1024
+_MOST_REGISTERS, _GRAIN, _RESERVED = 255, 8, 1024
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class Resources:
         shared: bytes of shared memory of a program.
         columns: columns of tensor memory of a program.
         warps: of a program.
-        instructions: how many of each kind the machine code has, of HMMA, HGMMA, UTCHMMA and FFMA.
-        seconds: what compiling took; next to nothing where a cache had it.
+        matrix: which matrix instructions it has.
     """
 
     registers: int
@@ -59,18 +56,20 @@ class Resources:
     shared: int
     columns: int
     warps: int
-    instructions: dict[str, int]
-    seconds: float
+    matrix: frozenset[str]
 
     def fits(self, arch: int) -> bool:
         """Whether a program can be launched at all."""
         return self.shared <= SHARED_LIMIT[arch] and self.columns <= _COLUMNS
 
+    def __str__(self) -> str:
+        return f"{self.registers} registers of {self.warps} warps, {self.shared} bytes shared, {self.spills} spilled"
+
     def resident(self, arch: int) -> int:
         """How many programs a multiprocessor holds at once."""
         threads = 32 * self.warps
         return min(
-            REGISTERS // (-(-max(1, self.registers) // _GRAIN) * _GRAIN * threads),
+            _REGISTERS // (-(-max(1, self.registers) // _GRAIN) * _GRAIN * threads),
             (SHARED_LIMIT[arch] + _RESERVED) // (self.shared + _RESERVED),
             _COLUMNS // max(1, self.columns),
             _THREADS.get(arch, 2048) // threads,
@@ -78,38 +77,51 @@ class Resources:
         )
 
 
-def compile_launch(launch: Launch, arch: int) -> Resources:
+def compile_case(case: Case, arch: int) -> dict[str, tuple[Launch, Resources]]:
+    """What a case launches, and what that takes, by kernel; one that is launched in two parts has two entries."""
+    found = {}
+    for launch in case.launches(arch):
+        part = launch.constants.get("PART", 0)
+        name = launch.kernel.__name__ + (f"-part{part}" if part else "")
+        found[name] = launch, compile_launch(launch, arch)
+    return found
+
+
+def has_room(launch: Launch, arch: int, resources: Resources, registers: int) -> bool:
+    """Whether a launch would not spill, either, if its threads could have so many registers fewer."""
+    most = min(_MOST_REGISTERS, _REGISTERS // (32 * resources.warps)) - registers
+    return not (resources.spills if resources.registers <= most else compile_launch(launch, arch, most).spills)
+
+
+def compile_launch(launch: Launch, arch: int, most_registers: int | None = None) -> Resources:
     """Compile one launch as the JIT would on a GPU of this architecture, and read its resources.
 
     Args:
         launch: from `recording`; tensors may be on the meta device.
         arch: one that has a table of configurations, 90 for compute capability 9.0.
+        most_registers: that a thread may have, if fewer than it could.
 
     Raises:
         InputError: the process runs Triton's interpreter, or there is no such architecture.
     """
-    started = time.perf_counter()
-    kernel = jit_compile(launch, arch)
-    seconds = time.perf_counter() - started
+    kernel = jit_compile(launch, arch, most_registers)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        usage = _cuobjdump("--dump-resource-usage", file.name)
-        code = _cuobjdump("-sass", file.name)
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     sizes = {name: int(size) for name, size in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
-    counts = {name: len(re.findall(rf"\b{pattern}\b", code)) for name, pattern in _INSTRUCTIONS.items()}
     return Resources(
         registers=sizes["REG"],
         spills=sizes["LOCAL"] + sizes["STACK"],
         shared=sizes["SHARED"] + kernel.metadata.shared,
         columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         warps=kernel.metadata.num_warps,
-        instructions={name: count for name, count in counts.items() if count},
-        seconds=seconds,
+        matrix=frozenset(name for name in MATRIX_INSTRUCTIONS.values() if re.search(rf"\s{name}\b", kernel.asm["ptx"])),
     )
 
 
-def jit_compile(launch: Launch, arch: int) -> Any:
+def jit_compile(launch: Launch, arch: int, most_registers: int | None = None) -> Any:
     """Triton's compiled kernel of one launch; its `src` has signature, constants and attributes.
 
     Raises:
@@ -126,6 +138,7 @@ def jit_compile(launch: Launch, arch: int) -> Any:
             **launch.constants,
             num_warps=launch.config.num_warps,
             num_stages=launch.config.num_stages,
+            maxnreg=most_registers,
             # Its default, and the environment variable for that, differ between versions of Triton.
             enable_fp_fusion=True,
         )
@@ -156,8 +169,3 @@ def _target(arch: int) -> Iterator[None]:
     finally:
         # The real driver is found again when something asks for it; where there is no GPU, nothing does.
         driver.set_active(None)
-
-
-def _cuobjdump(*args: str) -> str:
-    command = [triton.knobs.nvidia.cuobjdump.path, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

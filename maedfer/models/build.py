@@ -1,0 +1,41 @@
+"""Models by name, by configuration, and from saved folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from maedfer.models.config import LGIFormerConfig, ModelConfig, model_config
+from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.mae_dfer import MAEDFER
+from maedfer.models.serialization import read_config
+
+
+def create_model(name: str, **overrides: Any) -> LGIFormer | MAEDFER:
+    """Make a model with fresh weights.
+
+    Args:
+        name: one of `list_models()`.
+        overrides: fields of the configuration to change, see `model_config`.
+
+    Raises:
+        InputError: unknown name or field, or settings that do not fit together.
+    """
+    return build_model(model_config(name, **overrides))
+
+
+def build_model(config: ModelConfig) -> LGIFormer | MAEDFER:
+    """Make the model that a configuration describes, with fresh weights."""
+    return LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)
+
+
+def from_pretrained(folder: str | Path) -> LGIFormer | MAEDFER:
+    """Load the model that `save_pretrained` wrote into `folder`, in evaluation mode.
+
+    A class of your own that derives from one of ours loads with its own `from_pretrained`.
+
+    Raises:
+        InputError: not such a folder, a damaged file, or weights that do not fit the configuration.
+    """
+    is_classifier = isinstance(read_config(folder), LGIFormerConfig)
+    return LGIFormer.from_pretrained(folder) if is_classifier else MAEDFER.from_pretrained(folder)

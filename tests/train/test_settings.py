@@ -1,0 +1,49 @@
+"""Every setting carries what there is to know of it."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
+
+from maedfer.dataclass_tree import OWNERS, field_types, keys_of, setting_of, walk
+from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.train.config import TASKS
+from maedfer.train.settings import AugmentConfig, DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
+
+CLASSES = (LGIFormerConfig, MAEDFERConfig, DataConfig, AugmentConfig, OptimConfig, TrainConfig, EvalConfig, RunConfig)
+
+
+def holds_numbers(hint: Any) -> bool:
+    return hint in (int, float) or any(holds_numbers(part) for part in typing.get_args(hint))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_field_is_a_setting_with_meaning_owner_and_range(cls: type) -> None:
+    for key, field in walk(cls):
+        known = setting_of(field)
+        assert known.doc and not known.doc.endswith(".") and "\n" not in known.doc, key
+        assert known.belongs_to in OWNERS, key
+        assert set(known.by_task) <= set(TASKS), key
+    for name, hint in field_types(cls).items():
+        known = setting_of(cls.__dataclass_fields__[name])  # type: ignore[attr-defined]
+        assert known.doc, name
+        assert holds_numbers(hint) == known.has_range, f"{cls.__name__}.{name}: numbers, and nothing else, have a range"
+
+
+def test_weights_have_an_architecture_and_runs_have_none() -> None:
+    assert {key.removeprefix("encoder.") for key in keys_of(MAEDFERConfig, "weights")} > {"embed_dim", "decoder_dim"}
+    assert all(key.startswith("model.") for key in keys_of(RunConfig, "weights"))
+
+
+def test_what_a_resumed_run_may_change() -> None:
+    # Nothing that a run ends with depends on these.
+    assert keys_of(RunConfig, "machine") == set(
+        """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
+        model.impl model.full_attention model.checkpoint_blocks
+        model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
+        train.batch_size train.accumulate train.compile train.cuda_graphs
+        train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
+        eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
+    )
