@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maedfer.kernels.native import build_record
+from maedfer._native import build_record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
