@@ -11,7 +11,7 @@ from typing import Any
 
 from maedfer.errors import InputError
 from maedfer.train.checkpoint import remove_leftovers
-from maedfer.train.config import RunConfig, config_tree, differing_keys, read_config, save_config
+from maedfer.train.config import RunConfig, differing_keys, read_config, save_config
 from maedfer.train.environment import environment, now
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
@@ -56,7 +56,7 @@ def open_run(cfg: RunConfig) -> Path | None:
     known = output / "config.yaml"
     # A run that failed before its first checkpoint leaves nothing to protect.
     if known.is_file() and (last.is_file() or (output / "model").is_dir()):
-        keys = differing_keys(config_tree(read_config(known)), config_tree(cfg))
+        keys = differing_keys(read_config(known), cfg)
         if keys:
             raise InputError(
                 f"{cfg.output!r} holds a run with other settings: {'; '.join(keys)}: use the same ones to resume it, "

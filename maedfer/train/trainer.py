@@ -24,7 +24,7 @@ from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
-from maedfer.train.config import config_tree
+from maedfer.train.config import config_tree, resolve
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog, duration
@@ -283,7 +283,7 @@ class Trainer:
             InputError: it cannot be read, or belongs to a run with other settings or other clips.
         """
         state = load_checkpoint(path)
-        check_same_run(path, state["config"], config_tree(self.cfg))
+        check_same_run(path, resolve(state["config"]), self.cfg)
         if "optimizer" not in state:
             raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
         global_batch = self.schedule.global_batch
