@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.errors import require
-from maedfer.report.figures import INK, LINE, MUTED, PALETTE
+from maedfer.report.style import INK, LINE, MUTED, PALETTE
 
 RESULTS = Path(__file__).with_name("results")
 OUT = RESULTS.parent.parent / "docs" / "images" / "measured.png"
