@@ -19,13 +19,13 @@ from maedfer.data.dataset import SampleKey, collate
 from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
-from maedfer.models import MAEDFER, LGIFormer, build_model
+from maedfer.models import MAEDFER, LGIFormer, build_model, load
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
 from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
 from maedfer.train.optim import Schedule
 from maedfer.train.processes import Runtime, start
-from maedfer.train.weights import initialise, load_weights
+from maedfer.train.weights import initialise
 
 # Clips of each list that are opened, evenly spread.
 _SAMPLE = 16
@@ -151,7 +151,7 @@ def _tell_schedule(cfg: RunConfig, runtime: Runtime, batches: TrainBatches, say:
 
 
 def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
-    model = load_weights(cfg.eval.checkpoint)
+    model = load(cfg.eval.checkpoint)
     if not isinstance(model, LGIFormer):
         raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
     count = sum(parameter.numel() for parameter in model.parameters())

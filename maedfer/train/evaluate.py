@@ -12,13 +12,12 @@ from maedfer._files import atomic_path
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import headline, predict, summary
-from maedfer.models import LGIFormer
+from maedfer.models import LGIFormer, load
 from maedfer.train.config import RunConfig, check_config, replace_model
 from maedfer.train.loader import ViewBatches
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, finish_report, open_evaluation, recording
-from maedfer.train.weights import load_weights
 
 
 def run_evaluate(cfg: RunConfig) -> RunResult:
@@ -109,7 +108,7 @@ def write_results(
 
 
 def _model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
-    model = load_weights(cfg.eval.checkpoint)
+    model = load(cfg.eval.checkpoint)
     if not isinstance(model, LGIFormer):
         raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
     if not model.config.num_classes:

@@ -48,7 +48,7 @@ SWITCHES = [
     {"feedback": "region"},
     {"token_type": "all"},
     {"token_type": "local", "intra_region": "cross"},
-    {"encoder": "vit"},
+    {"architecture": "vit"},
     {"share_attention": "all"},
 ]
 

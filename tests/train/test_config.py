@@ -96,6 +96,12 @@ def test_classifier_cannot_be_pretrained_and_encoder_is_a_section():
         load_config("pretrain", None, ["data.train=x", "model.encoder=vit"])
 
 
+def test_the_architecture_goes_by_its_former_name_too():
+    assert finetune("model.encoder=vit").model.architecture == "vit"
+    overrides = ["data.train=x", "model.encoder.encoder=vit"]
+    assert load_config("pretrain", None, overrides).clip_model.architecture == "vit"
+
+
 def test_recipe_mistakes_are_named(tmp_path):
     with pytest.raises(InputError, match="unknown recipe 'dfw': did you mean 'dfew'"):
         finetune(recipe="dfw")
