@@ -36,7 +36,7 @@ from benchmarks.workload import (
     nbytes,
 )
 from maedfer.kernels import use_impl
-from maedfer.models import LGIFormerConfig, MAEDFERConfig, ModelConfig, build_model, model_config, profile
+from maedfer.models import MAEDFER, LGIFormerConfig, MAEDFERConfig, ModelConfig, build_model, model_config, profile
 from maedfer.models.layers import LGIBlock
 
 Sizes = dict[str, Any]
@@ -47,6 +47,18 @@ _CHUNK = 8
 _LOSSES = 3
 
 _TINY = {"clip_size": (4, 32, 32), "patch_size": (2, 8, 8), "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+class TrainingLoss(nn.Module):
+    """Pre-training's loss as a module of its own, for what wraps modules."""
+
+    def __init__(self, model: MAEDFER) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of uint8 frames."""
+        return self.model.training_loss(frames, visible, wanted)["loss"]
 
 
 class Family:
@@ -68,21 +80,22 @@ class Family:
     def _inputs(self, batch: int) -> tuple[Tensor, ...]:
         device, config = self.settings.device, self.config
         if isinstance(config, MAEDFERConfig):
-            masks, _ = self.network.random_masks(batch)
-            shape = (batch, 3, *config.encoder.clip_size)
-            return torch.randint(0, 256, shape, dtype=torch.uint8).to(device), masks.to(device)
+            numbers = self.network.token_numbers(*self.network.random_masks(batch))
+            frames = torch.randint(0, 256, (batch, 3, *config.encoder.clip_size), dtype=torch.uint8)
+            return tuple(part.to(device) for part in (frames, *numbers))
         clips = torch.randn(batch, 3, *config.clip_size, device=device)
         return (clips, torch.randint(config.num_classes, (batch,), device=device)) if self.trains else (clips,)
 
     def fresh(self) -> nn.Module:
         """A copy of the network with the weights that all start from."""
         network = copy.deepcopy(self.network).to(self.settings.device)
-        return network.train(self.trains)
+        step = TrainingLoss(network) if isinstance(network, MAEDFER) else network
+        return step.train(self.trains)
 
     def outcome(self, call: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """The loss of a training step, or logits."""
         if isinstance(self.config, MAEDFERConfig):
-            return call(*inputs, output="loss")["loss"]
+            return call(*inputs)
         if self.trains:
             return F.cross_entropy(call(inputs[0]).float(), inputs[1])
         return call(inputs[0])

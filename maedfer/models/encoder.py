@@ -52,15 +52,15 @@ class CubeEmbedding(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, video: Tensor, index: Tensor) -> Tensor:
-        """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `video`: [B, n, C].
+    def forward(self, clips: Tensor, index: Tensor) -> Tensor:
+        """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `clips`: [B, n, C].
 
         Bytes are normalised on the way, those of the named cubes alone.
         """
-        if video.dtype == torch.uint8:
-            mean, std = channel_statistics(video.shape[1])
+        if clips.dtype == torch.uint8:
+            mean, std = channel_statistics(clips.shape[1])
             cubes = functional.tubelets(
-                video,
+                clips,
                 index,
                 patch_size=self.patch_size,
                 mean=mean,
@@ -69,7 +69,7 @@ class CubeEmbedding(nn.Module):
                 impl=self.impl,
             )
         else:
-            cubes = gather_cubes(video, self.patch_size, index).flatten(2)
+            cubes = gather_cubes(clips, self.patch_size, index).flatten(2)
         return functional.linear(cubes, (self.weight.flatten(1), self.bias), impl=self.impl)
 
 
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
             table = sincos_positions(math.prod(made_for), dim)
             self.register_buffer("positions", interpolate_grid(table, made_for, config.grid), persistent=False)
         rates = [config.drop_path * number / max(1, config.depth - 1) for number in range(config.depth)]
-        if config.encoder == "lgi":
+        if config.architecture == "lgi":
             self.representative_tokens = nn.Parameter(torch.zeros(config.num_regions, dim))
             nn.init.trunc_normal_(self.representative_tokens, std=0.02)
             blocks: list[nn.Module] = [LGIBlock(config, rate) for rate in rates]
@@ -114,13 +114,13 @@ class Encoder(nn.Module):
     @property
     def has_representative_tokens(self) -> bool:
         """Whether row 0 of each region is a representative token."""
-        return self.config.encoder == "lgi"
+        return self.config.architecture == "lgi"
 
-    def embed(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+    def embed(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embed a clip and add positions and representative tokens.
 
         Args:
-            video: [B, I, *clip_size] normalised, or uint8, which is normalised here.
+            clips: [B, I, *clip_size] normalised, or uint8, which is normalised here.
             visible: [B, M, V] row-major numbers of the tokens to embed, by region; all when None.
 
         Returns:
@@ -131,13 +131,13 @@ class Encoder(nn.Module):
         """
         config = self.config
         wanted = (config.in_channels, *config.clip_size)
-        if tuple(video.shape[1:]) != wanted:
+        if tuple(clips.shape[1:]) != wanted:
             raise InputError(
                 f"the model takes clips of shape [B, {', '.join(map(str, wanted))}] (channels, then clip_size), "
-                f"got {list(video.shape)}: resize or resample the clip, or set clip_size"
+                f"got {list(clips.shape)}: resize or resample the clip, or set clip_size"
             )
         index = self.region_order.flatten() if visible is None else visible.flatten(1)
-        x = self.embedding(video, index)
+        x = self.embedding(clips, index)
         x = x + self.positions[0].to(x.dtype)[index]
         x = x.unflatten(1, (config.num_regions, -1))
         if self.has_representative_tokens:
@@ -145,16 +145,16 @@ class Encoder(nn.Module):
             x = torch.cat([tokens, x], dim=2)
         return x
 
-    def forward(self, video: Tensor, visible: Tensor | None = None, representative_only: bool = False) -> Tensor:
+    def forward(self, clips: Tensor, visible: Tensor | None = None, representative_only: bool = False) -> Tensor:
         """Encode a clip: [B, M, S, C].
 
         Args:
-            video: [B, I, *clip_size].
+            clips: [B, I, *clip_size].
             visible: see `embed`.
             representative_only: return the representative tokens alone, [B, M, 1, C], and let the last block skip
                 what cannot reach them.
         """
-        for z in self.run_blocks(self.embed(video, visible), representative_only):
+        for z in self.run_blocks(self.embed(clips, visible), representative_only):
             out = z
         return out
 

@@ -33,11 +33,11 @@ class LGIFormer(PretrainedModel):
             with torch.no_grad():
                 self.head.weight.mul_(config.init_scale)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, clips: Tensor) -> Tensor:
         """Class logits.
 
         Args:
-            video: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD; or uint8, which the
+            clips: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD; or uint8, which the
                 embedding normalises.
 
         Returns:
@@ -46,18 +46,18 @@ class LGIFormer(PretrainedModel):
         Raises:
             InputError: the clip's shape is not the configured one.
         """
-        return self.head(self.forward_features(video))
+        return self.head(self.forward_features(clips))
 
-    def forward_features(self, video: Tensor) -> Tensor:
+    def forward_features(self, clips: Tensor) -> Tensor:
         """The pooled and normalised feature that the head sees: [B, C]."""
         only = self.encoder.has_representative_tokens and self.config.token_type == "region"
-        return self._pool(self.encoder(video, representative_only=only))
+        return self._pool(self.encoder(clips, representative_only=only))
 
-    def forward_intermediates(self, video: Tensor) -> list[Tensor]:
+    def forward_intermediates(self, clips: Tensor) -> list[Tensor]:
         """The residual stream after every block: depth tensors [B, M, S, C] (ViT: [B, 1, K, C])."""
-        return list(self.encoder.run_blocks(self.encoder.embed(video)))
+        return list(self.encoder.run_blocks(self.encoder.embed(clips)))
 
-    def attention_maps(self, video: Tensor) -> list[AttentionMaps]:
+    def attention_maps(self, clips: Tensor) -> list[AttentionMaps]:
         """Attention probabilities of every block, by stage.
 
         Returns:
@@ -68,7 +68,7 @@ class LGIFormer(PretrainedModel):
         """
         config = self.config
         collected: list[AttentionMaps] = []
-        for _ in self.encoder.run_blocks(self.encoder.embed(video), maps=collected):
+        for _ in self.encoder.run_blocks(self.encoder.embed(clips), maps=collected):
             pass
         if not self.encoder.has_representative_tokens:
             return [{"attention": maps["attention"][:, 0]} for maps in collected]

@@ -65,58 +65,54 @@ class MAEDFER(PretrainedModel):
         self.apply(lambda module: init_weights(module, "xavier"))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(
-        self, video: Tensor, mask: Tensor, decode: Tensor | None = None, output: str = "prediction"
-    ) -> Tensor | dict[str, Tensor]:
-        """Predict the cubes of masked tokens.
+    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor, output: str = "prediction") -> Any:
+        """Predict the cubes of tokens that the encoder does not see.
+
+        Nothing depends on values, so that a GPU is not waited for and torch.compile sees one graph.
 
         Args:
-            video: [B, I, *clip_size] normalised float clip, or uint8. With output="loss", un-normalised frames
-                instead, uint8 or float in [0, 1].
-            mask: [B, K] bool in row-major (t, h, w) order, True = hidden. Every region of every clip must keep the
-                same number of visible tokens. Or the numbers of the visible tokens, [B, M, V] int64 as
-                `masking.visible_tokens` makes them: then nothing depends on values, so that the device is not waited
-                for and torch.compile sees one graph.
-            decode: [B, K] bool subset of `mask`, the same number for every clip: only these are reconstructed. Or
-                their numbers, [B, n] int64 (`masking.token_numbers`), which must be given with those of `mask`.
-            output: "prediction", or "loss" for the result of `training_loss` (so that a wrapper such as
-                DistributedDataParallel sees the training step as one forward pass).
+            frames: [B, I, *clip_size] uint8, or a normalised float clip.
+            visible: [B, M, V] int64 row-major numbers of the tokens that the encoder sees, by region; `token_numbers`
+                makes them from a mask.
+            wanted: [B, n] int64 numbers of the tokens to reconstruct.
 
         Returns:
-            [B, n, prod(patch_size) * I], masked (or decoded) tokens in (t, h, w) order, values in the order
-            (frame, row, column, channel); for output="loss" see `training_loss`.
+            [B, n, prod(patch_size) * I], values of a cube in the order (frame, row, column, channel).
 
         Raises:
-            InputError: shapes that do not fit, or a mask that is uneven over the regions.
+            InputError: the clip's shape is not the configured one, or masks were given in place of numbers.
         """
+        if visible.dtype != torch.int64 or visible.dim() != 3 or wanted.dtype != torch.int64 or wanted.dim() != 2:
+            raise InputError(
+                "visible and wanted must be numbers of tokens, int64 [B, M, V] and [B, n], "
+                f"got {visible.dtype} {list(visible.shape)} and {wanted.dtype} {list(wanted.shape)}: "
+                "model.token_numbers makes them from masks"
+            )
         if output == "loss":
-            return self.training_loss(video, mask, decode)
-        visible, wanted = self._visible_tokens(mask), self._token_index(mask if decode is None else decode)
-        return self._decode(visible, self.encode(video, visible), wanted)
+            return self.training_loss(frames, visible, wanted)
+        return self._decode(visible, self.encode(frames, visible), wanted)
 
-    def encode(self, video: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's normalised output for the visible tokens, regions one after the other: [B, K_visible, C]."""
-        z = self.encoder(video, self._visible_tokens(mask))
+    def encode(self, frames: Tensor, visible: Tensor) -> Tensor:
+        """The encoder's normalised output for the visible tokens, regions one after the other: [B, M * V, C]."""
+        z = self.encoder(frames, visible)
         x = z[:, :, 1:] if self.encoder.has_representative_tokens else z
         return norm(x, self.encoder_norm, self.config.encoder.impl).flatten(1, 2)
 
-    def training_loss(self, frames: Tensor, mask: Tensor, decode: Tensor | None = None) -> dict[str, Tensor]:
+    def training_loss(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         """Normalise, predict, and compare with the target.
 
         Args:
             frames: [B, I, *clip_size] uint8, or float in [0, 1].
-            mask: see `forward`.
-            decode: see `forward`.
+            visible: see `forward`.
+            wanted: see `forward`.
 
         Returns:
             float32 scalars "loss" (what to minimise), "appearance" and "motion" (its two parts, unweighted; with
             target="pixels" the errors of the first and of the other frames).
         """
         config = self.config
-        visible, wanted = self._visible_tokens(mask), self._token_index(mask if decode is None else decode)
         # Bytes are normalised by the embedding, those of the visible tokens alone.
         prediction = self.forward(frames if frames.dtype == torch.uint8 else normalize_frames(frames), visible, wanted)
-        assert isinstance(prediction, Tensor)
         patch_size = config.encoder.patch_size
         if len(patch_size) == 2:
             # A picture is a clip of one frame.
@@ -140,17 +136,35 @@ class MAEDFER(PretrainedModel):
         return {"loss": sum(parts[1:], parts[0]), "appearance": appearance.detach(), "motion": motion.detach()}
 
     def random_masks(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """Draw `mask` and `decode` for a batch, on the CPU: [batch, K] bool each (decode is None when all are)."""
+        """Draw masks for a batch, on the CPU.
+
+        Returns:
+            `hidden` [batch, K] bool in row-major (t, h, w) order, True for tokens that the encoder does not see, and
+            `decoded` [batch, K] bool, True for those of them that the decoder reconstructs (None when all are).
+        """
         config = self.config
-        mask = torch.stack([tube_mask(config.encoder, config.mask_ratio, generator) for _ in range(batch)])
+        hidden = torch.stack([tube_mask(config.encoder, config.mask_ratio, generator) for _ in range(batch)])
         if config.decoder_keep == 1.0:
-            return mask, None
-        return mask, torch.stack(
-            [running_cell_mask(row, config.encoder, config.decoder_keep, generator) for row in mask]
+            return hidden, None
+        return hidden, torch.stack(
+            [running_cell_mask(row, config.encoder, config.decoder_keep, generator) for row in hidden]
         )
 
+    def token_numbers(self, hidden: Tensor, decoded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`visible` and `wanted`, as `forward` takes them, from masks as `random_masks` draws them.
+
+        Args:
+            hidden: [B, K] bool; every region of every clip must keep the same number of visible tokens.
+            decoded: [B, K] bool subset of `hidden`, the same number for every clip; all of it when None.
+
+        Raises:
+            InputError: shapes that do not fit, or masks that are uneven.
+        """
+        visible = visible_tokens(hidden, self.encoder.region_order)
+        return visible, token_numbers(hidden if decoded is None else decoded)
+
     @torch.no_grad()
-    def reconstruct(self, frames: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def reconstruct(self, frames: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         """Pictures of what the model reconstructs, in the manner of the paper's Fig. 4.
 
         Predictions are brought back to pixels with the mean and standard deviation of the true cubes (the usual way
@@ -158,7 +172,7 @@ class MAEDFER(PretrainedModel):
 
         Args:
             frames: [B, I, T, H, W] uint8, or float in [0, 1].
-            mask: [B, K] bool.
+            hidden: [B, K] bool, True for tokens that the encoder does not see.
 
         Returns:
             Float clips [B, I, T, H, W] in [0, 1]: "masked" (hidden cubes grey), "appearance" (the predicted first
@@ -173,10 +187,9 @@ class MAEDFER(PretrainedModel):
         if len(patch_size) != 3:
             raise InputError("reconstruction pictures need clips with a time dimension")
         clip = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
-        index = self._token_index(mask)
-        prediction = self.forward(normalize_frames(clip), mask)
-        assert isinstance(prediction, Tensor)
-        prediction = prediction.float().unflatten(2, (patch_size[0], -1, clip.shape[1]))  # [B, n, t, p, I]
+        visible, index = self.token_numbers(hidden)
+        prediction = self.forward(normalize_frames(clip), visible, index).float()
+        prediction = prediction.unflatten(2, (patch_size[0], -1, clip.shape[1]))  # [B, n, t, p, I]
         true = gather_cubes(clip, patch_size, index).flatten(4).permute(0, 1, 3, 4, 2)
         mean, spread = true.new_zeros(()), true.new_ones(())
         if config.normalize_target:
@@ -225,18 +238,6 @@ class MAEDFER(PretrainedModel):
         for stream in run_blocks(list(self.decoder_blocks), x, _call_block):
             x = stream
         return self.decoder_head(norm(x[:, -wanted.shape[1] :], self.decoder_norm, self.config.encoder.impl))
-
-    def _visible_tokens(self, mask: Tensor) -> Tensor:
-        """Numbers of the visible tokens, [B, M, V], from a mask or as given."""
-        if mask.dtype == torch.int64 and mask.dim() == 3:
-            return mask
-        return visible_tokens(mask, self.encoder.region_order)
-
-    def _token_index(self, wanted: Tensor) -> Tensor:
-        """Numbers of the tokens to reconstruct, [B, n], from a mask or as given."""
-        if wanted.dim() == 3:
-            raise InputError("with numbers of visible tokens in place of a mask, give those to decode: decode=[B, n]")
-        return wanted if wanted.dtype == torch.int64 else token_numbers(wanted)
 
     def extra_repr(self) -> str:
         """Objective, for print(model)."""

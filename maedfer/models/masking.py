@@ -10,20 +10,20 @@ from maedfer.models.config import LGIFormerConfig
 from maedfer.models.encoder import region_order
 
 
-def masked_per_window(config: LGIFormerConfig, ratio: float) -> tuple[int, int]:
+def hidden_per_window(config: LGIFormerConfig, ratio: float) -> tuple[int, int]:
     """Tokens hidden in, and tokens of, one region's window (the plane of a region without time).
 
     Raises:
         InputError: the ratio hides none or all of them.
     """
     window = config.region_tokens // (config.region[0] if len(config.region) > 2 else 1)
-    masked = int(ratio * window)
-    if not 0 < masked < window:
+    hidden = int(ratio * window)
+    if not 0 < hidden < window:
         raise InputError(
-            f"mask_ratio {ratio} hides {masked} of the {window} tokens of a region's window: "
+            f"mask_ratio {ratio} hides {hidden} of the {window} tokens of a region's window: "
             "choose a ratio or a region_size that leaves some hidden and some visible"
         )
-    return masked, window
+    return hidden, window
 
 
 def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator | None = None) -> Tensor:
@@ -35,24 +35,24 @@ def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator 
         generator: source of randomness; the global one when None.
 
     Returns:
-        [K] bool in row-major (t, h, w) order, True = masked. Inputs without a time dimension get one pattern.
+        [K] bool in row-major (t, h, w) order, True = hidden. Inputs without a time dimension get one pattern.
     """
-    masked, window = masked_per_window(config, ratio)
+    count, window = hidden_per_window(config, ratio)
     has_time = len(config.grid) > 2
     time, times = (config.region[0], config.region_grid[0]) if has_time else (1, 1)
     windows = config.num_regions // times
     ranks = torch.rand(windows, window, generator=generator).argsort(dim=1).argsort(dim=1)
-    pattern = (ranks < masked)[None, :, None].expand(times, windows, time, window)
-    mask = torch.empty(config.num_tokens, dtype=torch.bool)
-    mask[region_order(config).flatten()] = pattern.flatten()
-    return mask
+    pattern = (ranks < count)[None, :, None].expand(times, windows, time, window)
+    hidden = torch.empty(config.num_tokens, dtype=torch.bool)
+    hidden[region_order(config).flatten()] = pattern.flatten()
+    return hidden
 
 
-def visible_tokens(mask: Tensor, order: Tensor) -> Tensor:
+def visible_tokens(hidden: Tensor, order: Tensor) -> Tensor:
     """Row-major numbers of the visible tokens, by region.
 
     Args:
-        mask: [B, K] bool in row-major order, True = hidden.
+        hidden: [B, K] bool in row-major order, True for tokens that are not to be seen.
         order: [M, N] of `region_order`, on the same device.
 
     Returns:
@@ -61,37 +61,38 @@ def visible_tokens(mask: Tensor, order: Tensor) -> Tensor:
     Raises:
         InputError: shapes that do not fit, or regions that keep different numbers of tokens, or none.
     """
-    if mask.dtype != torch.bool or mask.dim() != 2 or mask.shape[1] != order.numel():
+    if hidden.dtype != torch.bool or hidden.dim() != 2 or hidden.shape[1] != order.numel():
         raise InputError(
-            f"mask must be bool of shape [B, {order.numel()}], got {mask.dtype} of shape {list(mask.shape)}"
+            f"a mask of hidden tokens must be bool of shape [B, {order.numel()}], "
+            f"got {hidden.dtype} of shape {list(hidden.shape)}"
         )
-    hidden = mask[:, order]  # [B, M, N]
+    hidden = hidden[:, order]  # [B, M, N]
     counts = (~hidden).sum(dim=2)
     visible = int(counts[0, 0])
     if visible == 0 or not bool((counts == visible).all()):
         raise InputError(
-            "mask must leave the same number of visible tokens, at least one, in every region of every clip, "
+            "a mask must leave the same number of visible tokens, at least one, in every region of every clip, "
             f"got {int(counts.min())} to {int(counts.max())} of {order.shape[1]}"
         )
     # Visible tokens first, each group in its old order.
     places = hidden.to(torch.uint8).argsort(dim=2, stable=True)[:, :, :visible]
-    return order.expand(mask.shape[0], -1, -1).gather(2, places)
+    return order.expand(hidden.shape[0], -1, -1).gather(2, places)
 
 
-def token_numbers(wanted: Tensor) -> Tensor:
-    """Row-major numbers of the True tokens of [B, K]: [B, n] int64.
+def token_numbers(decoded: Tensor) -> Tensor:
+    """Row-major numbers of the tokens to reconstruct, [B, n] int64, from [B, K] bool, True for those.
 
     Raises:
         InputError: clips differ in their number, or have none.
     """
-    counts = wanted.sum(dim=1)
+    counts = decoded.sum(dim=1)
     if not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
         raise InputError("every clip of a batch must have the same number of tokens to reconstruct, at least one")
-    return wanted.nonzero()[:, 1].reshape(wanted.shape[0], -1)
+    return decoded.nonzero()[:, 1].reshape(decoded.shape[0], -1)
 
 
 def running_cell_mask(
-    mask: Tensor, config: LGIFormerConfig, keep: float, generator: torch.Generator | None = None
+    hidden: Tensor, config: LGIFormerConfig, keep: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Choose the masked tokens that the decoder reconstructs, by running cells (VideoMAE V2, section 3.1).
 
@@ -100,13 +101,13 @@ def running_cell_mask(
     out at random.
 
     Args:
-        mask: [K] bool, True = hidden from the encoder.
+        hidden: [K] bool, True for tokens that the encoder does not see.
         config: gives the token grid.
         keep: share of the masked tokens to reconstruct.
         generator: source of randomness; the global one when None.
 
     Returns:
-        [K] bool, a subset of `mask` with max(1, int(keep * masked)) tokens.
+        [K] bool, True for tokens to reconstruct: max(1, int(keep * n)) of the n hidden ones.
     """
     height, width = config.grid[-2:]
     frames = config.num_tokens // (height * width)
@@ -116,8 +117,8 @@ def running_cell_mask(
     turn = (place[None] - torch.arange(frames)[:, None, None] - start) % 4
     chosen = turn < 4 * keep
     order = torch.rand(config.num_tokens, generator=generator) - chosen.flatten().float()
-    order[~mask] = torch.inf
-    count = max(1, int(keep * int(mask.sum())))
-    out = torch.zeros_like(mask)
+    order[~hidden] = torch.inf
+    count = max(1, int(keep * int(hidden.sum())))
+    out = torch.zeros_like(hidden)
     out[order.argsort()[:count]] = True
     return out

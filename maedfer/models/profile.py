@@ -17,7 +17,7 @@ from maedfer.kernels.folding import folds
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
-from maedfer.models.masking import masked_per_window
+from maedfer.models.masking import hidden_per_window
 
 Macs = dict[str, int]
 
@@ -61,8 +61,8 @@ def profile(config: ModelConfig) -> ModelProfile:
     encoder = config if isinstance(config, LGIFormerConfig) else config.encoder
     visible = encoder.num_tokens
     if isinstance(config, MAEDFERConfig):
-        masked, window = masked_per_window(encoder, config.mask_ratio)
-        visible = encoder.num_tokens // window * (window - masked)
+        hidden, window = hidden_per_window(encoder, config.mask_ratio)
+        visible = encoder.num_tokens // window * (window - hidden)
     return ModelProfile(
         parameters=sum(parts.values()),
         parameters_by_part=parts,
@@ -83,15 +83,15 @@ def _macs(config: ModelConfig, visible: int, published: bool) -> Macs:
         last = number == encoder.depth - 1
         prune = not published and last and classifier and encoder.token_type == "region"
         block = _vit_macs(dim, encoder.mlp_ratio, tokens if classifier else visible)
-        if encoder.encoder == "lgi":
+        if encoder.architecture == "lgi":
             block = _lgi_macs(encoder, visible // encoder.num_regions, prune, fold=not published)
         for part, macs in block.items():
             total[part] = total.get(part, 0) + macs
     if isinstance(config, LGIFormerConfig):
         total["head"] = dim * config.num_classes
         return total
-    masked = tokens - visible
-    decoded = masked if published else max(1, int(config.decoder_keep * masked))
+    hidden = tokens - visible
+    decoded = hidden if published else max(1, int(config.decoder_keep * hidden))
     width = config.decoder_dim
     total["encoder to decoder"] = visible * dim * width
     for part, macs in _vit_macs(width, encoder.mlp_ratio, visible + decoded).items():

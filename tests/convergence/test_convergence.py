@@ -46,8 +46,8 @@ def train(task: str, impl: str, device: torch.device, dtype: torch.dtype) -> tup
                 logits = model(normalize_frames(frames[half]))
                 loss = F.cross_entropy(logits, labels[half])
             else:
-                mask, _ = model.random_masks(2, generator)
-                loss = model.training_loss(frames[half], mask.to(device))["loss"]
+                hidden, _ = model.random_masks(2, generator)
+                loss = model.training_loss(frames[half], *model.token_numbers(hidden.to(device)))["loss"]
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()

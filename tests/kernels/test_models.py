@@ -52,7 +52,7 @@ def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
         model = MAEDFER(small_mae(encoder=small(impl="triton"))).to(device)
         randomize(model)
         frames = torch.randint(0, 256, (2, 3, *model.config.encoder.clip_size), dtype=torch.uint8, device=device)
-        visible, wanted = (part.to(device) for part in indices(model))
+        visible, wanted = (part.to(device) for part in model.token_numbers(*model.random_masks(2)))
         arguments = (frames, visible, wanted)
         run = Objective(model)
     torch._dynamo.reset()
@@ -62,28 +62,15 @@ def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
     assert_same(got, want, 1e-5)
 
 
-def indices(model: MAEDFER) -> tuple[Tensor, Tensor]:
-    mask, _ = model.random_masks(2)
-    return model._visible_tokens(mask), model._token_index(mask)
-
-
 class Objective(torch.nn.Module):
-    """Pre-training from token numbers on; turning masks into them depends on values and stays outside of a graph."""
+    """The loss of pre-training as a module."""
 
     def __init__(self, model: MAEDFER) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
-        from maedfer.kernels import functional
-        from maedfer.models import normalize_frames
-
-        model = self.model
-        z = model.encoder(normalize_frames(frames), visible)
-        prediction = model._decode(visible, model.encoder_norm(z[:, :, 1:].flatten(1, 2)), wanted)
-        patch = model.config.encoder.patch_size
-        parts = functional.masked_appearance_motion_loss(prediction, frames, wanted, patch_size=patch, impl="triton")
-        return sum(parts[1:], parts[0])
+        return self.model.training_loss(frames, visible, wanted)["loss"]
 
 
 def test_export_with_a_dynamic_batch(device: torch.device) -> None:
@@ -93,7 +80,7 @@ def test_export_with_a_dynamic_batch(device: torch.device) -> None:
     model, video = (model.double().eval(), video.double()) if exact else (model.eval(), video)
     batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad():
-        program = torch.export.export(model, (video,), dynamic_shapes={"video": {0: batch}})
+        program = torch.export.export(model, (video,), dynamic_shapes={"clips": {0: batch}})
         more = torch.cat([video, video[:1]])
         assert relative_error(program.module()(more), model(more)) < (1e-13 if exact else 1e-5)
 
@@ -154,7 +141,7 @@ def test_frozen_blocks(device: torch.device) -> None:
         {"interaction": "self"},
         {"intra_region": "cross"},
         {"feedback": "region"},
-        {"encoder": "vit"},
+        {"architecture": "vit"},
         {"clip_size": (32, 64), "patch_size": (8, 8), "region_size": (2, 2)},
     ],
     ids=str,

@@ -62,12 +62,12 @@ def check_case(golden: Golden, model: LGIFormer | MAEDFER, tensors: dict[str, to
         assert relative_error(model.forward_features(video), tensors["feature"]) <= OUTPUT_TOLERANCE
         loss = F.cross_entropy(logits, tensors["label"])
     else:
-        mask, shape = tensors["mask"], (1, 3, 1, 1, 1)
-        assert relative_error(model.encode(video, mask), tensors["encoded"]) <= OUTPUT_TOLERANCE
+        shape = (1, 3, 1, 1, 1)
+        visible, index = model.token_numbers(tensors["mask"])
+        assert relative_error(model.encode(video, visible), tensors["encoded"]) <= OUTPUT_TOLERANCE
         few = tensors["prediction"].shape[1]
-        assert relative_error(model(video, mask)[:, :few], tensors["prediction"]) <= OUTPUT_TOLERANCE
+        assert relative_error(model(video, visible, index)[:, :few], tensors["prediction"]) <= OUTPUT_TOLERANCE
         frames = video * video.new_tensor(IMAGENET_STD).view(shape) + video.new_tensor(IMAGENET_MEAN).view(shape)
-        index = mask.nonzero()[:, 1].reshape(len(mask), -1)
         target = ops.reconstruction_target(
             frames,
             index,
@@ -76,7 +76,7 @@ def check_case(golden: Golden, model: LGIFormer | MAEDFER, tensors: dict[str, to
             normalize=golden.meta["normlize_target"],
         )
         assert relative_error(target.flatten(2)[:, :few], tensors["target"]) <= OUTPUT_TOLERANCE
-        loss = model.training_loss(frames, mask)["loss"]
+        loss = model.training_loss(frames, visible, index)["loss"]
     assert relative_error(loss, tensors["loss"]) <= OUTPUT_TOLERANCE
     loss.backward()
     check_gradients(published_gradients(model), tensors)

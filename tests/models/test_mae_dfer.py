@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import reference as ops
 from maedfer.kernels.cubes import cubes
 from maedfer.models import MAEDFER, normalize_frames
-from maedfer.models.masking import token_numbers, visible_tokens
 from tests.helpers import randomize, relative_error, small, small_mae
 
 
@@ -18,18 +18,19 @@ def batch(model: MAEDFER, size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return frames, model.random_masks(size)[0]
 
 
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_hidden_cubes_do_not_reach_the_prediction(encoder: str) -> None:
-    model = MAEDFER(small_mae(encoder=small(encoder=encoder))).eval()
+@pytest.mark.parametrize("architecture", ["lgi", "vit"])
+def test_hidden_cubes_do_not_reach_the_prediction(architecture: str) -> None:
+    model = MAEDFER(small_mae(encoder=small(architecture=architecture))).eval()
     randomize(model)
     frames, mask = batch(model)
     video = normalize_frames(frames)
     changed = video.clone()
     view = cubes(changed, model.config.encoder.patch_size)
     view[mask.reshape(2, *model.config.encoder.grid)] = 9.0
-    assert torch.equal(model(video, mask), model(changed, mask))
+    numbers = model.token_numbers(mask)
+    assert torch.equal(model(video, *numbers), model(changed, *numbers))
     view[(~mask).reshape(2, *model.config.encoder.grid)] += 0.5
-    assert not torch.equal(model(video, mask), model(changed, mask))
+    assert not torch.equal(model(video, *numbers), model(changed, *numbers))
 
 
 def test_region_order_does_not_matter_when_decoder_order_is_aligned() -> None:
@@ -48,22 +49,22 @@ def test_region_order_does_not_matter_when_decoder_order_is_aligned() -> None:
         mask = torch.zeros(1, 64, dtype=torch.bool)
         mask.view(4, 4, 4)[:, ::2, :] = True
         torch.manual_seed(3)
-        outputs.append(model(torch.randn(1, 3, 8, 32, 32), mask))
+        outputs.append(model(torch.randn(1, 3, 8, 32, 32), *model.token_numbers(mask)))
     assert relative_error(outputs[1], outputs[0]) < 1e-5
     assert relative_error(outputs[2], outputs[0]) < 1e-5
 
 
 def test_published_decoder_order_misplaces_half_of_the_visible_tokens() -> None:
     model = MAEDFER(small_mae(encoder=small(clip_size=(8, 32, 32), region_size=(2, 2, 4))))
-    mask = model.random_masks(1)[0]
-    visible = model._visible_tokens(mask).flatten(1)
+    numbers = model.token_numbers(model.random_masks(1)[0])
+    visible = numbers[0].flatten(1)
     published = visible.sort(dim=1).values
     assert float((visible != published).float().mean()) == 0.5
     aligned, other = model, MAEDFER(small_mae(encoder=model.config.encoder, decoder_order="published"))
     randomize(aligned)
     other.load_state_dict(aligned.state_dict())
     video = torch.randn(1, 3, 8, 32, 32)
-    assert relative_error(other(video, mask), aligned(video, mask)) > 1e-3
+    assert relative_error(other(video, *numbers), aligned(video, *numbers)) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -79,63 +80,76 @@ def test_published_decoder_order_misplaces_half_of_the_visible_tokens() -> None:
 def test_objective_weighs_appearance_and_motion(target: str, weight: float, expected) -> None:
     model = MAEDFER(small_mae(target=target, appearance_weight=weight))
     frames, mask = batch(model)
-    parts = model.training_loss(frames, mask)
+    numbers = model.token_numbers(mask)
+    parts = model.training_loss(frames, *numbers)
     assert relative_error(parts["loss"], expected(parts["appearance"], parts["motion"])) < 1e-6
     index = mask.nonzero()[:, 1].reshape(2, -1)
     aim = ops.reconstruction_target(frames, index, patch_size=(2, 8, 8), motion=target != "pixels").flatten(2)
-    error = (model(normalize_frames(frames), mask) - aim).square()
+    error = (model(normalize_frames(frames), *numbers) - aim).square()
     assert relative_error(parts["motion"], error[..., 192:].mean()) < 1e-5
-    through_forward = model(frames, mask, output="loss")
-    assert torch.equal(through_forward["loss"], parts["loss"])
 
 
 def test_decoder_masking_reconstructs_a_subset_with_the_same_code() -> None:
     model = MAEDFER(small_mae(decoder_keep=0.5)).eval()
     frames, _ = batch(model)
-    mask, decode = model.random_masks(2)
-    assert decode is not None and int(decode.sum(1)[0]) == int(mask.sum(1)[0]) // 2
-    prediction = model(normalize_frames(frames), mask, decode)
-    assert prediction.shape == (2, int(decode[0].sum()), 384)
-    parts = model.training_loss(frames, mask, decode)
-    index = decode.nonzero()[:, 1].reshape(2, -1)
+    hidden, decoded = model.random_masks(2)
+    assert decoded is not None and int(decoded.sum(1)[0]) == int(hidden.sum(1)[0]) // 2
+    numbers = model.token_numbers(hidden, decoded)
+    prediction = model(normalize_frames(frames), *numbers)
+    assert prediction.shape == (2, int(decoded[0].sum()), 384)
+    parts = model.training_loss(frames, *numbers)
+    index = decoded.nonzero()[:, 1].reshape(2, -1)
     aim = ops.reconstruction_target(frames, index, patch_size=(2, 8, 8)).flatten(2)
     assert relative_error(parts["appearance"], (prediction - aim)[..., :192].square().mean()) < 1e-5
 
 
+class Step(nn.Module):
+    """What a trainer compiles, or wraps for several processes."""
+
+    def __init__(self, model: MAEDFER) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: torch.Tensor, visible: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return self.model.training_loss(frames, visible, wanted)["loss"]
+
+
 @pytest.mark.parametrize("keep", [1.0, 0.5])
-def test_token_numbers_in_place_of_masks_make_one_graph(keep: float) -> None:
+def test_a_training_step_is_one_graph(keep: float) -> None:
     torch.manual_seed(0)
     model = MAEDFER(small_mae(decoder_keep=keep))
     randomize(model)
     frames = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
-    mask, decode = model.random_masks(2)
-    want = model(frames, mask, decode, "loss")["loss"]
+    numbers = model.token_numbers(*model.random_masks(2))
+    want = Step(model)(frames, *numbers)
     gradients = torch.autograd.grad(want, list(model.parameters()))
-    numbers = visible_tokens(mask, model.encoder.region_order), token_numbers(mask if decode is None else decode)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for step in (model, compiled):
-        got = step(frames, *numbers, "loss")["loss"]
-        assert relative_error(got, want) <= 1e-6
-        ours = torch.autograd.grad(got, list(model.parameters()))
-        assert all(relative_error(one, other) <= 1e-5 for one, other in zip(ours, gradients, strict=True))
-    with pytest.raises(InputError, match=r"give those to decode: decode=\[B, n\]"):
-        model(frames, numbers[0], output="loss")
+    got = torch.compile(Step(model), backend="aot_eager", fullgraph=True)(frames, *numbers)
+    assert relative_error(got, want) <= 1e-6
+    ours = torch.autograd.grad(got, list(model.parameters()))
+    assert all(relative_error(one, other) <= 1e-5 for one, other in zip(ours, gradients, strict=True))
+
+
+def test_masks_in_place_of_numbers_are_refused() -> None:
+    model = MAEDFER(small_mae())
+    frames, hidden = batch(model)
+    with pytest.raises(InputError, match=r"int64 \[B, M, V\] and \[B, n\], got torch.bool .*token_numbers makes them"):
+        model(frames, hidden, hidden)
+    visible, _ = model.token_numbers(hidden)
+    with pytest.raises(InputError, match="got torch.int64 .* and torch.bool"):
+        model.training_loss(frames, visible, hidden)
 
 
 def test_uneven_masks_are_refused() -> None:
     model = MAEDFER(small_mae())
-    video = torch.randn(2, 3, 8, 32, 32)
-    mask = model.random_masks(2)[0]
-    uneven = mask.clone()
-    uneven[0, int(mask[0].nonzero()[0])] = False
+    hidden = model.random_masks(2)[0]
+    uneven = hidden.clone()
+    uneven[0, int(hidden[0].nonzero()[0])] = False
     with pytest.raises(InputError, match="same number of visible tokens"):
-        model(video, uneven)
+        model.token_numbers(uneven)
     with pytest.raises(InputError, match=r"bool of shape \[B, 64\], got torch.bool of shape \[2, 32\]"):
-        model(video, mask[:, :32])
+        model.token_numbers(hidden[:, :32])
     with pytest.raises(InputError, match="same number of tokens to reconstruct"):
-        decode = mask.clone()
-        decode[0, int(mask[0].nonzero()[0])] = False
-        model(video, mask, decode)
+        model.token_numbers(hidden, uneven)
 
 
 def test_reconstruction_pictures() -> None:
@@ -166,8 +180,8 @@ def test_a_perfect_prediction_reconstructs_the_clip() -> None:
 def test_spectrograms_are_clips_without_time() -> None:
     encoder = small(clip_size=(64, 32), patch_size=(8, 8), region_size=(4, 4), in_channels=1)
     model = MAEDFER(small_mae(encoder=encoder, target="pixels"))
-    mask = model.random_masks(3)[0]
-    parts = model.training_loss(torch.rand(3, 1, 64, 32), mask)
+    numbers = model.token_numbers(*model.random_masks(3))
+    parts = model.training_loss(torch.rand(3, 1, 64, 32), *numbers)
     assert torch.isfinite(parts["loss"]) and relative_error(parts["loss"], parts["appearance"]) < 1e-6
 
 

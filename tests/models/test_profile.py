@@ -48,7 +48,7 @@ SWITCHES = [
     {"feedback": "region"},
     {"token_type": "all"},
     {"token_type": "local", "intra_region": "cross"},
-    {"encoder": "vit"},
+    {"architecture": "vit"},
     {"share_attention": "all"},
 ]
 
@@ -64,7 +64,7 @@ def test_executed_plan_is_what_pytorch_counts(switches: dict, task: str, monkeyp
     model.eval()
     inputs = [torch.randn(1, 3, *encoder.clip_size)]
     if task == "pretrain":
-        inputs += model.random_masks(1)
+        inputs += model.token_numbers(*model.random_masks(1))
     # The unfused backend is made of plain products, which the counter knows on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(*inputs)
