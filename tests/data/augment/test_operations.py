@@ -240,7 +240,7 @@ def test_resizing_is_torchvisions(result: tuple[int, int]) -> None:
     frames = clip(3, 40, 56)
     want = functional.resize(frames, list(result), interpolation=InterpolationMode.BILINEAR, antialias=True)
     # Where a processor's vectors cannot do it in integers, torchvision resizes in floats.
-    close(operations_by("torch").resize(frames, result), want, 0.1)
+    close(operations_by("torch").resize(frames, result), want, 0.25)
     assert torch.equal(
         operations_by("torch").resize(frames, result, mirror=True).flip(-1),
         operations_by("torch").resize(frames, result),
