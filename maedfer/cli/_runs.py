@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _OVERRIDES = """Settings come from the defaults of the task, then a RECIPE (a YAML file, or the name of one that comes
 with the package), then key=value overrides with the value in YAML. --print-config shows the result of the
-three, and `maedfer {task} printed.yaml` runs it. docs/recipes.md lists every key."""
+three, and `maedfer {task} printed.yaml` runs it. `maedfer settings` explains every key."""
 
 
 def add_run(
