@@ -86,7 +86,9 @@ def sweep(names: list[str], archs: list[int] | None = None) -> list[str]:
     for arch in archs or ARCHITECTURES:
         for case in chosen:
             for kernel, (launch, resources) in compile_case(case, arch).items():
-                print(f"sm_{arch} {case} {kernel}: {resources}", flush=True)
+                print(
+                    f"sm_{arch} {case} {kernel}: {resources}, {resources.resident(arch)} programs at once", flush=True
+                )
                 found += complaints(case, kernel, resources, arch, version)
                 if known(version) and not resources.spills and not has_room(launch, arch, resources, ROOM):
                     found.append(f"{case} on sm_{arch}: {kernel} spills with {ROOM} registers fewer ({resources})")
