@@ -29,7 +29,7 @@ SPILLS_OF_OTHERS = 64
 
 # Programs that a multiprocessor holds at once, at least, by the case's name: the first pattern that is found in it. Of
 # those that keep tiles of many rows, or the keys and values of all heads, one is enough; others hide loads by company.
-_LEAST_RESIDENT = {"interaction|attention_bwd|attention_fwd-201": 1, "attention_fwd|bwd": 2, "fwd": 6}
+_LEAST_RESIDENT = {"interaction|attention_bwd|attention_fwd-201": 1, "attention_fwd|bwd": 2, "fwd": 4}
 
 # Cases that are built around matrix products, which must be on matrix units in bfloat16.
 _MATRIX_CASES = ("self_attention", "cross_attention", "interaction")
