@@ -14,7 +14,7 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
@@ -143,9 +143,9 @@ def walk(cls: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field[Any
             yield key, field
 
 
-def keys_of(cls: type, owner: Owner) -> frozenset[str]:
-    """Dotted keys of the settings that belong to `owner`."""
-    return frozenset(key for key, field in walk(cls) if setting_of(field).belongs_to == owner)
+def keys_of(cls: type, *owners: Owner) -> frozenset[str]:
+    """Dotted keys of the settings that belong to any of `owners`."""
+    return frozenset(key for key, field in walk(cls) if setting_of(field).belongs_to in owners)
 
 
 def without(cls: type, values: Mapping[str, Any], owner: Owner) -> dict[str, Any]:
@@ -238,6 +238,21 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Container[str] = ()) -> list[str]:
+    """Name what differs in two trees of `to_dict`, each as "optim.lr (0.001 there, 0.003 here)".
+
+    Args:
+        there, here: the trees.
+        free: dotted keys that may differ.
+    """
+    left, right = dict(_leaves(there)), dict(_leaves(here))
+    return [
+        f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)"
+        for key in {**left, **right}
+        if key not in free and left.get(key) != right.get(key)
+    ]
+
+
 def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
     """Set `a.b.c=value` in a nested dictionary, reading the text of the value with `parse`.
 
@@ -253,6 +268,14 @@ def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {section!r} is a value, not a section")
     tree[name] = parse(text)
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _plain(value: Any) -> Any:
@@ -331,11 +354,11 @@ def _check_range(field: dataclasses.Field[Any], value: Any, where: str) -> None:
         numbers = {where: value}
     for key, number in numbers.items():
         if not known.allows(number):
-            raise InputError(f"{key} must be {known.range}{null}, got {number}")
+            raise InputError(f"{key} must be {known.range}{null}, got {_number(number)}")
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 def _mismatch(where: str, wanted: str, value: Any) -> InputError:

@@ -10,12 +10,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
-from maedfer.dataclass_tree import check_ranges, from_dict, keys_of, set_dotted, task_defaults, to_dict
+from maedfer.dataclass_tree import (
+    check_ranges,
+    differences,
+    from_dict,
+    keys_of,
+    set_dotted,
+    task_defaults,
+    to_dict,
+)
 from maedfer.errors import InputError, require, unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.train.settings import (
@@ -247,18 +255,7 @@ def differing_keys(there: RunConfig, here: RunConfig) -> list[str]:
     What belongs to the machine may differ. The trainer compares the global batch as a whole, so that a run can move to
     another number of processes, and lists of clips by their contents, so that data can move to another folder.
     """
-    left, right = dict(_leaves(config_tree(there))), dict(_leaves(config_tree(here)))
-    free = keys_of(RunConfig, "machine")
-    keys = [key for key in {**left, **right} if key not in free and left.get(key) != right.get(key)]
-    return [f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)" for key in keys]
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
+    return differences(config_tree(there), config_tree(here), free=keys_of(RunConfig, "machine"))
 
 
 def default_model(task: str) -> str:

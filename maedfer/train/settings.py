@@ -246,7 +246,7 @@ class RunConfig:
     optim: OptimConfig = setting(OptimConfig(), doc="AdamW and the schedule of its learning rate")
     train: TrainConfig = setting(TrainConfig(), doc="how the loop runs")
     eval: EvalConfig = setting(EvalConfig(), doc="how clips are scored")
-    report: bool = setting(True, belongs_to="machine", doc="write report.html in the end")
+    report: bool = setting(True, belongs_to="machine", doc="the command writes report.html in the end")
 
     @property
     def clip_model(self) -> LGIFormerConfig:
