@@ -80,7 +80,8 @@ def split_lines(root: Path, file: str, delimiter: str) -> list[tuple[str, list[s
         `file:line` for error messages, and the fields, of every line that has any.
 
     Raises:
-        InputError: there is no such file; names the folder that was meant where it is one level up or down.
+        InputError: there is no such file (names the folder that was meant, where it is one level up or down), it is
+            empty, or it is not text.
     """
     path = root / file
     if not path.is_file():
@@ -88,10 +89,16 @@ def split_lines(root: Path, file: str, delimiter: str) -> list[tuple[str, list[s
         near = next((place for place in places if (place / file).is_file()), None)
         hint = f"; did you mean {near}?" if near else "; give the folder that the data set was unpacked to"
         raise InputError(f"{path}: no such split file{hint}")
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        rows = enumerate(csv.reader(lines, delimiter=delimiter), 1)
-        fields = ((f"{path}:{number}", [field.strip() for field in row if field.strip()]) for number, row in rows)
-        return [(where, row) for where, row in fields if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(enumerate(csv.reader(lines, delimiter=delimiter), 1))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not a text file with a line a clip") from None
+    fields = ((f"{path}:{number}", [field.strip() for field in row if field.strip()]) for number, row in rows)
+    found = [(where, row) for where, row in fields if row]
+    if not found:
+        raise InputError(f"{path}: the split file is empty; unpack the data set again")
+    return found
 
 
 def named_rows(root: Path, file: str, classes: Sequence[str], place: Callable[[str], str]) -> Rows:
