@@ -15,10 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer.data.augment.mixup import Mixup
+from maedfer.dataclass_tree import differences, keys_of, to_dict
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions
 from maedfer.evaluation.score import headline, summary
-from maedfer.models import MAEDFER, LGIFormer, LoadReport, build_model, load, load_pretrained, normalize_frames
+from maedfer.models import (
+    MAEDFER,
+    LGIFormer,
+    LoadReport,
+    MAEDFERConfig,
+    build_model,
+    load,
+    load_pretrained,
+    normalize_frames,
+)
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
 from maedfer.models.serialization import load_parameters
@@ -220,7 +230,7 @@ def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
     """Start `model` from the weights of `source`.
 
     A classifier takes the encoder of an autoencoder or of another classifier; an autoencoder takes all weights of
-    one of the same shapes.
+    one of the same architecture.
 
     Raises:
         InputError: the weights do not fit.
@@ -230,10 +240,12 @@ def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
         return load_pretrained(model, loaded)
     if not isinstance(loaded, MAEDFER):
         raise InputError(f"{str(source)!r} holds a classifier: to pre-train, start from a masked autoencoder")
-    if loaded.config.decoder_order != model.config.decoder_order:
+    free = keys_of(MAEDFERConfig, "results", "machine")
+    differ = differences(to_dict(loaded.config), to_dict(model.config), free)
+    if differ:
         raise InputError(
-            f"{str(source)!r} was pre-trained with decoder_order={loaded.config.decoder_order!r}: "
-            f"set model.decoder_order={loaded.config.decoder_order} to go on with it"
+            f"{str(source)!r} was pre-trained with another architecture: {', '.join(differ)}: "
+            "set these keys of model as they are there to go on with it"
         )
     weights = dict(loaded.named_parameters())
     load_parameters(model, {name: value.detach() for name, value in weights.items()}, str(source))
