@@ -7,7 +7,6 @@ checkpoints are the trainer's.
 from __future__ import annotations
 
 import abc
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,29 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer.data.augment.mixup import Mixup
-from maedfer.dataclass_tree import differences, keys_of, to_dict
-from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions
 from maedfer.evaluation.score import headline, summary
-from maedfer.models import (
-    MAEDFER,
-    LGIFormer,
-    LoadReport,
-    MAEDFERConfig,
-    build_model,
-    load,
-    load_pretrained,
-    normalize_frames,
-)
+from maedfer.models import MAEDFER, LGIFormer, LoadReport, build_model, normalize_frames
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
-from maedfer.models.serialization import load_parameters
 from maedfer.train.config import RunConfig
 from maedfer.train.evaluate import predict_list
 from maedfer.train.loader import MaskDraw, ViewBatches, identity
 from maedfer.train.log import RunLog
 from maedfer.train.optim import leave_out_unused
 from maedfer.train.processes import Runtime, process_seed
+from maedfer.train.weights import initialise
 
 Batch = dict[str, Tensor]
 
@@ -224,29 +212,3 @@ class FinetuneTask(Task):
 def split_masks(masks: Tensor) -> tuple[Tensor, Tensor | None]:
     """Split masks as `MaskDraw` makes them into hidden tokens and those to reconstruct, [B, K] each."""
     return (masks, None) if masks.dim() == 2 else (masks[:, 0], masks[:, 1])
-
-
-def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
-    """Start `model` from the weights of `source`.
-
-    A classifier takes the encoder of an autoencoder or of another classifier; an autoencoder takes all weights of
-    one of the same architecture.
-
-    Raises:
-        InputError: the weights do not fit.
-    """
-    loaded = load(source)
-    if isinstance(model, LGIFormer):
-        return load_pretrained(model, loaded)
-    if not isinstance(loaded, MAEDFER):
-        raise InputError(f"{str(source)!r} holds a classifier: to pre-train, start from a masked autoencoder")
-    free = keys_of(MAEDFERConfig, "results", "machine")
-    differ = differences(to_dict(loaded.config), to_dict(model.config), free)
-    if differ:
-        raise InputError(
-            f"{str(source)!r} was pre-trained with another architecture: {', '.join(differ)}: "
-            "set these keys of model as they are there to go on with it"
-        )
-    weights = dict(loaded.named_parameters())
-    load_parameters(model, {name: value.detach() for name, value in weights.items()}, str(source))
-    return LoadReport(used=tuple(weights))

@@ -32,6 +32,7 @@ from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
 from maedfer.train.tasks import Step, Task
+from maedfer.train.weights import brief
 
 # Steps after which losses are fetched from the device even if nothing is logged.
 _FETCH_EVERY = 50
@@ -322,19 +323,7 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
     cfg = trainer.cfg
     if loaded is not None:
         log.record("init", step=0, source=cfg.train.init, **asdict(loaded))
-        log.say(f"weights of {cfg.train.init}: {_brief(loaded)}")
+        log.say(f"weights of {cfg.train.init}: {brief(loaded)}")
     if checkpoint is not None:
         log.say(f"going on from {checkpoint}, step {trainer.position.step}")
     log.say(trainer.describe())
-
-
-def _brief(report: LoadReport) -> str:
-    """A report of keys as a line for people; the log has all of it."""
-    parts = [f"{len(report.used)} tensors taken over"]
-    if report.adapted:
-        parts.append(f"interpolated: {', '.join(report.adapted)}")
-    if report.ignored:
-        parts.append(f"{len(report.ignored)} not needed")
-    if report.fresh:
-        parts.append(f"left as initialised: {', '.join(report.fresh)}")
-    return "; ".join(parts)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from maedfer.train.weights import initialise
 
 from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, MAEDFERConfig
+from maedfer.train.weights import initialise
 
 ENCODER = LGIFormerConfig(
     clip_size=(4, 16, 16), patch_size=(2, 4, 4), region_size=(1, 2, 4), embed_dim=16, depth=1, num_heads=2
