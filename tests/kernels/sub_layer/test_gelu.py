@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels.gelu import BiasGelu
+from maedfer.kernels.sub_layer.triton import BiasGelu
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 
