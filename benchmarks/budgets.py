@@ -10,11 +10,13 @@ configuration that does not suit its kernel spills hundreds of bytes, and is fou
 
 from __future__ import annotations
 
+import re
+
 import torch
 import triton
 
 from benchmarks.ahead_of_time import ARCHITECTURES, MATRIX_INSTRUCTIONS, Resources, compile_case, has_room
-from benchmarks.shipped import cases
+from benchmarks.shipped import Case, cases
 from maedfer.errors import unknown
 
 CHOSEN_WITH = ("3.6", "3.7", "3.8", "3.9")
@@ -25,52 +27,44 @@ ROOM = 8
 # Bytes of a thread.
 SPILLS_OF_OTHERS = 64
 
-# Programs that a multiprocessor holds at once, at least, by the beginning of the kernel's name; the first that fits.
-_LEAST_RESIDENT = (
-    ("_attention_fwd", 2),
-    ("_attention_bwd", 1),
-    ("_interaction", 1),
-    ("", 2),
-)
+# Programs that a multiprocessor holds at once, at least, by the case's name: the first pattern that is found in it. Of
+# those that keep tiles of many rows, or the keys and values of all heads, one is enough; others hide loads by company.
+_LEAST_RESIDENT = {"interaction|attention_bwd|attention_fwd-201": 1, "attention_fwd|bwd": 2, "fwd": 6}
 
-# Kernels that are built around matrix products, which must be on matrix units in bfloat16.
-_MATRIX_KERNELS = ("_attention", "_interaction")
+# Cases that are built around matrix products, which must be on matrix units in bfloat16.
+_MATRIX_CASES = ("self_attention", "cross_attention", "interaction")
 
 
-def complaints(kernel: str, resources: Resources, arch: int, dtype: torch.dtype, version: str) -> list[str]:
+def complaints(case: Case, kernel: str, resources: Resources, arch: int, version: str) -> list[str]:
     """What of a compiled kernel is beyond its budget; empty when all is well.
 
     Args:
+        case: what launches it.
         kernel: its name.
         resources: what it takes.
         arch: the architecture it is compiled for.
-        dtype: of its products.
         version: of Triton.
     """
     found = []
     if not resources.fits(arch):
-        found.append(f"{kernel} does not fit sm_{arch}: {resources}")
+        found.append("does not fit")
     most = 0 if known(version) else SPILLS_OF_OTHERS
     if resources.spills > most:
-        found.append(f"{kernel} spills {resources.spills} bytes of a thread (budget {most}): {resources}")
-    least = least_resident(kernel)
+        found.append(f"spills more than {most} bytes of a thread")
+    least = next(count for pattern, count in _LEAST_RESIDENT.items() if re.search(pattern, case.name))
     if resources.resident(arch) < least:
-        found.append(f"{kernel}: {resources.resident(arch)} programs at once (budget {least}): {resources}")
+        found.append(f"leaves room for fewer than {least} programs at once")
     # Blocks of few rows have only the older instructions.
-    right = bool(resources.matrix) and resources.matrix <= {MATRIX_INSTRUCTIONS[80], MATRIX_INSTRUCTIONS[arch]}
-    if dtype == torch.bfloat16 and kernel.startswith(_MATRIX_KERNELS) and not right:
-        found.append(f"{kernel} has the matrix instructions {sorted(resources.matrix)} on sm_{arch}")
-    return found
+    oldest = MATRIX_INSTRUCTIONS[80]
+    right = bool(resources.matrix) and resources.matrix <= {oldest, MATRIX_INSTRUCTIONS.get(arch, oldest)}
+    if case.dtype == torch.bfloat16 and case.name.startswith(_MATRIX_CASES) and not right:
+        found.append(f"has the matrix instructions {sorted(resources.matrix)}")
+    return [f"{case} on sm_{arch}: {kernel} {complaint} ({resources})" for complaint in found]
 
 
 def known(version: str) -> bool:
     """Whether the configurations were chosen with this version of Triton."""
     return ".".join(version.split(".")[:2]) in CHOSEN_WITH
-
-
-def least_resident(kernel: str) -> int:
-    """Programs of a kernel that a multiprocessor must hold at once."""
-    return next(least for prefix, least in _LEAST_RESIDENT if kernel.startswith(prefix))
 
 
 def sweep(names: list[str], archs: list[int] | None = None) -> list[str]:
@@ -93,9 +87,8 @@ def sweep(names: list[str], archs: list[int] | None = None) -> list[str]:
         for case in chosen:
             for kernel, (launch, resources) in compile_case(case, arch).items():
                 print(f"sm_{arch} {case} {kernel}: {resources}", flush=True)
-                new = complaints(kernel, resources, arch, case.dtype, version)
-                if known(version) and not has_room(launch, arch, resources, ROOM):
-                    new.append(f"{kernel} spills with {ROOM} registers fewer: {resources}")
-                found += [f"sm_{arch} {case}: {complaint}" for complaint in new]
+                found += complaints(case, kernel, resources, arch, version)
+                if known(version) and not resources.spills and not has_room(launch, arch, resources, ROOM):
+                    found.append(f"{case} on sm_{arch}: {kernel} spills with {ROOM} registers fewer ({resources})")
     print("\n".join(found or ["all within their budgets"]))
     return found

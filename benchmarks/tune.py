@@ -121,12 +121,6 @@ def questions(shipped: list[Case]) -> dict[tuple[str, _Key], tuple[Config, list[
     return asked
 
 
-def representatives() -> list[Case]:
-    """The first case of each configuration: others that ask for it differ in sizes within the same tiles."""
-    first = {str(asking[0]): asking[0] for _, asking in questions(cases()).values()}
-    return [case for case in cases() if str(case) in first]
-
-
 class _Listening(dict):
     """A table without rows that remembers what it was asked."""
 

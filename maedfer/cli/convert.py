@@ -19,10 +19,10 @@ def add_commands(commands: Any) -> None:
         run,
         "convert a published checkpoint into a model folder, or back",
         "Convert a published checkpoint (.pth) into a folder with config.json and model.safetensors, which\n"
-        "maedfer.from_pretrained, train.init and eval.checkpoint read; or, with --to published, such a folder or a\n"
-        "run folder into a .pth under the published parameter names. Values are kept bit for bit, no key is left out,\n"
-        "and a file that holds anything but weights and plain arguments is refused. Weights of VideoMAE in the layout\n"
-        "of Hugging Face (.bin, .safetensors) are read too.",
+        "maedfer.load, train.init and eval.checkpoint read; or, with --to published, such a folder, a run folder or a\n"
+        "checkpoint of a run into a .pth under the published parameter names. Values are kept bit for bit, no key is\n"
+        "left out, and a file that holds anything but weights and plain arguments is refused. Weights of VideoMAE in\n"
+        "the layout of Hugging Face (.bin, .safetensors) are read too.",
         examples(
             "maedfer convert checkpoint-49.pth models/voxceleb2 --task pretrain",
             "maedfer convert dfew_fold1.pth models/dfew1 --task finetune",
@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="published .pth file; with --to published a model or run folder"
+        "source", metavar="SOURCE", help="published .pth file; with --to published what maedfer.load takes"
     )
     parser.add_argument("out", metavar="OUT", help="folder to write; with --to published the .pth file to write")
     parser.add_argument(
@@ -69,15 +69,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _from_published(source: Path, out: Path, task: str | None, model_args: dict[str, Any] | None) -> dict[str, Any]:
-    from maedfer.models.published.checkpoints import load_published, published_table, read_checkpoint
+def _from_published(source: Path, out: Path, task: Any, model_args: dict[str, Any] | None) -> dict[str, Any]:
+    from maedfer.models import MAEDFER, load_published
+    from maedfer.models.published.checkpoints import published_table
 
-    content = _read_safetensors(source) if source.suffix == ".safetensors" else read_checkpoint(source)
-    task = task or _task(content)
-    # load_published names the file in its errors when it reads it itself.
-    model = load_published(content if source.suffix == ".safetensors" else source, task, model_args)  # type: ignore[arg-type]
+    model = load_published(source, task, model_args)
     report = model.load_report
     assert report is not None
+    task = "pretrain" if isinstance(model, MAEDFER) else "finetune"
     print(f"read {source} as {task}: {len(report.used)} keys, all used")
     for key, reason in report.ignored.items():
         print(f"  ignored {key}: {reason}")
@@ -93,35 +92,14 @@ def _to_published(source: Path, out: Path) -> dict[str, Any]:
     import torch
 
     from maedfer._files import atomic_path
-    from maedfer.models import from_pretrained, to_published
+    from maedfer.models import load, to_published
 
-    folder = source / "model" if (source / "model" / "config.json").is_file() else source
-    state = to_published(from_pretrained(folder))
+    state = to_published(load(source))
     if not out.parent.is_dir():
         raise InputError(f"cannot write {str(out)!r}: there is no folder {str(out.parent)!r}")
     with atomic_path(out) as path:
         torch.save({"model": state}, path)
     return {key: list(value.shape) for key, value in state.items()}
-
-
-def _task(content: Any) -> str:
-    weights = content
-    for wrapper in ("model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            weights = content[wrapper]
-            break
-    # Only pre-training has a token that stands for what is hidden.
-    return "pretrain" if any(str(key).endswith("mask_token") for key in weights) else "finetune"
-
-
-def _read_safetensors(source: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(source)
-    except SafetensorError as error:
-        raise InputError(f"{source} is not a readable safetensors file: {error}") from error
 
 
 def _model_args(text: str | None) -> dict[str, Any] | None:

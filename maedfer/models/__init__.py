@@ -13,6 +13,7 @@ from maedfer.models.config import (
     model_config,
 )
 from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.load import load
 from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER, normalize_frames
 from maedfer.models.masking import running_cell_mask, tube_mask
@@ -38,6 +39,7 @@ __all__ = [
     "create_model",
     "from_pretrained",
     "list_models",
+    "load",
     "load_pretrained",
     "load_published",
     "model_config",

@@ -31,9 +31,10 @@ class LGIFormerConfig:
     clip_size: tuple[int, ...] = setting((16, 160, 160), low=1, doc="the input's size in frames and pixels")
     patch_size: tuple[int, ...] = setting((2, 16, 16), low=1, belongs_to="weights", doc="the size of one token's cube")
     in_channels: int = setting(3, low=1, belongs_to="weights", doc="channels of the input")
-    encoder: Literal["lgi", "vit"] = setting(
+    architecture: Literal["lgi", "vit"] = setting(
         "lgi",
         belongs_to="weights",
+        formerly="encoder",
         doc='"lgi" for LGI-Former, "vit" for joint space-time attention over all tokens (the encoder of VideoMAE)',
     )
     embed_dim: int = setting(512, low=1, belongs_to="weights", doc="C, channels of the residual stream")
@@ -132,14 +133,14 @@ class LGIFormerConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_ranges(self)
         dims = len(self.clip_size)
-        if len(self.patch_size) != dims or (self.encoder == "lgi" and len(self.region_size) != dims):
+        if len(self.patch_size) != dims or (self.architecture == "lgi" and len(self.region_size) != dims):
             raise InputError(
                 f"clip_size {self.clip_size}, patch_size {self.patch_size} and region_size {self.region_size} "
                 "must have the same number of dimensions"
             )
         if any(size % patch for size, patch in zip(self.clip_size, self.patch_size, strict=True)):
             raise InputError(f"patch_size {self.patch_size} does not divide clip_size {self.clip_size}")
-        if self.encoder == "lgi" and any(g % r for g, r in zip(self.grid, self.region_size, strict=True)):
+        if self.architecture == "lgi" and any(g % r for g, r in zip(self.grid, self.region_size, strict=True)):
             near = tuple(_nearest_divisor(g, r) for g, r in zip(self.grid, self.region_size, strict=True))
             raise InputError(
                 f"region_size {self.region_size} does not divide the token grid {self.grid} "
@@ -158,7 +159,7 @@ class LGIFormerConfig:
     @property
     def region(self) -> tuple[int, ...]:
         """Tokens of one region along each dimension; the whole grid for a ViT."""
-        return self.region_size if self.encoder == "lgi" else self.grid
+        return self.region_size if self.architecture == "lgi" else self.grid
 
     @property
     def region_grid(self) -> tuple[int, ...]:
@@ -265,7 +266,7 @@ _FAMILIES = {
 
 def list_models() -> list[str]:
     """Names that `create_model` and `model_config` know."""
-    return [f"{family}_{size}" for family, (encoder, _) in _FAMILIES.items() for size in _SIZES[encoder]]
+    return [f"{family}_{size}" for family, (kind, _) in _FAMILIES.items() for size in _SIZES[kind]]
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
@@ -283,8 +284,8 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     if name not in list_models():
         raise unknown("model", name, list_models())
     family, size = name.rsplit("_", 1)
-    encoder, config_type = _FAMILIES[family]
-    base = {"encoder": encoder, **_SIZES[encoder][size]}
+    architecture, config_type = _FAMILIES[family]
+    base = {"architecture": architecture, **_SIZES[architecture][size]}
     if config_type is LGIFormerConfig:
         return from_dict(LGIFormerConfig, {**base, **overrides}, path="model")
     own = set(field_types(MAEDFERConfig))

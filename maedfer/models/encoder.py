@@ -98,7 +98,7 @@ class Encoder(nn.Module):
             table = sincos_positions(math.prod(made_for), dim)
             self.register_buffer("positions", interpolate_grid(table, made_for, config.grid), persistent=False)
         rates = [config.drop_path * number / max(1, config.depth - 1) for number in range(config.depth)]
-        if config.encoder == "lgi":
+        if config.architecture == "lgi":
             self.representative_tokens = nn.Parameter(torch.zeros(config.num_regions, dim))
             nn.init.trunc_normal_(self.representative_tokens, std=0.02)
             blocks: list[nn.Module] = [LGIBlock(config, rate) for rate in rates]
@@ -114,7 +114,7 @@ class Encoder(nn.Module):
     @property
     def has_representative_tokens(self) -> bool:
         """Whether row 0 of each region is a representative token."""
-        return self.config.encoder == "lgi"
+        return self.config.architecture == "lgi"
 
     def embed(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embed a clip and add positions and representative tokens.

@@ -83,7 +83,7 @@ def _macs(config: ModelConfig, visible: int, published: bool) -> Macs:
         last = number == encoder.depth - 1
         prune = not published and last and classifier and encoder.token_type == "region"
         block = _vit_macs(dim, encoder.mlp_ratio, tokens if classifier else visible)
-        if encoder.encoder == "lgi":
+        if encoder.architecture == "lgi":
             block = _lgi_macs(encoder, visible // encoder.num_regions, prune, fold=not published)
         for part, macs in block.items():
             total[part] = total.get(part, 0) + macs

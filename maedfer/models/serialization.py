@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maedfer._files import atomic_path
-from maedfer.dataclass_tree import from_dict, to_dict
+from maedfer.dataclass_tree import from_dict, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.load_report import LoadReport
@@ -47,7 +47,7 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors into `folder` (made if absent), each atomically.
 
-        Who computes (`impl`, `full_attention`) belongs to a machine and not to the weights, and is not kept.
+        Settings that belong to the machine, such as `impl`, are not kept.
 
         Raises:
             InputError: the folder cannot be written.
@@ -58,7 +58,7 @@ class PretrainedModel(nn.Module):
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
         kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
-        settings = {**kind, **_portable(to_dict(self.config))}
+        settings = {**kind, **without(type(self.config), to_dict(self.config), "machine")}
         weights = {name: tensor.detach().contiguous() for name, tensor in _weights(self).items()}
         with atomic_path(folder / WEIGHTS_FILE) as path:
             save_file(weights, path, metadata={"format": "pt"})
@@ -107,11 +107,6 @@ def read_config(folder: str | Path) -> ModelConfig:
         raise InputError(f"{path}: model_type is {kind!r}, expected one of {', '.join(_CONFIG_TYPES)}")
     settings.pop("architectures", None)
     return from_dict(_CONFIG_TYPES[kind], settings, path=str(path))
-
-
-def _portable(settings: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in settings.items() if key not in ("impl", "full_attention")}
-    return {key: _portable(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

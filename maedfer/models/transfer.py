@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.layers import interpolate_grid
@@ -12,21 +13,6 @@ from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.serialization import key_problems
-
-# What may differ between the model that was pre-trained and the one that takes its weights: how clips are cut, the
-# head, and who computes.
-_FREE = {
-    "clip_size",
-    "region_size",
-    "token_type",
-    "position_grid",
-    "drop_path",
-    "num_classes",
-    "init_scale",
-    "checkpoint_blocks",
-    "impl",
-    "full_attention",
-}
 
 
 @torch.no_grad()
@@ -49,10 +35,11 @@ def load_pretrained(model: LGIFormer, source: MAEDFER | LGIFormer) -> LoadReport
     """
     theirs: LGIFormerConfig = source.config.encoder if isinstance(source, MAEDFER) else source.config
     ours = model.config
+    architecture = keys_of(LGIFormerConfig, "weights")
     differ = [
         f"{name} ({getattr(theirs, name)} there, {getattr(ours, name)} here)"
         for name in LGIFormerConfig.__dataclass_fields__
-        if name not in _FREE and getattr(theirs, name) != getattr(ours, name)
+        if name in architecture and getattr(theirs, name) != getattr(ours, name)
     ]
     if differ:
         raise InputError(f"the pre-trained encoder is of another architecture: {', '.join(differ)}")

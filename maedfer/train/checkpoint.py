@@ -16,9 +16,8 @@ import torch
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.train.config import differing_keys
-
-FORMAT = "maedfer-run-1"
+from maedfer.models.load import RUN_FORMAT
+from maedfer.train.config import RunConfig, differing_keys
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -30,7 +29,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     path = Path(path)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         try:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save({"format": RUN_FORMAT, **state}, file)
             file.flush()
         except RuntimeError as error:
             # torch wraps the OSError of a failed write, or reports only what followed from it.
@@ -61,19 +60,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"checkpoint {str(path)!r} cannot be read: it is damaged or no checkpoint") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise InputError(
             f"{str(path)!r} is not a checkpoint of a run (published weights go to train.init or eval.checkpoint)"
         )
     return state
 
 
-def check_same_run(path: str | Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
     """Refuse to go on from settings that would give another run.
 
     Args:
         path: of the checkpoint, for the message.
-        there, here: trees of `config_tree`.
+        there, here: settings of the run that made it, and of this one.
 
     Raises:
         InputError: naming every key that differs.

@@ -241,13 +241,13 @@ def read_config(path: str | Path) -> RunConfig:
     return resolve(tree)
 
 
-def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Name the settings in which two trees of `config_tree` differ, each as "optim.lr (0.001 there, 0.003 here)".
+def differing_keys(there: RunConfig, here: RunConfig) -> list[str]:
+    """Name the settings in which two runs differ, each as "optim.lr (0.001 there, 0.003 here)".
 
     What belongs to the machine may differ. The trainer compares the global batch as a whole, so that a run can move to
     another number of processes, and lists of clips by their contents, so that data can move to another folder.
     """
-    left, right = dict(_leaves(there)), dict(_leaves(here))
+    left, right = dict(_leaves(config_tree(there))), dict(_leaves(config_tree(here)))
     free = keys_of(RunConfig, "machine")
     keys = [key for key in {**left, **right} if key not in free and left.get(key) != right.get(key)]
     return [f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)" for key in keys]

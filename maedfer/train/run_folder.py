@@ -11,7 +11,7 @@ from typing import Any
 
 from maedfer.errors import InputError
 from maedfer.train.checkpoint import remove_leftovers
-from maedfer.train.config import RunConfig, config_tree, differing_keys, read_config, save_config
+from maedfer.train.config import RunConfig, differing_keys, read_config, save_config
 from maedfer.train.environment import environment, now
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
@@ -26,14 +26,12 @@ class RunResult:
         steps: optimiser steps done.
         loss: mean training loss of the last epoch.
         metrics: contents of metrics.json, where clips were scored.
-        report: report.html, where one was written.
     """
 
     output: Path
     steps: int = 0
     loss: float | None = None
     metrics: dict[str, Any] | None = None
-    report: Path | None = None
 
 
 def open_run(cfg: RunConfig) -> Path | None:
@@ -58,7 +56,7 @@ def open_run(cfg: RunConfig) -> Path | None:
     known = output / "config.yaml"
     # A run that failed before its first checkpoint leaves nothing to protect.
     if known.is_file() and (last.is_file() or (output / "model").is_dir()):
-        keys = differing_keys(config_tree(read_config(known)), config_tree(cfg))
+        keys = differing_keys(read_config(known), cfg)
         if keys:
             raise InputError(
                 f"{cfg.output!r} holds a run with other settings: {'; '.join(keys)}: use the same ones to resume it, "
@@ -104,21 +102,6 @@ def recording(cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0) -
             # On a full disk this fails as well, and must not hide the error that says so.
             with contextlib.suppress(InputError) if outcome == "stopped" else contextlib.nullcontext():
                 write_json(path, {**facts, "ended": now(), "outcome": outcome})
-
-
-def finish_report(cfg: RunConfig, runtime: Runtime) -> Path | None:
-    """Write report.html when asked to; a failure is told and does not lose the run."""
-    if not cfg.report or not runtime.main:
-        return None
-    try:
-        from maedfer.report import write_report
-
-        path = write_report(Path(cfg.output))
-    except Exception as error:
-        print(f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete")
-        return None
-    print(f"report: {path}", flush=True)
-    return path
 
 
 def _make(folder: Path) -> None:

@@ -46,7 +46,7 @@ class DataConfig:
     fit: Literal["stretch", "crop"] = setting(
         "stretch",
         doc="how a frame is brought to the model's size: stretched, or its short side fitted and the centre cut out "
-        "(pre-training crops instead, see `AugmentConfig`)",
+        "(pre-training crops instead: `augment.crop`, `augment.multiscale`)",
     )
 
 

@@ -110,7 +110,7 @@ def test_refusals(call: Call, tmp_path: Path) -> None:
     assert "is not JSON" in refused(tmp_path / "in.pth", out, "--args", "{lg_region_size")
     assert "neither JSON nor a readable file" in refused(tmp_path / "in.pth", out, "--args", "args.json")
     assert "do not go with --to published" in refused(tmp_path, out, "--to", "published", "--task", "finetune")
-    assert "is not a saved model" in refused(tmp_path, out, "--to", "published")
+    assert "neither a saved model" in refused(tmp_path, out, "--to", "published")
     state.pop("blocks.1.mlp.fc2.bias")
     torch.save(state, tmp_path / "lacks.pth")
     assert "missing blocks.1.mlp.fc2.bias" in refused(tmp_path / "lacks.pth", out, "--args", json.dumps(ARGS))

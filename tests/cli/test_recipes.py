@@ -102,5 +102,5 @@ def test_the_generated_faces_have_the_classes_of_their_recipe() -> None:
 
 
 def test_switches_can_be_changed_on_top() -> None:
-    assert load("dfew", "model.name=vit_base").clip_model.encoder == "vit"
+    assert load("dfew", "model.name=vit_base").clip_model.architecture == "vit"
     assert load("voxceleb2_pretrain", "model.encoder.region_size=[2,2,10]").clip_model.num_regions == 20

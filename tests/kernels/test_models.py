@@ -141,7 +141,7 @@ def test_frozen_blocks(device: torch.device) -> None:
         {"interaction": "self"},
         {"intra_region": "cross"},
         {"feedback": "region"},
-        {"encoder": "vit"},
+        {"architecture": "vit"},
         {"clip_size": (32, 64), "patch_size": (8, 8), "region_size": (2, 2)},
     ],
     ids=str,

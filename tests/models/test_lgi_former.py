@@ -85,7 +85,7 @@ def test_two_dimensional_inputs_and_other_channel_counts() -> None:
 
 
 def test_vit_has_no_regions() -> None:
-    config = small(encoder="vit")
+    config = small(architecture="vit")
     model = LGIFormer(config).eval()
     assert model(video_for(config)).shape == (2, 5)
     maps = model.attention_maps(video_for(config))
@@ -151,9 +151,9 @@ def test_checkpointed_blocks_change_no_gradient() -> None:
         assert a.grad is None or torch.equal(a.grad, b.grad), name
 
 
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_compiles_without_a_graph_break(encoder: str) -> None:
-    config = small(encoder=encoder)
+@pytest.mark.parametrize("architecture", ["lgi", "vit"])
+def test_compiles_without_a_graph_break(architecture: str) -> None:
+    config = small(architecture=architecture)
     model = LGIFormer(config).eval()
     video = video_for(config)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -162,9 +162,9 @@ def test_compiles_without_a_graph_break(encoder: str) -> None:
     assert model.encoder.embedding.weight.grad is not None
 
 
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_exports_with_a_dynamic_batch(encoder: str) -> None:
-    config = small(encoder=encoder)
+@pytest.mark.parametrize("architecture", ["lgi", "vit"])
+def test_exports_with_a_dynamic_batch(architecture: str) -> None:
+    config = small(architecture=architecture)
     model = LGIFormer(config).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (video_for(config, 3),), dynamic_shapes=({0: batch},))

@@ -18,9 +18,9 @@ def batch(model: MAEDFER, size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return frames, model.random_masks(size)[0]
 
 
-@pytest.mark.parametrize("encoder", ["lgi", "vit"])
-def test_hidden_cubes_do_not_reach_the_prediction(encoder: str) -> None:
-    model = MAEDFER(small_mae(encoder=small(encoder=encoder))).eval()
+@pytest.mark.parametrize("architecture", ["lgi", "vit"])
+def test_hidden_cubes_do_not_reach_the_prediction(architecture: str) -> None:
+    model = MAEDFER(small_mae(encoder=small(architecture=architecture))).eval()
     randomize(model)
     frames, mask = batch(model)
     video = normalize_frames(frames)

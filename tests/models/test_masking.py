@@ -14,7 +14,7 @@ CONFIGS = {
     "published": LGIFormerConfig(),
     "split_width": LGIFormerConfig(region_size=(2, 5, 5)),
     "long_regions": LGIFormerConfig(region_size=(8, 2, 5)),
-    "vit": LGIFormerConfig(encoder="vit"),
+    "vit": LGIFormerConfig(architecture="vit"),
     "flat": LGIFormerConfig(clip_size=(64, 128), patch_size=(8, 8), region_size=(4, 4), in_channels=1),
 }
 

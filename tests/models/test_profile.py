@@ -47,7 +47,7 @@ SWITCHES = [
     {"feedback": "region"},
     {"token_type": "all"},
     {"token_type": "local", "intra_region": "cross"},
-    {"encoder": "vit"},
+    {"architecture": "vit"},
     {"share_attention": "all"},
 ]
 

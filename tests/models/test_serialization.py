@@ -71,7 +71,7 @@ def test_a_class_of_ones_own_saves_and_loads(tmp_path: Path) -> None:
 
 
 def test_who_computes_is_not_kept(tmp_path: Path) -> None:
-    encoder = small(impl="reference", full_attention="xformers")
+    encoder = small(impl="reference", full_attention="xformers", checkpoint_blocks=True)
     LGIFormer(encoder).save_pretrained(tmp_path / "model")
     assert maedfer.from_pretrained(tmp_path / "model").config == small()
     MAEDFER(small_mae(encoder=encoder)).save_pretrained(tmp_path / "mae")

@@ -12,6 +12,7 @@ import pytest
 from maedfer.errors import InputError
 from maedfer.report import figures
 from maedfer.report.figures import Curve, Panel
+from maedfer.report.style import PALETTE
 
 
 def texts(axis) -> list[str]:
@@ -45,7 +46,7 @@ def test_curves_draw_the_points_that_were_given() -> None:
     figure = figures.curves(panels, columns=2)
     loss, war = figure.axes
     np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[0, 3], [1, 2]])
-    assert [line.get_color() for line in loss.lines] == list(figures.PALETTE[:2])
+    assert [line.get_color() for line in loss.lines] == list(PALETTE[:2])
     assert loss.lines[0].get_linestyle() != loss.lines[1].get_linestyle()
     mark, line = war.lines
     assert mark.get_xdata()[0] == 2

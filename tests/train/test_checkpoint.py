@@ -11,6 +11,7 @@ import torch
 
 from maedfer.data.augment.mixup import Mixup
 from maedfer.errors import InputError
+from maedfer.train import load_config
 from maedfer.train.checkpoint import (
     check_same_run,
     load_checkpoint,
@@ -133,10 +134,12 @@ def test_random_state_survives_a_checkpoint(tmp_path):
 
 
 def test_checkpoint_of_other_settings_is_refused_by_key():
-    there = {"model": {"depth": 16, "name": "a"}, "optim": {"epochs": 3}, "output": "a"}
-    here = {"model": {"depth": 2, "name": "a"}, "optim": {"epochs": 4}, "output": "b"}
+    there, here = (
+        load_config("finetune", None, ["data.train=x", *changes])
+        for changes in (["output=a", "optim.epochs=6"], ["output=b", "optim.epochs=7", "model.depth=2"])
+    )
     with pytest.raises(
-        InputError, match=r"model\.depth \(16 there, 2 here\); optim\.epochs \(3 there, 4 here\)"
+        InputError, match=r"model\.depth \(16 there, 2 here\); optim\.epochs \(6 there, 7 here\)"
     ) as error:
         check_same_run("last.pt", there, here)
     assert "\n" not in str(error.value) and "output (" not in str(error.value)

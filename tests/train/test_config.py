@@ -5,7 +5,7 @@ import pytest
 from maedfer.errors import InputError
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 from maedfer.train import list_recipes, load_config
-from maedfer.train.config import check_config, config_tree, differing_keys, dump_config, read_config, save_config
+from maedfer.train.config import check_config, differing_keys, dump_config, read_config, save_config
 
 
 def finetune(*overrides, recipe=None):
@@ -96,6 +96,12 @@ def test_classifier_cannot_be_pretrained_and_encoder_is_a_section():
         load_config("pretrain", None, ["data.train=x", "model.encoder=vit"])
 
 
+def test_the_architecture_goes_by_its_former_name_too():
+    assert finetune("model.encoder=vit").model.architecture == "vit"
+    overrides = ["data.train=x", "model.encoder.encoder=vit"]
+    assert load_config("pretrain", None, overrides).clip_model.architecture == "vit"
+
+
 def test_recipe_mistakes_are_named(tmp_path):
     with pytest.raises(InputError, match="unknown recipe 'dfw': did you mean 'dfew'"):
         finetune(recipe="dfw")
@@ -151,6 +157,6 @@ def test_differing_keys_name_what_changes_a_run():
         optim=dataclasses.replace(first.optim, epochs=5),
         model=dataclasses.replace(first.model, depth=4),
     )
-    keys = differing_keys(config_tree(first), config_tree(other))
+    keys = differing_keys(first, other)
     assert keys == ["model.depth (16 there, 4 here)", "optim.epochs (100 there, 5 here)"]
-    assert differing_keys(config_tree(first), config_tree(first)) == []
+    assert differing_keys(first, first) == []

@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from maedfer.models import MAEDFER, LGIFormer, from_pretrained
+from maedfer.models import MAEDFER, LGIFormer, from_pretrained, load
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
-from maedfer.train.weights import load_weights
 from tests.helpers import ASSETS
 from tests.train.runs import write_clips
 
@@ -62,7 +61,7 @@ def test_saved_autoencoder_gives_the_same_prediction_and_losses():
 
 
 def test_checkpoints_are_weights_to_score_and_to_start_from(data, tmp_path):
-    assert isinstance(load_weights(ASSETS / "run_pretrain/checkpoints/last.pt"), MAEDFER)
+    assert isinstance(load(ASSETS / "run_pretrain/checkpoints/last.pt"), MAEDFER)
     given = [f"eval.checkpoint={ASSETS / 'run_finetune/checkpoints/last.pt'}", f"data.test={data / 'test.csv'}"]
     result = run_evaluate(load_config("evaluate", None, [*given, f"output={tmp_path / 'scores'}"]))
     assert result.metrics["n"] == 7

@@ -29,7 +29,7 @@ def test_layers_have_smaller_rates_the_deeper_they_are():
 
 
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay():
-    for config in (small(position="learned"), small(encoder="vit"), small_mae()):
+    for config in (small(position="learned"), small(architecture="vit"), small_mae()):
         model, table = groups_of(config)
         assert set(table) == {name for name, _ in model.named_parameters()}
         for name, parameter in model.named_parameters():
@@ -82,10 +82,10 @@ def test_set_lr_keeps_the_scales():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.025])
 
 
-@pytest.mark.parametrize("config", [small(), small(token_type="all"), small(encoder="vit"), small_mae()])
+@pytest.mark.parametrize("config", [small(), small(token_type="all"), small(architecture="vit"), small_mae()])
 def test_parameters_without_a_gradient_are_left_out(config):
     model = build_model(config)
-    encoder = getattr(config, "encoder", config) if not isinstance(config.encoder, str) else config
+    encoder = getattr(config, "encoder", config)
     frames = torch.rand(2, 3, *encoder.clip_size)
     if encoder is config:
         unused = leave_out_unused(model.eval(), lambda: model(frames).sum())

@@ -72,7 +72,7 @@ def read_arguments(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAED
         clip_size=(frames, height, width),
         patch_size=(args["tubelet_size"], *patch),
         in_channels=args[f"{prefix}in_chans"],
-        encoder="lgi" if args["attn_type"] == "local_global" else "vit",
+        architecture="lgi" if args["attn_type"] == "local_global" else "vit",
         embed_dim=args[f"{prefix}embed_dim"],
         depth=args[f"{prefix}depth"],
         num_heads=args[f"{prefix}num_heads"],

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maedfer.errors import InputError, unknown
@@ -46,15 +48,17 @@ class Part(NamedTuple):
 
 
 def load_published(
-    source: str | Path | Mapping[str, Any], task: Task, args: Mapping[str, Any] | argparse.Namespace | None = None
+    source: str | Path | Mapping[str, Any],
+    task: Task | None = None,
+    args: Mapping[str, Any] | argparse.Namespace | None = None,
 ) -> LGIFormer | MAEDFER:
     """Make our model from a published checkpoint, strictly.
 
     Args:
-        source: a .pth file, or a state dict, or what such a file holds ({"model": state dict, ...}). Weights of
-            VideoMAE in the layout of Hugging Face's transformers are recognised by their names.
+        source: a .pth, .bin or .safetensors file, or a state dict, or what such a file holds ({"model": state dict,
+            ...}). Weights of VideoMAE in the layout of Hugging Face's transformers are recognised by their names.
         task: "finetune" gives an `LGIFormer` (`model(clips)` are logits), "pretrain" an `MAEDFER` with
-            decoder_order="published".
+            decoder_order="published". By default told from the names of the weights.
         args: the published constructor's arguments, or the training script's. They override what the file's own
             argparse namespace says; what neither says is inferred from the weights where that is possible, and else
             taken from the released recipes (heads of 64 channels, 16 x 160 x 160 clips, regions of 2 x 5 x 10,
@@ -67,11 +71,23 @@ def load_published(
         InputError: the file is missing, damaged or holds code; keys are missing, unexpected or mis-shaped; an
             argument is unknown, contradicts the weights, or is needed and not given.
     """
-    if task not in ("finetune", "pretrain"):
+    if isinstance(source, (str, Path)):
+        return published_model(read_checkpoint(source), str(source), task, args)
+    return published_model(source, "the state dict", task, args)
+
+
+def published_model(
+    content: Any,
+    name: str,
+    task: Task | None = None,
+    args: Mapping[str, Any] | argparse.Namespace | None = None,
+) -> LGIFormer | MAEDFER:
+    """`load_published` of what a file holds; `name` is what messages call it."""
+    if task not in (None, "finetune", "pretrain"):
         raise unknown("task", task, ("finetune", "pretrain"))
-    name = str(source) if isinstance(source, (str, Path)) else "the state dict"
-    content = read_checkpoint(source) if isinstance(source, (str, Path)) else source
     state, namespace = _unwrap(content, name)
+    # Only pre-training has a token that stands for what is hidden.
+    task = task or ("pretrain" if any(key.endswith("mask_token") for key in state) else "finetune")
     if isinstance(args, argparse.Namespace):
         args, namespace = None, args
     if args is not None and not isinstance(args, Mapping):
@@ -139,7 +155,7 @@ def published_table(model: PretrainedModel) -> dict[str, Part]:
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Read a .pth file without running any code in it.
+    """Read a file of PyTorch (.pth, .pt, .bin) or a .safetensors file without running any code in it.
 
     Tensors, plain containers and argparse.Namespace are let in, nothing else.
 
@@ -149,6 +165,11 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             # A pickle of another protocol is warned about on several lines before it is refused in one.

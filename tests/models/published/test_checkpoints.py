@@ -41,7 +41,7 @@ SWITCHES = {
     "learned_positions": {"position": "learned"},
     "uneven_hidden_width": {"mlp_ratio": 2.66},
     "fourth": {"feedback": "clip"},
-    "vit": {"encoder": "vit"},
+    "vit": {"architecture": "vit"},
     "feature_extractor": {"num_classes": 0},
 }
 
@@ -66,9 +66,17 @@ def test_every_switch_survives_the_way_there_and_back(switches: dict, task: str)
     video = torch.randn(2, 3, *config.clip_size)
     inputs = (video,) if task == "finetune" else (video, *model.token_numbers(*model.random_masks(2)))
     assert torch.equal(loaded(*inputs), model(*inputs))
-    for name in ("intra_region", "inter_region", "interaction", "share_attention", "qkv_bias", "encoder", "position"):
+    for name in (
+        "intra_region",
+        "inter_region",
+        "interaction",
+        "share_attention",
+        "qkv_bias",
+        "architecture",
+        "position",
+    ):
         ours = loaded.config if task == "finetune" else loaded.config.encoder
-        assert getattr(ours, name) == getattr(config, name) or config.encoder == "vit", name
+        assert getattr(ours, name) == getattr(config, name) or config.architecture == "vit", name
 
 
 def test_file_with_namespace_and_optimizer(golden: Golden, tmp_path: Path) -> None:
@@ -211,7 +219,7 @@ def videomae_names(state: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 
 def test_videomae_model_of_transformers() -> None:
-    model = LGIFormer(small(encoder="vit", num_classes=0))
+    model = LGIFormer(small(architecture="vit", num_classes=0))
     randomize(model)
     state = to_published(model)
     theirs = videomae_names(state, "")
@@ -235,7 +243,7 @@ def test_videomae_model_of_transformers() -> None:
 
 
 def test_videomae_classifier_with_separate_biases() -> None:
-    model = LGIFormer(small(encoder="vit"))
+    model = LGIFormer(small(architecture="vit"))
     randomize(model)
     state = to_published(model)
     theirs = videomae_names(state, "videomae.")
@@ -258,7 +266,7 @@ def test_videomae_classifier_with_separate_biases() -> None:
 
 def test_videomae_formula_end_to_end() -> None:
     """A ViT block computed from transformers-named weights alone."""
-    model = LGIFormer(small(encoder="vit", depth=1, num_classes=0)).eval()
+    model = LGIFormer(small(architecture="vit", depth=1, num_classes=0)).eval()
     randomize(model)
     w = videomae_names(
         {

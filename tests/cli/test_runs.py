@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from maedfer.cli._runs import finish
 from maedfer.models import from_pretrained
+from maedfer.train import RunResult, load_config
 from tests.cli.helpers import FINETUNE, PRETRAIN, Call
 
 
@@ -116,3 +118,28 @@ def test_weights_of_another_architecture(call: Call, frames: Path, trained: Path
     given = [*lists(frames, "train"), f"train.init={trained}", "model.embed_dim=32", f"output={tmp_path}/run"]
     status, _, err = call("finetune", *other, *given)
     assert (status, err.count("\n")) == (2, 1) and "embed_dim" in err
+
+
+def test_report_is_written_after_the_run_and_its_failure_does_not_lose_it(
+    call: Call, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maedfer import report
+
+    given = [*FINETUNE[:-1], *lists(frames, "train", "test"), "optim.epochs=1", "optim.warmup_epochs=0"]
+    done = call("finetune", *given, f"output={tmp_path}/a")
+    assert done.status == 0 and done.out.endswith(f"report: {tmp_path}/a/report.html\n")
+    assert (tmp_path / "a" / "report.html").is_file()
+    # Of several processes, the main one writes it.
+    (tmp_path / "a" / "report.html").unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        assert finish(load_config("finetune", tmp_path / "a" / "config.yaml"), RunResult(tmp_path / "a")) == 0
+    assert not (tmp_path / "a" / "report.html").exists()
+
+    def fail(run_dir: Path) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    done = call("finetune", *given, f"output={tmp_path}/b")
+    assert done.status == 0 and "the report could not be written (RuntimeError: no fonts)" in done.out
+    assert (tmp_path / "b" / "metrics.json").is_file()
