@@ -91,6 +91,17 @@ def test_the_readme_takes_published_weights_in_and_out(readme_scope: Callable[[i
     assert all(torch.equal(value, state[name]) for name, value in scope["state"].items())
 
 
+def test_every_file_of_the_package_is_installed() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    data = re.search(r"package-data\]\nmaedfer = \[(.*)\]", text)
+    assert data
+    package = REPOSITORY / "maedfer"
+    installed = {path for pattern in re.findall(r'"(.*?)"', data[1]) for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
+    assert not {path for path in files - installed if path.suffix not in (".py", ".so")}
+    assert all((path.parent / "__init__.py").is_file() for path in files if path.suffix == ".py")
+
+
 def test_versions_that_stand_twice_agree() -> None:
     files = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("CITATION.cff", "pyproject.toml")}
     assert f"\nversion: {maedfer.__version__}\n" in files["CITATION.cff"]

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from maedfer.dataclass_tree import check_ranges, documented, field_types, from_dict, setting
+from maedfer.dataclass_tree import check_ranges, field_types, from_dict
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import Impl
+from maedfer.setting import documented, setting
 
 # Clips enter the models normalised with these (RGB, for values in [0, 1]).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -7,9 +7,10 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from maedfer.dataclass_tree import Owner, Setting, field_types, sections, setting_of
+from maedfer.dataclass_tree import field_types, sections
 from maedfer.errors import unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.setting import Owner, Setting, setting_of
 from maedfer.train.settings import RunConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from maedfer.dataclass_tree import documented, setting
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.setting import documented, setting
 
 Task = Literal["pretrain", "finetune", "evaluate"]
 
@@ -74,7 +74,7 @@ class AugmentConfig:
         high=1,
         doc="share of mixed batches that use cutmix where both are on",
     )
-    smoothing: float = setting(0.1, low=0, high=1, doc="label smoothing")
+    smoothing: float = setting(0.1, low=0, below=1, doc="label smoothing")
     multiscale: tuple[float, ...] = setting(
         (1.0, 0.875, 0.75, 0.66),
         above=0,
@@ -246,7 +246,7 @@ class RunConfig:
     optim: OptimConfig = setting(OptimConfig(), doc="AdamW and the schedule of its learning rate")
     train: TrainConfig = setting(TrainConfig(), doc="how the loop runs")
     eval: EvalConfig = setting(EvalConfig(), doc="how clips are scored")
-    report: bool = setting(True, belongs_to="machine", doc="write report.html in the end")
+    report: bool = setting(True, belongs_to="machine", doc="the command writes report.html in the end")
 
     @property
     def clip_model(self) -> LGIFormerConfig:
