@@ -30,21 +30,22 @@ def main() -> int:
     parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
     args = parser.parse_args()
+    line = ProgressLine()
     try:
-        demo(args.out, args.clips, args.labelled, args.seeds)
+        demo(args.out, args.clips, args.labelled, args.seeds, line)
+        return 0
     except (InputError, MissingDependencyError) as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 2
+        message, status = f"error: {error}", 2
     except KeyboardInterrupt:
-        print("demo: stopped; run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+        message, status = "stopped; run it again to go on", 130
+    line.clear()
+    print(f"demo: {message}", file=sys.stderr)
+    return status
 
 
-def demo(out: Path, clips: int, labelled: int, seeds: int) -> None:
+def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -> None:
     """Do all steps into `out`; what an earlier, interrupted call completed is kept."""
     started = time.perf_counter()
-    line = ProgressLine()
 
     def say(text: str) -> None:
         line.clear()

@@ -85,7 +85,9 @@ def test_a_provider_that_is_wrong_is_not_timed() -> None:
     def wrong(settings: Settings, sizes: dict[str, Any]) -> Any:
         def attend(qkv: Tensor) -> Tensor:
             calls.append(1)
-            return REGION_ATTENTION.call(sizes, "reference", qkv) * 1.01
+            out = REGION_ATTENTION.call(sizes, "reference", qkv)
+            assert isinstance(out, Tensor)
+            return out * 1.01
 
         return attend
 
