@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config, shared_limit
-from maedfer.kernels._registry import implements, operator
-from maedfer.kernels._utils import accumulator, dot_precision, launch, power_of_two, rows_of
+from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two, rows_of
+from maedfer.kernels._operators import implements, operator
 
 _LOG2_E = 1.4426950408889634
 
@@ -357,7 +357,7 @@ def _warps(tile: int) -> int:
 
 
 @implements("region_attention_fwd")
-def _region_attention_fwd(qkv: Tensor, num_heads: int) -> Tensor:
+def region_attention_fwd(qkv: Tensor, num_heads: int) -> Tensor:
     dim = qkv.shape[-1] // 3
     out = qkv.new_empty((*qkv.shape[:-1], dim))
     packed = rows_of(qkv)
@@ -367,7 +367,7 @@ def _region_attention_fwd(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 @implements("region_attention_bwd")
-def _region_attention_bwd(dout: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
+def region_attention_bwd(dout: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
     dim = qkv.shape[-1] // 3
     packed = rows_of(qkv)
     dqkv = packed.new_empty(packed.shape)
@@ -377,7 +377,7 @@ def _region_attention_bwd(dout: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
 
 
 @implements("cross_attention_fwd")
-def _cross_attention_fwd(q: Tensor, kv: Tensor, num_heads: int) -> Tensor:
+def cross_attention_fwd(q: Tensor, kv: Tensor, num_heads: int) -> Tensor:
     dim = q.shape[-1]
     out = q.new_empty(q.shape)
     rows = rows_of(q)
@@ -387,7 +387,7 @@ def _cross_attention_fwd(q: Tensor, kv: Tensor, num_heads: int) -> Tensor:
 
 
 @implements("cross_attention_bwd")
-def _cross_attention_bwd(dout: Tensor, q: Tensor, kv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+def cross_attention_bwd(dout: Tensor, q: Tensor, kv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     dim = q.shape[-1]
     rows, packed = rows_of(q), rows_of(kv)
     dq, dkv = rows.new_empty(rows.shape), packed.new_empty(packed.shape)
@@ -396,7 +396,7 @@ def _cross_attention_bwd(dout: Tensor, q: Tensor, kv: Tensor, num_heads: int) ->
     return dq.view(q.shape), dkv.view(kv.shape)
 
 
-class RegionAttention(torch.autograd.Function):
+class TritonRegionAttention(torch.autograd.Function):
     """Self-attention within each group on packed queries, keys and values: [..., S, 3C] -> [..., S, C]."""
 
     @staticmethod
@@ -414,7 +414,7 @@ class RegionAttention(torch.autograd.Function):
         return operator("region_attention_bwd")(dout, qkv, ctx.num_heads), None
 
 
-class CrossAttention(torch.autograd.Function):
+class TritonCrossAttention(torch.autograd.Function):
     """Attention of [..., NQ, C] to packed keys and values [..., NK, 2C] of the same group: [..., NQ, C]."""
 
     @staticmethod

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels.folding import fold, folds, key_layout
-from maedfer.kernels.local_global_interaction import FoldedInteraction, not_supported_reasons
+from maedfer.kernels.interaction.folding import fold, folds, key_layout
+from maedfer.kernels.interaction.triton import FoldedInteraction, not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, interaction, randn
 
 EPS = 1e-6
@@ -68,9 +68,8 @@ def test_sizes(
 
 
 def test_many_tiles_to_a_program(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer.kernels import local_global_interaction
-
-    monkeypatch.setattr(local_global_interaction, "_programs", lambda batch, rows, block: (2, -(-rows // (2 * block))))
+    programs = "maedfer.kernels.interaction.triton._programs"
+    monkeypatch.setattr(programs, lambda batch, rows, block: (2, -(-rows // (2 * block))))
     check(fast, plain, inputs(2, 4, 21, 2, 32, torch.float32, device))
 
 
@@ -155,7 +154,8 @@ def test_folding_is_exact(regions: int, with_keep: bool, with_bias: bool) -> Non
     keep = torch.tensor([0.0, 1.25], dtype=torch.float64) if with_keep else None
     after = [randn(dim, **make), randn(dim, **make)]
     want = interaction(z, s, kv, *weights, *after, num_heads=heads, eps=EPS, keep=keep)
-    got = plain(z, s, *fold(kv, *weights, keep, heads), *after)
+    norm, query, output = zip(weights[::2], weights[1::2], strict=True)
+    got = plain(z, s, *fold(kv, norm=norm, query=query, output=output, num_heads=heads, keep=keep), *after)
     leaves = [x for x in (z, s, kv, *weights, *after) if x is not None]
     grads = [torch.randn_like(x) for x in want]
     results = [[*outputs, *torch.autograd.grad(outputs, leaves, grads)] for outputs in (got, want)]

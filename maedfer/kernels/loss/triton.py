@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config
-from maedfer.kernels._registry import implements, operator
-from maedfer.kernels._utils import accumulator, launch, power_of_two, rows_of
+from maedfer.kernels._launch import accumulator, launch, power_of_two, rows_of
+from maedfer.kernels._operators import implements, operator
 
 
 @triton.jit
@@ -164,7 +164,7 @@ def _padded(patch_size: Sequence[int], channels: int) -> tuple[int, int, int]:
 
 
 @implements("reconstruction_loss_fwd")
-def _reconstruction_loss_fwd(
+def reconstruction_loss_fwd(
     prediction: Tensor,
     frames: Tensor,
     index: Tensor,
@@ -199,7 +199,7 @@ def _reconstruction_loss_fwd(
 
 
 @implements("reconstruction_loss_bwd")
-def _reconstruction_loss_bwd(
+def reconstruction_loss_bwd(
     dappearance: Tensor | None, dmotion: Tensor | None, diff: Tensor, cube_frames: int
 ) -> Tensor:
     values = diff.shape[-1]
@@ -214,7 +214,7 @@ def _reconstruction_loss_bwd(
     return dprediction
 
 
-class MaskedAppearanceMotionLoss(torch.autograd.Function):
+class TritonLoss(torch.autograd.Function):
     """Mean squared errors over first frames (appearance) and over the other frames (motion): two scalars.
 
     From a prediction [B, n, P * I], frames [B, I, T, H, W] and token numbers [B, n].

@@ -9,18 +9,8 @@ float64). The gradient of the bias is a sum of each program in a fixed order, th
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from maedfer.kernels._configs import Config, config
-from maedfer.kernels._registry import implements, operator
-from maedfer.kernels._utils import accumulator, launch, power_of_two, rows_of
-from maedfer.kernels.layer_norm import resident_programs
 
 
 @triton.jit
@@ -54,7 +44,7 @@ def _load_sum(x_ptr, bias_ptr, row, rows, x_group, x_row, col, mask, col_ok, ACC
 
 
 @triton.jit(do_not_specialize=["rows", "num_rows"])
-def _bias_gelu_fwd_kernel(
+def bias_gelu_fwd_kernel(
     x_ptr,  # [G, R, F], strides (x_group, x_row, 1)
     bias_ptr,  # [F], or None
     out_ptr,  # [G, R, F] contiguous
@@ -72,7 +62,7 @@ def _bias_gelu_fwd_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "num_rows", "blocks_per_program"])
-def _bias_gelu_bwd_kernel(
+def bias_gelu_bwd_kernel(
     dout_ptr,  # [G, R, F], strides (dout_group, dout_row, 1)
     x_ptr,  # [G, R, F], strides (x_group, x_row, 1)
     bias_ptr,  # [F], or None
@@ -102,75 +92,3 @@ def _bias_gelu_bwd_kernel(
             dbias += dx
     if sums_ptr is not None:
         tl.store(sums_ptr + row_program * F + col, tl.sum(dbias, 0), mask=col_ok)
-
-
-# Numbers in a tile, and its widest row.
-_TILE, _MOST_COLUMNS = 4096, 512
-
-
-def _default(dim: int) -> Config:
-    columns = min(power_of_two(dim), _MOST_COLUMNS)
-    return Config({"ROWS": _TILE // columns, "COLS": columns}, 4, 1)
-
-
-def _tiles(x: Tensor, chosen: Config) -> tuple[int, int]:
-    """How many tiles cover the rows of x [..., F], and its columns."""
-    return -(-x.shape[:-1].numel() // chosen.tiles["ROWS"]), -(-x.shape[-1] // chosen.tiles["COLS"])
-
-
-@implements("bias_gelu_fwd")
-def _bias_gelu_fwd(x: Tensor, bias: Tensor | None) -> Tensor:
-    dim = x.shape[-1]
-    chosen = config("bias_gelu_fwd", (power_of_two(dim), x.element_size()), _default(dim), x.device)
-    row_tiles, column_tiles = _tiles(x, chosen)
-    out, rows = x.new_empty(x.shape), rows_of(x)
-    launch(
-        _bias_gelu_fwd_kernel,
-        (row_tiles * column_tiles,),
-        rows, bias if bias is None else bias.contiguous(), out,
-        rows.stride(0), rows.stride(1), rows.shape[1], x.shape[:-1].numel(),
-        config=chosen, F=dim, ERF=x.element_size() > 2, ACC=accumulator(x.dtype),
-    )  # fmt: skip
-    return out
-
-
-@implements("bias_gelu_bwd")
-def _bias_gelu_bwd(
-    dout: Tensor, x: Tensor, bias: Tensor | None, want_x: bool, want_bias: bool
-) -> tuple[Tensor, Tensor]:
-    dim = x.shape[-1]
-    chosen = config("bias_gelu_bwd", (power_of_two(dim), x.element_size()), _default(dim), x.device)
-    row_tiles, column_tiles = _tiles(x, chosen)
-    row_programs = min(row_tiles, max(1, resident_programs(x.device) // column_tiles))
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    dx = x.new_empty(x.shape if want_x else 0)
-    sums = x.new_empty((row_programs, dim) if want_bias else (1, 0), dtype=exact)
-    douts, rows = rows_of(dout), rows_of(x)
-    launch(
-        _bias_gelu_bwd_kernel,
-        (row_programs * column_tiles,),
-        douts, rows, bias if bias is None else bias.contiguous(), dx if want_x else None, sums if want_bias else None,
-        douts.stride(0), douts.stride(1), rows.stride(0), rows.stride(1), rows.shape[1], x.shape[:-1].numel(),
-        -(-row_tiles // max(1, row_programs)),
-        config=chosen, F=dim, ERF=x.element_size() > 2, ACC=accumulator(x.dtype),
-    )  # fmt: skip
-    return dx, sums.sum(0)
-
-
-class BiasGelu(torch.autograd.Function):
-    """GELU(x + bias): contiguous [..., F] in the dtype of x [..., F]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Keeps the inputs only."""
-        ctx.save_for_backward(x, bias)
-        return operator("bias_gelu_fwd")(x, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """One pass for x and bias."""
-        x, bias = ctx.saved_tensors
-        want_x, want_bias = ctx.needs_input_grad
-        dx, dbias = operator("bias_gelu_bwd")(dout, x, bias, want_x, want_bias)
-        return dx if want_x else None, dbias.to(bias.dtype) if want_bias else None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels.gelu import BiasGelu
+from maedfer.kernels.sub_layer.triton import BiasGelu
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 
@@ -79,7 +79,7 @@ def test_only_the_wanted_gradients(device: torch.device) -> None:
 
 
 def test_more_rows_than_programs(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maedfer.kernels.gelu.resident_programs", lambda device: 4)
+    monkeypatch.setattr("maedfer.kernels.sub_layer.triton.resident_programs", lambda device: 4)
     x, bias = randn(3, 11, 1100, dtype=torch.float32, device=device), randn(1100, dtype=torch.float32, device=device)
     check(fast, reference.bias_gelu, [x, bias])
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._utils import recording
-from maedfer.kernels.layer_norm import (
+from maedfer.kernels._launch import recording
+from maedfer.kernels.sub_layer.triton import (
     LayerNorm,
     ResidualAdd,
     ResidualLayerNorm,
@@ -246,7 +246,7 @@ def test_one_stream_whatever_is_normed(device: torch.device) -> None:
 def test_more_rows_than_programs(
     fast: Callable, plain: Callable, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maedfer.kernels.layer_norm.resident_programs", lambda device: 3)
+    monkeypatch.setattr("maedfer.kernels.sub_layer.triton.resident_programs", lambda device: 3)
     check(fast, plain, inputs(2, 5, 21, 100, device=device))
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maedfer.kernels._pairs import Linear, Norm
+
 # Keys of all heads that one product of the kernels takes at once.
 KEYS_AT_ONCE = 64
 
@@ -39,34 +41,27 @@ def key_layout(num_heads: int, regions: int) -> tuple[int, int, int]:
 
 
 def fold(
-    kv: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
-    keep: Tensor | None,
-    num_heads: int,
+    kv: Tensor, *, norm: Norm, query: Linear, output: Linear, num_heads: int, keep: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A [B, H, M, C], a [B, H, M] and V [B, H, M, C] from keys and values [B, M, 2C] (and see the formulas above).
 
     A and V are views of [H, B, M, C] in the dtype of the products (under autocast, autocast's); a is at least float32.
     """
+    (norm_weight, norm_bias), (q_weight, q_bias), (out_weight, out_bias) = norm, query, output
     batch, regions, dim = kv.shape[0], kv.shape[1], kv.shape[2] // 2
     head_dim = dim // num_heads
     scale = head_dim**-0.5
     heads = kv.view(batch * regions, 2 * num_heads, head_dim).transpose(0, 1)  # [2H, B * M, D]
     k, v = heads[:num_heads], heads[num_heads:]
-    query = (q_weight * (norm_weight * scale)).view(num_heads, head_dim, dim)
+    project_q = (q_weight * (norm_weight * scale)).view(num_heads, head_dim, dim)
     shift = (q_weight * norm_bias).sum(1)
     shift = (shift if q_bias is None else shift + q_bias) * scale  # [C]
-    matrix = torch.bmm(k, query.to(k.dtype))
+    matrix = torch.bmm(k, project_q.to(k.dtype))
     exact = torch.promote_types(k.dtype, torch.float32)
     offset = (k.to(exact) * shift.view(num_heads, 1, head_dim)).sum(2)  # [H, B * M]
-    output = out_weight.t().reshape(num_heads, head_dim, dim).to(v.dtype)
+    project_v = out_weight.t().reshape(num_heads, head_dim, dim).to(v.dtype)
     share = None if out_bias is None else (out_bias / num_heads).to(v.dtype)
-    values = torch.bmm(v, output) if share is None else torch.baddbmm(share, v, output)
+    values = torch.bmm(v, project_v) if share is None else torch.baddbmm(share, v, project_v)
     values = values.view(num_heads, batch, regions, dim)
     if keep is not None:
         values = values * keep.to(values.dtype).view(batch, 1, 1)

@@ -9,14 +9,14 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._configs import targeting
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels.region_attention import CrossAttention, RegionAttention, not_supported_reasons
+from maedfer.kernels.region_attention.triton import TritonCrossAttention, TritonRegionAttention, not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 ROWS = [1, 2, 11, 16, 17, 41, 51, 100, 101, 128, 201, 256]
 
 
 def fast_self(qkv: Tensor) -> Tensor:
-    return RegionAttention.apply(qkv, 2)
+    return TritonRegionAttention.apply(qkv, 2)
 
 
 def plain_self(qkv: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def plain_self(qkv: Tensor) -> Tensor:
 
 
 def fast_cross(q: Tensor, kv: Tensor) -> Tensor:
-    return CrossAttention.apply(q, kv, 2)
+    return TritonCrossAttention.apply(q, kv, 2)
 
 
 def plain_cross(q: Tensor, kv: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._registry import operator
-from maedfer.kernels.reconstruction_loss import MaskedAppearanceMotionLoss, not_supported_reasons
+from maedfer.kernels._operators import operator
+from maedfer.kernels.loss.triton import TritonLoss, not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -24,9 +24,7 @@ PATCH = (2, 4, 4)
 
 
 def fast(index: Tensor, patch_size: tuple[int, ...] = PATCH, motion: bool = True, normalize: bool = True) -> Loss:
-    return lambda prediction, frames: MaskedAppearanceMotionLoss.apply(
-        prediction, frames, index, patch_size, motion, normalize
-    )
+    return lambda prediction, frames: TritonLoss.apply(prediction, frames, index, patch_size, motion, normalize)
 
 
 def plain(index: Tensor, patch_size: tuple[int, ...] = PATCH, motion: bool = True, normalize: bool = True) -> Loss:
