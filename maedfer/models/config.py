@@ -117,9 +117,9 @@ class LGIFormerConfig:
     impl: Impl = setting(
         "auto",
         belongs_to="machine",
-        doc='who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for those of '
-        'csrc/ where there are, "torch" for plain PyTorch arranged for speed, "reference" for the specification. '
-        "An explicit choice that cannot run raises",
+        doc='who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "native" for what '
+        'csrc/ has ("cuda" is the same, on a GPU alone), "torch" for PyTorch alone, arranged for speed, "reference" '
+        "for the specification. An explicit choice that cannot run raises",
     )
     full_attention: Literal["sdpa", "xformers"] = setting(
         "sdpa",

@@ -23,6 +23,7 @@ from maedfer.dataclass_tree import (
     set_dotted,
     task_defaults,
     to_dict,
+    without,
 )
 from maedfer.errors import InputError, require, unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
@@ -299,6 +300,8 @@ def _evaluated_run(requested: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("task", "output"):
         tree.pop(key, None)
     tree["eval"] = {**_section(tree, "eval"), "checkpoint": "", "runs": []}
+    # Who computed then says nothing of who can compute here.
+    tree["model"] = without(LGIFormerConfig, _section(tree, "model"), "machine")
     return tree
 
 

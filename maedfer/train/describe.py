@@ -139,4 +139,6 @@ def _values(hint: Any, known: Setting) -> str:
         return f"{count} {kind}" + (f", each {known.range}" if known.has_range else "")
     words = {bool: "true, false", int: "a whole number", float: "a number", str: "text"}
     kind = words[hint]
-    return f"{kind} {known.range}" if known.has_range else kind
+    if not known.has_range:
+        return kind
+    return f"{kind} of {known.range}" if known.range.startswith("at ") else f"{kind} {known.range}"
