@@ -17,7 +17,7 @@ from pathlib import Path
 
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
-from maedfer.synthetic.dataset import contact_sheet, write_dataset
+from maedfer.synthetic import contact_sheet, write_dataset
 from maedfer.train.progress import ProgressLine
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
@@ -30,28 +30,29 @@ def main() -> int:
     parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
     args = parser.parse_args()
+    line = ProgressLine()
     try:
-        demo(args.out, args.clips, args.labelled, args.seeds)
+        demo(args.out, args.clips, args.labelled, args.seeds, line)
+        return 0
     except (InputError, MissingDependencyError) as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 2
+        message, status = f"error: {error}", 2
     except KeyboardInterrupt:
-        print("demo: stopped; run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+        message, status = "stopped; run it again to go on", 130
+    line.clear()
+    print(f"demo: {message}", file=sys.stderr)
+    return status
 
 
-def demo(out: Path, clips: int, labelled: int, seeds: int) -> None:
+def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -> None:
     """Do all steps into `out`; what an earlier, interrupted call completed is kept."""
     started = time.perf_counter()
-    line = ProgressLine()
 
     def say(text: str) -> None:
         line.clear()
         print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
 
     cpus = available_cpus()
-    say(f"this takes some 10 to 20 minutes on two cores (here: {cpus}); Ctrl-C stops it, the same command goes on")
+    say(f"this takes some 10 minutes on two cores (here: {cpus}); after an interruption the same command goes on")
     say(f"1/5 {clips} clips of drawn faces, as h264 files")
     line.start("drawing")
     data = write_dataset(

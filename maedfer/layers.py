@@ -44,7 +44,7 @@ class _SubLayer(nn.Module):
         qkv_bias: bias on queries and values (keys have none).
         drop_path: stochastic depth's probability.
         eps: of the LayerNorms.
-        impl: "auto", "reference", "torch", "triton" or "cuda".
+        impl: "auto", "reference", "torch", "native" or "triton".
     """
 
     _attends_to_another = False
@@ -169,7 +169,7 @@ class LGIBlock(layers.LGIBlock):
         inter_region: the second stage.
         feedback: AVF-MAE++'s fourth attention: representative tokens attend to local tokens of their "region" or of
             the whole "clip".
-        impl: "auto", "reference", "torch", "triton" or "cuda".
+        impl: "auto", "reference", "torch", "native" or "triton".
     """
 
     def __init__(

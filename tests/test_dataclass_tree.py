@@ -10,16 +10,15 @@ import yaml
 
 from maedfer.dataclass_tree import (
     check_ranges,
-    documented,
     from_dict,
     keys_of,
     set_dotted,
-    setting,
     task_defaults,
     to_dict,
     without,
 )
 from maedfer.errors import InputError
+from maedfer.setting import setting
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ def test_dotted_overrides() -> None:
         set_dotted(tree, "name.x=1", yaml.safe_load)
 
 
-@documented
 @dataclass(frozen=True)
 class Known:
     """What is known of a few fields."""
@@ -149,9 +147,3 @@ def test_defaults_of_a_task() -> None:
     # Of a section that may be of two kinds nothing is known.
     assert task_defaults(Tree, "slow") == {"known": {"drop": 0.1}}
     assert task_defaults(Tree, "fast") == {}
-
-
-def test_docstring_tells_what_the_fields_mean() -> None:
-    text = Known.__doc__ or ""
-    assert text.startswith("What is known of a few fields.\n\n    Args:\n        share: share of something.\n")
-    assert "        clip: a bound; null = none.\n" in text

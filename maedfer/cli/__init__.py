@@ -1,4 +1,4 @@
-"""The command line: `maedfer pretrain | finetune | evaluate | settings | report | compare | synth | info | convert`.
+"""The command line: `maedfer pretrain`, `maedfer finetune`, `maedfer evaluate` and what helps with them, one file each.
 
 Modules of this package import torch and everything that needs it inside the functions that do the work, so that help
 and usage errors appear at once.
@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from maedfer.cli import compare, convert, evaluate, finetune, info, pretrain, report, settings, synth
+from maedfer.cli import compare, convert, evaluate, finetune, info, lists, pretrain, report, settings, synth
 from maedfer.cli._parser import Parser, examples, parse
 from maedfer.errors import InputError, MissingDependencyError, unknown
 
@@ -66,7 +66,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (pretrain, finetune, evaluate, settings, report, compare, synth, info, convert):
+    for module in (pretrain, finetune, evaluate, settings, report, compare, lists, synth, info, convert):
         module.add_commands(commands)
     return parser
 

@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was asked for."""
-    from maedfer.dataclass_tree import OWNERS
+    from maedfer.setting import OWNERS
     from maedfer.train.describe import describe, find
 
     if not args.key:

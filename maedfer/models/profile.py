@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from maedfer.kernels.folding import folds
+from maedfer.kernels.interaction.folding import folds
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER

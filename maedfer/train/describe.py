@@ -7,9 +7,10 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from maedfer.dataclass_tree import Owner, Setting, field_types, sections, setting_of
+from maedfer.dataclass_tree import field_types, sections
 from maedfer.errors import unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.setting import Owner, Setting, setting_of
 from maedfer.train.settings import RunConfig
 
 
@@ -138,4 +139,6 @@ def _values(hint: Any, known: Setting) -> str:
         return f"{count} {kind}" + (f", each {known.range}" if known.has_range else "")
     words = {bool: "true, false", int: "a whole number", float: "a number", str: "text"}
     kind = words[hint]
-    return f"{kind} {known.range}" if known.has_range else kind
+    if not known.has_range:
+        return kind
+    return f"{kind} of {known.range}" if known.range.startswith("at ") else f"{kind} {known.range}"

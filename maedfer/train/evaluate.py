@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from maedfer._files import atomic_path
+from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import headline, predict, summary
-from maedfer.models import LGIFormer, load
+from maedfer.models import LGIFormer, LGIFormerConfig, load
 from maedfer.train.config import RunConfig, check_config, replace_model
 from maedfer.train.loader import ViewBatches
 from maedfer.train.log import RunLog, write_json
@@ -125,9 +126,14 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
             f"data.classes names {len(cfg.data.classes)} classes but {cfg.eval.checkpoint!r} has "
             f"{model.config.num_classes}: give the classes it was trained on"
         )
-    cfg = replace_model(cfg, dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path))
+    # Who computes is asked of the settings: it belongs to this machine and not to the one that trained.
+    chosen = {name: getattr(cfg.clip_model, name) for name in keys_of(LGIFormerConfig, "machine")}
+    config = dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path, **chosen)
+    cfg = replace_model(cfg, config)
     check_config(cfg)
-    return model, cfg
+    scored = LGIFormer(config)
+    scored.load_state_dict(model.state_dict())
+    return scored.eval(), cfg
 
 
 def read_runs(folders: Sequence[str]) -> list[Predictions]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from maedfer.dataclass_tree import OWNERS
+from maedfer.setting import OWNERS
 from maedfer.train.describe import Description, Section, describe
 from tests.helpers import REPOSITORY
 

@@ -10,7 +10,7 @@ import pytest
 
 from maedfer.cli import build_parser
 from maedfer.cli._parser import parse, split_items
-from maedfer.data.protocols import CLASSES, SUBJECTS
+from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import list_models
 from maedfer.train.config import RECIPES, list_recipes, load_config
 from maedfer.train.describe import describe
@@ -104,9 +104,17 @@ def test_commands_that_pages_show_are_understood(where: str, command: str) -> No
 
 
 def test_data_page_agrees_with_the_protocols() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (\d)(?=,)", read("data.md"), re.MULTILINE))
-    assert rows.keys() == CLASSES.keys()
-    assert {name: int(rows[name]) for name in SUBJECTS} == {name: len(folds) for name, folds in SUBJECTS.items()}
+    rows = [line.strip("| ").split(" | ") for line in read("data.md").splitlines() if line.startswith("| `")]
+    assert rows == [
+        [
+            f"`{name}`",
+            protocol.layout,
+            f"{protocol.folds}, {protocol.split}",
+            f"{protocol.clips:,}",
+            f"{protocol.test_clips:,}",
+        ]
+        for name, protocol in PROTOCOLS.items()
+    ]
 
 
 def test_model_names_in_the_pages_exist() -> None:

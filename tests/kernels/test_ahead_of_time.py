@@ -18,7 +18,7 @@ from benchmarks.tune import representatives
 from maedfer.errors import InputError
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._utils import Launch
+from maedfer.kernels._launch import Launch
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 

@@ -42,7 +42,7 @@ def test_values_are_told_by_type_and_range() -> None:
     assert told["data.classes"] == "a list of texts"
     assert told["data.fit"] == "stretch, crop"
     assert told["train.compile"] == "true, false"
-    assert told["optim.epochs"] == "a whole number at least 1"
+    assert told["optim.epochs"] == "a whole number of at least 1"
     assert told["optim.clip_grad"] == "a number above 0, or null"
     assert told["augment.crop"] == "4 whole numbers, each at least 0, or null"
     assert told["model.clip_size"] == "a list of whole numbers, each at least 1"
