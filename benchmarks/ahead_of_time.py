@@ -23,7 +23,7 @@ from benchmarks.shipped import Case
 from maedfer.errors import InputError, unknown
 from maedfer.kernels._configs import SHARED_LIMIT
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._utils import Launch
+from maedfer.kernels._launch import Launch
 
 # What the kernels are compiled for and checked on.
 ARCHITECTURES = (80, 90, 100)

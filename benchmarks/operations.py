@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,8 @@ from benchmarks.operation import BASE, Function, Operation, Sizes, compiled
 from benchmarks.workload import Settings, Skip, nbytes
 from maedfer._native import build_record
 from maedfer.errors import MissingDependencyError, require
-from maedfer.kernels import functional, native, plain
-from maedfer.kernels.folding import folds
+from maedfer.kernels import functional
+from maedfer.kernels.interaction.folding import folds
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
 from maedfer.models.attention import LAYER_NORM_EPS
 from maedfer.models.masking import tube_mask
@@ -121,7 +120,7 @@ def _interaction_flops(sizes: Sizes) -> int:
     return 2 * batch * (2 * tokens * dim**2 + 2 * tokens * regions * dim)
 
 
-def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor, folded: bool | None = None) -> tuple[Tensor, Tensor]:
     z, s, kv, *weights = inputs
     norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
     return functional.local_global_interaction(
@@ -134,6 +133,7 @@ def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor,
         next_norm=next_norm,
         num_heads=sizes["H"],
         eps=LAYER_NORM_EPS,
+        folded=folded,
         impl=impl,
     )
 
@@ -141,15 +141,7 @@ def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor,
 def _forced(folded: bool) -> Callable[[Settings, Sizes], Function]:
     """The interaction in one of its two forms, whichever takes fewer multiply-adds."""
 
-    def make(settings: Settings, sizes: Sizes) -> Function:
-        def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-            with mock.patch.object(functional, "folds", return_value=folded):
-                with mock.patch.object(plain, "folding_pays", return_value=folded):
-                    return _call_interaction(sizes, "auto", *inputs)
-
-        return run
-
-    return make
+    return lambda settings, sizes: functools.partial(_call_interaction, sizes, "auto", folded=folded)
 
 
 class _Crossover(Operation):
@@ -223,22 +215,24 @@ def _call_loss(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor
     return functional.masked_appearance_motion_loss(*inputs, patch_size=sizes["patch"], impl=impl)
 
 
-def _without_csrc(settings: Settings, sizes: Sizes) -> Function:
-    if settings.device != "cpu" or not build_record()["cpu"]["built"]:
-        raise Skip("csrc takes part on a CPU only, where it was built")
+def _torch(call: Callable[..., Any]) -> Callable[[Settings, Sizes], Function]:
+    """PyTorch alone, where csrc computes by default."""
 
-    def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        with mock.patch.object(native, "reasons", return_value=["left out"]):
-            return _call_loss(sizes, "torch", *inputs)
+    def make(settings: Settings, sizes: Sizes) -> Function:
+        if settings.device != "cpu" or not build_record()["cpu"]["built"]:
+            raise Skip("this is what ours is, unless csrc computes: on a CPU, where it was built")
+        return functools.partial(call, sizes, "torch")
 
-    return run
+    return make
 
 
-def _csrc(call: Callable[..., Any]) -> Callable[[Settings, Sizes], Function]:
+def _native(call: Callable[..., Any]) -> Callable[[Settings, Sizes], Function]:
+    """csrc, where it has to be asked for."""
+
     def make(settings: Settings, sizes: Sizes) -> Function:
         if settings.device != "cuda":
-            raise Skip('impl="cuda" is for GPUs; on a CPU csrc is part of ours')
-        return functools.partial(call, sizes, "cuda")
+            raise Skip("on a CPU this is what ours is, where csrc was built")
+        return functools.partial(call, sizes, "native")
 
     return make
 
@@ -331,7 +325,7 @@ OPERATIONS = (
         _loss,
         _call_loss,
         lambda sizes: 0,
-        {"without_csrc": _without_csrc, "csrc": _csrc(_call_loss)},
+        {"torch": _torch(_call_loss), "native": _native(_call_loss)},
         read=_loss_bytes,
         label="B={B}",
     ),
@@ -341,7 +335,7 @@ OPERATIONS = (
         _cubes,
         _call_cubes,
         lambda sizes: 0,
-        {"csrc": _csrc(_call_cubes)},
+        {"torch": _torch(_call_cubes), "native": _native(_call_cubes)},
         read=_cubes_bytes,
         label="B={B}",
     ),

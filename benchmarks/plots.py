@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.errors import require
-from maedfer.report.figures import INK, PALETTE, Curve, Panel, curves
+from maedfer.report.figures import Curve, Panel, curves
+from maedfer.report.style import INK, PALETTE
 
 Row = dict[str, Any]
 

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maedfer.kernels import gelu, layer_norm, local_global_interaction, reconstruction_loss, region_attention
 from maedfer.kernels._configs import targeting
-from maedfer.kernels._utils import Launch, recording
-from maedfer.kernels.folding import key_layout
+from maedfer.kernels._launch import Launch, recording
+from maedfer.kernels.interaction import triton as interaction
+from maedfer.kernels.interaction.folding import key_layout
+from maedfer.kernels.loss import triton as loss
+from maedfer.kernels.region_attention import triton as attention
+from maedfer.kernels.sub_layer import triton as sub_layer
 
 CLIPS, _REGIONS, _HEADS, _DIM, _EPS = 64, 8, 8, 512, 1e-6
 _CUBE, _CHANNELS = (2, 16, 16), 3
@@ -102,8 +105,8 @@ _Calls = Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]
 def _self_attention(dtype: torch.dtype) -> _Calls:
     for rows in _ROWS:
         out, qkv = (Array((CLIPS, _REGIONS, rows, parts * _DIM), dtype) for parts in (1, 3))
-        yield f"self_attention_fwd-{rows}", region_attention._region_attention_fwd, (qkv, _HEADS)
-        yield f"self_attention_bwd-{rows}", region_attention._region_attention_bwd, (out, qkv, _HEADS)
+        yield f"self_attention_fwd-{rows}", attention.region_attention_fwd, (qkv, _HEADS)
+        yield f"self_attention_bwd-{rows}", attention.region_attention_bwd, (out, qkv, _HEADS)
 
 
 def _cross_attention(dtype: torch.dtype) -> _Calls:
@@ -111,8 +114,8 @@ def _cross_attention(dtype: torch.dtype) -> _Calls:
     for groups, queries, keys in ((CLIPS * _REGIONS, 1, 101), (CLIPS, 800, 8), (CLIPS, 800, 20)):
         q, kv = Array((groups, queries, _DIM), dtype), Array((groups, keys, 2 * _DIM), dtype)
         name = f"{queries}x{keys}"
-        yield f"cross_attention_fwd-{name}", region_attention._cross_attention_fwd, (q, kv, _HEADS)
-        yield f"cross_attention_bwd-{name}", region_attention._cross_attention_bwd, (q, q, kv, _HEADS)
+        yield f"cross_attention_fwd-{name}", attention.cross_attention_fwd, (q, kv, _HEADS)
+        yield f"cross_attention_bwd-{name}", attention.cross_attention_bwd, (q, q, kv, _HEADS)
 
 
 def _layer_norm(dtype: torch.dtype) -> _Calls:
@@ -121,12 +124,12 @@ def _layer_norm(dtype: torch.dtype) -> _Calls:
     vector, keep = Array((_DIM,)), Array((CLIPS,))
     sums = (stream, stream, vector, keep)
     norm = (vector, vector, _EPS, dtype)
-    backward = layer_norm._residual_layer_norm_bwd
+    backward = sub_layer.residual_layer_norm_bwd
     written = (dtype, dtype, True, True)
-    yield "layer_norm_fwd", layer_norm._layer_norm, (stream, *norm)
+    yield "layer_norm_fwd", sub_layer.layer_norm_fwd, (stream, *norm)
     yield "layer_norm_bwd", backward, (None, None, stream, stream, vector, None, _EPS, False, dtype, None, False, True)
-    yield "residual_add_fwd", layer_norm._residual_add, sums
-    yield "residual_layer_norm_fwd", layer_norm._residual_layer_norm, (*sums, *norm)
+    yield "residual_add_fwd", sub_layer.residual_add_fwd, sums
+    yield "residual_layer_norm_fwd", sub_layer.residual_layer_norm_fwd, (*sums, *norm)
     yield (
         "residual_layer_norm_bwd",
         backward,
@@ -134,7 +137,7 @@ def _layer_norm(dtype: torch.dtype) -> _Calls:
     )
     yield (
         "residual_layer_norm_representative_fwd",
-        layer_norm._residual_layer_norm_representative,
+        sub_layer.residual_layer_norm_representative_fwd,
         (*sums, *norm),
     )
     yield (
@@ -146,8 +149,8 @@ def _layer_norm(dtype: torch.dtype) -> _Calls:
 
 def _bias_gelu(dtype: torch.dtype) -> _Calls:
     x, bias = Array((CLIPS, _REGIONS, 101, 4 * _DIM), dtype), Array((4 * _DIM,))
-    yield "bias_gelu_fwd", gelu._bias_gelu_fwd, (x, bias)
-    yield "bias_gelu_bwd", gelu._bias_gelu_bwd, (x, x, bias, True, True)
+    yield "bias_gelu_fwd", sub_layer.bias_gelu_fwd, (x, bias)
+    yield "bias_gelu_bwd", sub_layer.bias_gelu_bwd, (x, x, bias, True, True)
 
 
 def _interaction(dtype: torch.dtype) -> _Calls:
@@ -160,12 +163,12 @@ def _interaction(dtype: torch.dtype) -> _Calls:
         keys = (stream, token, matrix, offset, values)
         yield (
             f"interaction_fwd-{rows}",
-            local_global_interaction._interaction_fwd,
+            interaction.interaction_fwd,
             (*keys, vector, vector, _EPS, dtype, True),
         )
         yield (
             f"interaction_bwd-{rows}",
-            local_global_interaction._interaction_bwd,
+            interaction.interaction_bwd,
             (stream, stream, *keys, p, vector, _EPS),
         )
 
@@ -176,12 +179,12 @@ def _reconstruction_loss(dtype: torch.dtype) -> _Calls:
     frames, index = Array((CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), Array((CLIPS, masked), torch.int64)
     yield (
         "reconstruction_loss_fwd",
-        reconstruction_loss._reconstruction_loss_fwd,
+        loss.reconstruction_loss_fwd,
         (prediction, frames, Array(index.shape, index.dtype, limit=tokens), list(_CUBE), True, True, True),
     )
     yield (
         "reconstruction_loss_bwd",
-        reconstruction_loss._reconstruction_loss_bwd,
+        loss.reconstruction_loss_bwd,
         (Array(()), Array(()), prediction, _CUBE[0]),
     )
 

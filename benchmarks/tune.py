@@ -121,6 +121,13 @@ def questions(shipped: list[Case]) -> dict[tuple[str, _Key], tuple[Config, list[
     return asked
 
 
+def representatives(dtype: torch.dtype) -> list[Case]:
+    """The last of the cases that share a configuration, for each: others differ in sizes within the same tiles."""
+    shipped = cases((dtype,))
+    last = [asking[-1] for _, asking in questions(shipped).values()]
+    return [case for case in shipped if case in last]
+
+
 class _Listening(dict):
     """A table without rows that remembers what it was asked."""
 

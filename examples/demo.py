@@ -18,6 +18,7 @@ from pathlib import Path
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
 from maedfer.synthetic.dataset import contact_sheet, write_dataset
+from maedfer.train.progress import ProgressLine
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 
@@ -29,43 +30,53 @@ def main() -> int:
     parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
     args = parser.parse_args()
+    line = ProgressLine()
     try:
-        demo(args.out, args.clips, args.labelled, args.seeds)
+        demo(args.out, args.clips, args.labelled, args.seeds, line)
+        return 0
     except (InputError, MissingDependencyError) as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 2
+        message, status = f"error: {error}", 2
     except KeyboardInterrupt:
-        print("demo: stopped; run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+        message, status = "stopped; run it again to go on", 130
+    line.clear()
+    print(f"demo: {message}", file=sys.stderr)
+    return status
 
 
-def demo(out: Path, clips: int, labelled: int, seeds: int) -> None:
+def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -> None:
     """Do all steps into `out`; what an earlier, interrupted call completed is kept."""
     started = time.perf_counter()
 
     def say(text: str) -> None:
+        line.clear()
         print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
 
     cpus = available_cpus()
+    say(f"this takes some 10 minutes on two cores (here: {cpus}); after an interruption the same command goes on")
     say(f"1/5 {clips} clips of drawn faces, as h264 files")
-    data = write_dataset(out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus)
+    line.start("drawing")
+    data = write_dataset(
+        out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus, progress=lambda n, of: line(n / of)
+    )
+    line.clear()
     faces = contact_sheet(out / "faces.png")
     unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
     few = few_labels(unlabelled, labelled, out / "labelled.csv")
 
     say("2/5 pre-training without labels, on the people of the training fold")
+    line.start("pre-training")
     root = f"data.root={data}"
     pretraining = Job("pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", root))
-    run_jobs([pretraining], 1, say)
+    run_jobs([pretraining], 1, say, line)
 
     say(f"3/5 fine-tuning on {labelled} labelled clips, {seeds} seeds, from pre-trained weights and from scratch")
+    line.start(f"fine-tuning, {2 * seeds} runs")
     shared = (f"data.train={few}", f"data.test={test}", root, "eval.save_features=true")
     conditions = {
         "from scratch": seed_jobs(out, "scratch", seeds, shared, None),
         "pre-trained": seed_jobs(out, "pretrained", seeds, shared, pretraining.output),
     }
-    run_jobs([job for jobs in conditions.values() for job in jobs], cpus, say)
+    run_jobs([job for jobs in conditions.values() for job in jobs], cpus, say, line)
 
     say("4/5 evaluating one saved model again, from its folder")
     saved = conditions["pre-trained"][0].output

@@ -3,120 +3,23 @@
 Model configurations (JSON beside the weights) and run configurations (YAML recipes with dotted overrides) are both
 frozen dataclasses of these types: bool, int, float, str, Literal, Optional, tuple[T, ...], list[T], and dataclasses.
 
-A field made by `setting` carries all that is known of it: default, range, meaning, and what it belongs to. The checks,
-the rules of resuming and of taking weights over, the tables in the documentation and the help texts derive from that.
+What is known of a field beside its type (`maedfer.setting`) is found here by its dotted key: the checks, the rules of
+resuming and of taking weights over, the tables in the documentation and the help texts derive from that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
 from maedfer.errors import InputError, unknown
+from maedfer.setting import Owner, check_range, setting_of
 
 T = TypeVar("T")
-Owner = Literal["weights", "results", "machine"]
-
-# What a setting can belong to, and so where it may differ.
-OWNERS: dict[Owner, str] = {
-    "weights": "says which weights there are and what they mean; a resumed run has the same, and so has a model that "
-    "takes weights over",
-    "results": "changes what comes out, with whatever weights; a resumed run has the same, a model that takes weights "
-    "over may have another",
-    "machine": "says who computes, where files lie and what is written down on the way; may differ at any time, and is "
-    "not saved with weights",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is known of a field beside its type and default; see `setting`."""
-
-    doc: str
-    low: float | None = None
-    above: float | None = None
-    high: float | None = None
-    below: float | None = None
-    belongs_to: Owner = "results"
-    by_task: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    formerly: str | None = None
-
-    @property
-    def has_range(self) -> bool:
-        """Whether only some numbers are allowed."""
-        return any(bound is not None for bound in (self.low, self.above, self.high, self.below))
-
-    @property
-    def range(self) -> str:
-        """The numbers that are allowed, as what follows "must be"."""
-        lowest, highest = (
-            (self.above if self.low is None else self.low),
-            (self.below if self.high is None else self.high),
-        )
-        if lowest is not None and highest is not None and (self.low is None) == (self.high is None):
-            return f"between {_number(lowest)} and {_number(highest)}{', both excluded' if self.low is None else ''}"
-        words = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
-        return " and ".join(f"{word} {_number(bound)}" for word, bound in words.items() if bound is not None)
-
-    def allows(self, number: float) -> bool:
-        """Whether a number is in the range; infinity and NaN never are."""
-        return (
-            math.isfinite(number)
-            and (self.low is None or number >= self.low)
-            and (self.above is None or number > self.above)
-            and (self.high is None or number <= self.high)
-            and (self.below is None or number < self.below)
-        )
-
-
-def setting(
-    default: T = dataclasses.MISSING,  # type: ignore[assignment]
-    *,
-    doc: str,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    belongs_to: Owner = "results",
-    by_task: Mapping[str, T] | None = None,
-    formerly: str | None = None,
-) -> T:
-    """Declare a field of a dataclass with all that is known of it.
-
-    Args:
-        default: its value where none is given; without a default, one must be given.
-        doc: its meaning, for documentation and help: no capital, no full stop.
-        low, high: smallest and largest number allowed; for a list, of each of its items.
-        above, below: the same where the bound itself is not allowed.
-        belongs_to: what the setting belongs to, a key of `OWNERS`.
-        by_task: tasks whose default is another one.
-        formerly: the key's name in files of earlier versions, which is still read; of both names, the later one counts.
-    """
-    known = Setting(doc, low, above, high, below, belongs_to, by_task or {}, formerly)
-    return dataclasses.field(default=default, metadata={"setting": known})
-
-
-def setting_of(field: dataclasses.Field[Any]) -> Setting:
-    """What is known of a field; nothing of one that was not made by `setting`."""
-    return field.metadata.get("setting", Setting(doc=""))
-
-
-def documented(cls: type[T]) -> type[T]:
-    """Decorate a dataclass: append an "Args" section to its docstring, made from its fields."""
-    lines = [
-        textwrap.fill(
-            f"{field.name}: {setting_of(field).doc}.", 116, initial_indent=" " * 8, subsequent_indent=" " * 12
-        )
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-    ]
-    cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "    Args:", *lines, "    "])
-    return cls
 
 
 @cache
@@ -143,9 +46,9 @@ def walk(cls: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field[Any
             yield key, field
 
 
-def keys_of(cls: type, owner: Owner) -> frozenset[str]:
-    """Dotted keys of the settings that belong to `owner`."""
-    return frozenset(key for key, field in walk(cls) if setting_of(field).belongs_to == owner)
+def keys_of(cls: type, *owners: Owner) -> frozenset[str]:
+    """Dotted keys of the settings that belong to any of `owners`."""
+    return frozenset(key for key, field in walk(cls) if setting_of(field).belongs_to in owners)
 
 
 def without(cls: type, values: Mapping[str, Any], owner: Owner) -> dict[str, Any]:
@@ -192,7 +95,7 @@ def check_ranges(config: Any, path: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check_ranges(value, key)
         else:
-            _check_range(field, value, key)
+            check_range(field, value, key)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
@@ -209,15 +112,15 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, pa
     """
     hints = field_types(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    renamed = {setting_of(field).formerly: name for name, field in fields.items() if setting_of(field).formerly}
+    renamed = {setting_of(field).formerly: key for key, field in fields.items() if setting_of(field).formerly}
     changes: dict[str, Any] = {}
-    for given, value in values.items():
-        where = f"{path}.{given}" if path else str(given)
-        key = renamed.get(given, given)
+    for name, value in values.items():
+        where = f"{path}.{name}" if path else str(name)
+        key = renamed.get(name, name)
         if key not in hints:
-            raise unknown(f"key in {path!r}" if path else "key", given, hints)
+            raise unknown(f"key in {path!r}" if path else "key", name, hints)
         changes[key] = _convert(hints[key], value, where, getattr(base, key, None))
-        _check_range(fields[key], changes[key], where)
+        check_range(fields[key], changes[key], where)
     if base is not None:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
     missing = [
@@ -238,6 +141,21 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Container[str] = ()) -> list[str]:
+    """Name what differs in two trees of `to_dict`, each as "optim.lr (0.001 there, 0.003 here)".
+
+    Args:
+        there, here: the trees.
+        free: dotted keys that may differ.
+    """
+    left, right = dict(_leaves(there)), dict(_leaves(here))
+    return [
+        f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)"
+        for key in {**left, **right}
+        if key not in free and left.get(key) != right.get(key)
+    ]
+
+
 def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
     """Set `a.b.c=value` in a nested dictionary, reading the text of the value with `parse`.
 
@@ -253,6 +171,14 @@ def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {section!r} is a value, not a section")
     tree[name] = parse(text)
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _plain(value: Any) -> Any:
@@ -304,7 +230,7 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
         # YAML 1.1 reads 3e-4 as a string; people write learning rates that way.
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _mismatch(where, "a number", value) from None
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -318,25 +244,5 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     raise _mismatch(where, names.get(hint, str(hint)), value)
 
 
-def _check_range(field: dataclasses.Field[Any], value: Any, where: str) -> None:
-    known = setting_of(field)
-    if not known.has_range or value is None:
-        return
-    null = ", or null" if field.default is None else ""
-    if isinstance(value, (tuple, list)):
-        if not value:
-            raise InputError(f"{where} must have one number or more{null}, got []")
-        numbers = {f"{where}[{index}]": number for index, number in enumerate(value)}
-    else:
-        numbers = {where: value}
-    for key, number in numbers.items():
-        if not known.allows(number):
-            raise InputError(f"{key} must be {known.range}{null}, got {number}")
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _mismatch(where: str, wanted: str, value: Any) -> InputError:
-    return InputError(f"{where} must be {wanted}, got {value!r}")
+def _mismatch(where: str, expected: str, value: Any) -> InputError:
+    return InputError(f"{where} must be {expected}, got {value!r}")

@@ -52,7 +52,7 @@ class _SubLayer(nn.Module):
         qkv_bias: bias on queries and values (keys have none).
         drop_path: stochastic depth's probability.
         eps: of the LayerNorms.
-        impl: "auto", "reference", "torch", "triton" or "native".
+        impl: "auto", "reference", "torch", "native" or "triton".
     """
 
     _attends_to_another = False

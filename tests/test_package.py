@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 import maedfer
 from tests.helpers import REPOSITORY
@@ -48,21 +52,58 @@ def test_tab_shows_every_sub_package() -> None:
     assert folders - {"cli"} <= set(dir(maedfer))
 
 
-@pytest.mark.parametrize("room", ["maedfer", "kernels", "models", "report", "train"])
-def test_public_names_exist(room: str) -> None:
-    module = maedfer if room == "maedfer" else getattr(maedfer, room)
-    assert {*module.__all__} <= {*dir(module)}
-    assert all(hasattr(module, name) for name in module.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+ROOMS = ["data", "evaluation", "kernels", "models", "report", "synthetic", "train"]
+
+
+@pytest.mark.parametrize("module", [maedfer, *(getattr(maedfer, room) for room in ROOMS)], ids=["maedfer", *ROOMS])
+def test_public_names_exist(module: ModuleType) -> None:
+    public = {name for name in dir(module) if not name.startswith("_")}
+    assert {*module.__all__} <= public
+    assert all(hasattr(module, name) for name in public)
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'nothing'"):
         _ = module.nothing
 
 
-def test_the_first_example_of_the_readme_runs() -> None:
+@pytest.fixture
+def readme_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
+    """Runs an example of README where nothing else is, and gives its variables."""
+    monkeypatch.chdir(tmp_path)
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    example = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
-    scope: dict = {}
-    exec(compile(example, "README.md", "exec"), scope)
-    assert scope["z"].shape == (2, 8, 101, 256)
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 3
+
+    def run(number: int) -> dict[str, Any]:
+        scope: dict[str, Any] = {}
+        exec(compile(examples[number], "README.md", "exec"), scope)
+        return scope
+
+    return run
+
+
+def test_examples_of_the_readme_run(readme_scope: Callable[[int], dict[str, Any]]) -> None:
+    assert readme_scope(0)["logits"].shape == (1, 7)
+    assert readme_scope(1)["z"].shape == (2, 8, 101, 256)
+
+
+@pytest.mark.slow
+def test_the_readme_takes_published_weights_in_and_out(readme_scope: Callable[[int], dict[str, Any]]) -> None:
+    state = maedfer.to_published(maedfer.create_model("mae_dfer_base"))
+    torch.save({"model": state}, "checkpoint-49.pth")
+    scope = readme_scope(2)
+    assert isinstance(maedfer.load("my_model"), maedfer.LGIFormer)
+    assert state.keys() == scope["state"].keys()
+    assert all(torch.equal(value, state[name]) for name, value in scope["state"].items())
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    data = re.search(r"package-data\]\nmaedfer = \[(.*)\]", text)
+    assert data
+    package = REPOSITORY / "maedfer"
+    installed = {path for pattern in re.findall(r'"(.*?)"', data[1]) for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
+    assert not {path for path in files - installed if path.suffix not in (".py", ".so")}
+    assert all((path.parent / "__init__.py").is_file() for path in files if path.suffix == ".py")
 
 
 def test_versions_that_stand_twice_agree() -> None:

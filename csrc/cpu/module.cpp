@@ -1,4 +1,4 @@
-// What Python calls on a CPU: pointers and sizes, checked by maedfer/kernels/native.py.
+// What Python calls on a CPU: pointers and sizes, checked by the native.py of maedfer/kernels' operators.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

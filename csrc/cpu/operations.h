@@ -27,6 +27,9 @@ Losses reconstruction_loss(const void *prediction, Element type, int64_t predict
                            const int64_t *index, int64_t index_clip, int64_t index_token, int64_t batch, int64_t count,
                            bool motion, bool normalize, float maximum, void *difference, int threads);
 
+// What follows gives the bytes of maedfer/data/augment/torch_pictures.py: the order of operations and their roundings are
+// part of it, and setup.py sees to it that none are joined (-ffp-contract=off).
+
 // Pictures of a clip side by side in memory: [rows, columns, lanes], where a lane is a channel of a frame, [C, T]. What
 // is done alike to all frames has the same weights in all lanes.
 struct Pictures {

@@ -1,4 +1,4 @@
-"""The command line: `maedfer pretrain | finetune | evaluate | synth | info | convert`.
+"""The command line: `maedfer pretrain`, `maedfer finetune`, `maedfer evaluate` and what helps with them, one file each.
 
 Modules of this package import torch and everything that needs it inside the functions that do the work, so that help
 and usage errors appear at once.
@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from maedfer.cli import convert, info, synth, training
+from maedfer.cli import compare, convert, evaluate, finetune, info, lists, pretrain, report, settings, synth
 from maedfer.cli._parser import Parser, examples, parse
 from maedfer.errors import InputError, MissingDependencyError, unknown
 
@@ -59,13 +59,14 @@ def build_parser() -> Parser:
             "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
+            "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
         )
         + "\n\nmaedfer COMMAND --help tells more. MAEDFER_TRACEBACK=1 or --traceback shows where an error came from.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (training, synth, info, convert):
+    for module in (pretrain, finetune, evaluate, settings, report, compare, lists, synth, info, convert):
         module.add_commands(commands)
     return parser
 

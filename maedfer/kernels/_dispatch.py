@@ -1,8 +1,11 @@
-"""Which implementation of an operation runs.
+"""Which implementation of an operation runs: decided here and nowhere else.
 
-"reference" is the specification, "torch" the same mathematics arranged for speed in plain PyTorch (any device),
-"triton" the fused kernels, "cuda" those of csrc/ for the operations that it has and Triton's for the rest. "auto" takes
-the first of triton, torch that can run. An explicit choice that cannot run raises and says why; it never falls back.
+"reference" is the specification, "torch" the same mathematics arranged for speed in PyTorch alone (any device),
+"triton" the fused kernels, and PyTorch where an operation needs none, "native" what is compiled from csrc/ for the
+operations that it has; the others are then Triton's on a GPU and PyTorch's on a CPU. "cuda" is another word for
+"native" on a GPU. "auto" takes the first that can run of triton, native on a CPU, and torch: csrc's kernels for GPUs
+have to be asked for until they have been timed. An explicit choice that cannot run raises and says why; it never falls
+back.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NoReturn, get_args
 
 import torch
-from torch import Tensor
 
 from maedfer._native import MODULES, absent
 from maedfer.errors import InputError, unknown
 
-Impl = Literal["auto", "reference", "torch", "triton", "cuda"]
+Impl = Literal["auto", "reference", "torch", "native", "triton", "cuda"]
+
+# Tells why something cannot run; nothing when it can.
+Reasons = Callable[[], list[str]]
 
 IMPLS: tuple[str, ...] = get_args(Impl)
 
@@ -72,51 +77,80 @@ def check_name(impl: str) -> None:
 
 
 def resolve(
-    impl: str, x: Tensor, reasons: Callable[[], list[str]] = list, compiled: Callable[[], list[str]] | None = None
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    triton: Reasons | None = None,
+    native: Mapping[str, Reasons] | None = None,
 ) -> str:
-    """Choose between "reference", "torch", "triton" and "cuda" for one call.
+    """Choose between "reference", "torch", "native" and "triton" for one call.
 
     Args:
         impl: the caller's choice; "auto" leaves it to `current_impl`.
-        x: an input, for its device and dtype.
-        reasons: tells why the operation's Triton kernel cannot run these sizes, nothing when it can. Called only where
-            kernels can run at all.
-        compiled: the same of the operation's kernel in csrc/; None where it has none, so that "cuda" means "triton".
+        device: of the inputs.
+        dtype: of what is computed.
+        triton: why the operation's Triton kernel cannot run these sizes; None where there is no such kernel. Called
+            only where kernels can run at all.
+        native: the same of csrc, for each kind of device that it has the operation for. Called only where that part
+            was compiled.
 
     Raises:
-        InputError: "triton" or "cuda" was chosen and cannot run.
+        InputError: "triton", "native" or "cuda" was chosen and cannot run.
     """
-    chosen = _current if impl == "auto" else impl
-    if chosen in ("reference", "torch"):
-        return chosen
-    if chosen == "cuda":
-        against = [f"tensors are on the {x.device.type} device"] if x.device.type != "cuda" else []
-        against = against or (compiled() if compiled is not None else [])
-        if against:
-            raise InputError(f'impl="cuda" cannot run here: {"; ".join(against)}. Choose impl="auto" or "torch"')
+    requested = _current if impl == "auto" else impl
+    if requested in ("reference", "torch"):
+        return requested
+    kind = device.type
+    compiled = None if native is None else native.get(kind)
+    if requested in ("native", "cuda"):
+        if kind != "cuda" and (kind != "cpu" or requested == "cuda"):
+            _refuse(requested, [f"tensors are on the {kind} device"])
         if compiled is not None:
-            return "cuda"
-        chosen = "triton"
-    against = [*device_reasons(x.device.type, x.device.index), *dtype_reasons(x.dtype)] or reasons()
-    if chosen == "triton":
-        if against:
-            raise InputError(f'impl="triton" cannot run here: {"; ".join(against)}. Choose impl="auto" or "torch"')
-        return "triton"
-    choice = "torch" if against else "triton"
-    if not torch.compiler.is_compiling():
-        _say_once(x.device.type, choice, "; ".join(against))
+            reasons = _native_reasons(kind, compiled)
+            if reasons:
+                _refuse(requested, reasons)
+            return "native"
+        if kind == "cpu":
+            return "torch"
+    reasons = [*device_reasons(kind, device.index), *dtype_reasons(dtype)]
+    if triton is not None and not reasons:
+        reasons = triton()
+    if requested != "auto":
+        if reasons:
+            _refuse("triton", reasons)
+        return "torch" if triton is None else "triton"
+    if triton is not None and not reasons:
+        choice = "triton"
+    elif kind == "cpu" and compiled is not None and not _native_reasons(kind, compiled):
+        return "native"
+    else:
+        choice = "torch"
+    if triton is not None and not torch.compiler.is_compiling():
+        _say_once(kind, choice, "; ".join(reasons))
     return choice
 
 
 def choose(impl: str, device: torch.device) -> str:
-    """What `impl` comes to on a device, before any size is known.
+    """What `impl` comes to on a device, before any size is known; "auto" speaks of operations that csrc does not have.
 
     Raises:
-        InputError: no such implementation, or "triton" or "cuda" was chosen and cannot run, for want of a device or of
-            compiled code.
+        InputError: no such implementation, or one was chosen that cannot run, for want of a device or of compiled code.
     """
     check_name(impl)
-    return resolve(impl, torch.empty(0, device=device), compiled=lambda: [] if MODULES["cuda"] else [absent("cuda")])
+    # Of an index, where the device has several; this also finds out whether it is there.
+    x = torch.empty(0, device=device)
+    explicit = (_current if impl == "auto" else impl) != "auto"
+    native: dict[str, Reasons] = {"cpu": list, "cuda": list} if explicit else {}
+    return resolve(impl, x.device, x.dtype, triton=list, native=native)
+
+
+def _native_reasons(kind: str, compiled: Reasons) -> list[str]:
+    return [absent(kind)] if MODULES[kind] is None else compiled()
+
+
+def _refuse(impl: str, reasons: Sequence[str]) -> NoReturn:
+    raise InputError(f'impl="{impl}" cannot run here: {"; ".join(reasons)}. Choose impl="auto" or "torch"')
 
 
 def interpreting() -> bool:

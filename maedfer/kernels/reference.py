@@ -13,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels.cubes import gather_cubes
-
-# Of a linear layer and of a LayerNorm: (weight, bias).
-Linear = tuple[Tensor, Tensor | None]
-Norm = tuple[Tensor, Tensor]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, mask: Tensor | None = None) -> Tensor:

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from maedfer.dataclass_tree import check_ranges, documented, field_types, from_dict, setting
+from maedfer.dataclass_tree import check_ranges, field_types, from_dict
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import Impl
+from maedfer.setting import documented, setting
 
 # Clips enter the models normalised with these (RGB, for values in [0, 1]).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -116,9 +117,9 @@ class LGIFormerConfig:
     impl: Impl = setting(
         "auto",
         belongs_to="machine",
-        doc='who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "cuda" for those of '
-        'csrc/ where there are, "torch" for plain PyTorch arranged for speed, "reference" for the specification. '
-        "An explicit choice that cannot run raises",
+        doc='who computes: "auto" for the fastest that can run, "triton" for the fused kernels, "native" for what '
+        'csrc/ has ("cuda" is the same, on a GPU alone), "torch" for PyTorch alone, arranged for speed, "reference" '
+        "for the specification. An explicit choice that cannot run raises",
     )
     full_attention: Literal["sdpa", "xformers"] = setting(
         "sdpa",

@@ -137,7 +137,7 @@ class LGIBlock(LGIStages, nn.Module):
         mlp_ratio: hidden channels of the feed-forward network over C.
         qkv_bias: bias on queries and values (keys have none).
         drop_path: stochastic depth's probability.
-        impl: who computes: "auto", "reference", "torch", "triton" or "native".
+        impl: who computes: "auto", "reference", "torch", "native" or "triton".
         intra_region, inter_region, interaction, feedback, share_attention: the switches of `LGIFormerConfig`.
 
     Raises:

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from maedfer.kernels.folding import folds
+from maedfer.kernels.interaction.folding import folds
 from maedfer.models.build import build_model
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.fused import Step, plan

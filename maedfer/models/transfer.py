@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maedfer.dataclass_tree import keys_of
+from maedfer.dataclass_tree import differences, keys_of, to_dict
 from maedfer.errors import InputError
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.lgi_former import LGIFormer
@@ -35,12 +35,7 @@ def load_pretrained(model: LGIFormer, source: MAEDFER | LGIFormer) -> LoadReport
     """
     theirs: LGIFormerConfig = source.config.encoder if isinstance(source, MAEDFER) else source.config
     ours = model.config
-    architecture = keys_of(LGIFormerConfig, "weights")
-    differ = [
-        f"{name} ({getattr(theirs, name)} there, {getattr(ours, name)} here)"
-        for name in LGIFormerConfig.__dataclass_fields__
-        if name in architecture and getattr(theirs, name) != getattr(ours, name)
-    ]
+    differ = differences(to_dict(theirs), to_dict(ours), free=keys_of(LGIFormerConfig, "results", "machine"))
     if differ:
         raise InputError(f"the pre-trained encoder is of another architecture: {', '.join(differ)}")
     adapted: list[str] = []

@@ -5,44 +5,8 @@ Both write report.html, one file that loads nothing from outside, and report.jso
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from maedfer.report import page as html
-from maedfer.report import sections as parts
 from maedfer.report.comparison import write_comparison
-from maedfer.report.run_data import read_run
+from maedfer.report.conditions import group_runs
+from maedfer.report.write import write_report
 
-__all__ = ["write_comparison", "write_report"]
-
-
-def write_report(run_dir: str | Path) -> Path:
-    """Show what a run folder holds; what is absent is left out.
-
-    Args:
-        run_dir: folder with any of config.yaml, environment.json, log.jsonl, metrics.json, pred.csv, features.npz,
-            reconstructions.npz and reconstructions_start.npz.
-
-    Returns:
-        Path of report.html in that folder.
-
-    Raises:
-        InputError: the folder is no run folder, or one of its files is broken.
-    """
-    run = read_run(run_dir)
-    pictures, picture_numbers = parts.reconstructions(run)
-    sections = {
-        "headline": parts.headline(run),
-        "selection": parts.selection(run),
-        "folds": parts.folds(run),
-        "curves": parts.curves(run),
-        "scores": parts.per_class(run),
-        "reconstructions": (html.section("Reconstructions", pictures), picture_numbers),
-        "tsne": parts.embedding(run),
-        "mistakes": parts.mistakes(run),
-    }
-    shown, numbers = parts.merge(sections)
-    title, subtitle = parts.title(run)
-    head = {"kind": "run", "title": title, "run": run.path.resolve().name, "cut_off_log_line": run.torn}
-    tail = {"config": run.config, "environment": run.environment}
-    page = html.page(title, subtitle, [*shown, parts.details(run)], parts.footer(run))
-    return html.write(run.path, page, {**head, **numbers, **tail})
+__all__ = ["group_runs", "write_comparison", "write_report"]

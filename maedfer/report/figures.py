@@ -1,71 +1,24 @@
 """Figures of the reports, drawn with matplotlib from plain arrays (Agg, no pyplot, no global state).
 
-Every function returns a `matplotlib.figure.Figure`; save it with `figure.savefig("name.pdf")`. Colours are Paul Tol's
-"bright" scheme, which stays apart under the common forms of colour blindness; where there are more groups than colours
-the marker or the dash changes too. Shares (recall, F1, UAR, WAR) go in as fractions and are drawn as percentages.
+Every function returns a `matplotlib.figure.Figure`; save it with `figure.savefig("name.pdf")`. Shares (recall, F1, UAR,
+WAR) go in as fractions and are drawn as percentages.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from maedfer.errors import InputError, require
+from maedfer.report.style import HEAT, INK, MARKERS, MUTED, PALETTE, PAPER, TINT, blank, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-P = ParamSpec("P")
-
-PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#8f8f8f")
-HEAT = "#1f5f99"
-TINT = "#b4c8dd"
-INK = "#20242a"
-MUTED = "#68717d"
-LINE = "#dfe3e8"
-PAPER = "#fefefe"
-
-_MARKERS = "o^sDvP"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 8.5,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.handlelength": 1.6,
-    "lines.linewidth": 1.5,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "white",
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",
-}
 
 
 class Curve(NamedTuple):
@@ -90,23 +43,7 @@ class Panel(NamedTuple):
     percent: bool = False
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        matplotlib = require("matplotlib", "train")
-        with matplotlib.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = require("matplotlib.figure", "train").Figure(figsize=(width, height), layout="constrained")
-    require("matplotlib.backends.backend_agg", "train").FigureCanvasAgg(figure)
-    return figure
-
-
-@_styled
+@styled
 def curves(panels: Sequence[Panel], *, columns: int = 3, width: float = 10.0, height: float = 2.7) -> Figure:
     """Draw lines over steps or epochs, one axes a panel.
 
@@ -120,7 +57,7 @@ def curves(panels: Sequence[Panel], *, columns: int = 3, width: float = 10.0, he
         raise InputError("curves() needs at least one panel to draw")
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(width, height * rows)
+    figure = blank(width, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         _draw_panel(axis, panel)
@@ -170,7 +107,7 @@ def _thin(label: str, line: Curve, limit: int = 1000, bins: int = 250) -> tuple[
     return mean_x, mean_y, np.minimum.reduceat(y, edges), np.maximum.reduceat(y, edges)
 
 
-@_styled
+@styled
 def confusion_matrix(
     confusion: ArrayLike, classes: Sequence[str], *, title: str = "", width: float | None = None, clips: bool = True
 ) -> Figure:
@@ -190,7 +127,7 @@ def confusion_matrix(
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     width = width or 1.5 + 0.52 * max(n, 4)
-    figure = _figure(width, 0.9 + (width - 1.2) * 0.88)
+    figure = blank(width, 0.9 + (width - 1.2) * 0.88)
     axis = figure.subplots()
     rectangle = require("matplotlib.patches", "train").Rectangle
     size = float(np.clip(72 * (width - 1.2) / n * (0.24 if clips else 0.3), 4.5, 9))
@@ -220,7 +157,7 @@ def confusion_matrix(
     return figure
 
 
-@_styled
+@styled
 def class_bars(
     classes: Sequence[str],
     recall: ArrayLike,
@@ -246,7 +183,7 @@ def class_bars(
     for name, value in (*values.items(), ("counts", clips)):
         if value.shape != (n,):
             raise InputError(f"class_bars(): {name} has shape {value.shape}, but there are {n} class names")
-    figure = _figure(width, height or 1.0 + 0.46 * n)
+    figure = blank(width, height or 1.0 + 0.46 * n)
     axis = figure.subplots()
     place = np.arange(n)
     for position, (name, value) in enumerate(values.items()):
@@ -283,7 +220,7 @@ def class_bars(
     return figure
 
 
-@_styled
+@styled
 def reconstruction_grid(
     masked: ArrayLike,
     original: ArrayLike,
@@ -347,7 +284,7 @@ def reconstruction_grid(
     picture_width = width - label_width
     picture_height = picture_width * sheet_h / sheet_w
     total = head + clips * picture_height + (clips - 1) * between + 0.02
-    figure = _figure(width, total)
+    figure = blank(width, total)
     figure.set_layout_engine("none")
     for clip in range(clips):
         sheet = np.zeros((sheet_h, sheet_w, 4), dtype=np.uint8)
@@ -382,7 +319,7 @@ def _resize(picture: NDArray[np.float32], grow: int, shrink: int) -> NDArray[np.
     return pixels.repeat(grow, axis=0).repeat(grow, axis=1)
 
 
-@_styled
+@styled
 def tsne_scatter(
     points: ArrayLike,
     labels: ArrayLike,
@@ -404,7 +341,7 @@ def tsne_scatter(
     if place.ndim != 2 or place.shape[1] != 2 or truth.shape != place.shape[:1]:
         raise InputError(f"tsne_scatter(): points {place.shape} and labels {truth.shape} must be [n, 2] and [n]")
     wrong = np.zeros(len(place), dtype=bool) if predictions is None else np.asarray(predictions) != truth
-    figure = _figure(width, 0.66 * width)
+    figure = blank(width, 0.66 * width)
     axis = figure.subplots()
     size = float(np.clip(12000 / max(len(place), 1), 12, 30))
     handles = []
@@ -412,7 +349,7 @@ def tsne_scatter(
         chosen = truth == index
         if not chosen.any():
             continue
-        color, marker = PALETTE[index % len(PALETTE)], _MARKERS[index // len(PALETTE) % len(_MARKERS)]
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index // len(PALETTE) % len(MARKERS)]
         good, bad = place[chosen & ~wrong], place[chosen & wrong]
         style: dict[str, Any] = {"marker": marker, "s": size}
         axis.scatter(*bad.T, facecolors="none", edgecolors=color, linewidths=0.9, **style)
@@ -430,7 +367,7 @@ def tsne_scatter(
     return figure
 
 
-@_styled
+@styled
 def seed_comparison(
     scores: Mapping[str, Mapping[str, ArrayLike]], *, paired: bool = True, width: float = 10.0
 ) -> Figure:
@@ -444,7 +381,7 @@ def seed_comparison(
     if not scores or not all(scores.values()):
         raise InputError("seed_comparison() needs at least one metric with one condition")
     conditions = list(next(iter(scores.values())))
-    figure = _figure(width, 0.75 + 0.52 * len(conditions))
+    figure = blank(width, 0.75 + 0.52 * len(conditions))
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, (metric, by_condition) in zip(axes, scores.items(), strict=True):
         before: NDArray[np.float64] | None = None

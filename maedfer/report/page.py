@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError, require
-from maedfer.report.figures import HEAT, INK, LINE, MUTED, PALETTE, PAPER, TINT
+from maedfer.report.style import HEAT, INK, LINE, MUTED, PALETTE, PAPER, TINT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,10 +212,17 @@ def _plain(value: Any) -> Any:
 
 
 def write(out: Path, html: str, numbers: Mapping[str, Any]) -> Path:
-    """Write report.html and report.json into `out` and return the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write report.html and report.json into `out` and return the path of the page.
+
+    Raises:
+        InputError: the folder cannot be made, or a file in it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {str(out)!r} for the report: {error.strerror}") from error
     text = json.dumps(_plain(numbers), indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    path = out / "report.html"
-    path.write_text(html, encoding="utf-8")
-    return path
+    for name, content in (("report.json", text + "\n"), ("report.html", html)):
+        with atomic_path(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return out / "report.html"

@@ -42,6 +42,25 @@ def title(run: RunData) -> tuple[str, str]:
     return f"{task} · {model}" if model else task, " · ".join(line)
 
 
+def ending(run: RunData) -> tuple[str, Numbers]:
+    """That a run has not ended, and how far it came; nothing where it has, or where nothing is known of it."""
+    facts = run.environment
+    stopped = facts.get("outcome") == "stopped"
+    if not stopped and ("ended" not in facts or facts["ended"] is not None):
+        return "", {}
+    found: Numbers = {"ended": False, "step": None, "epoch": None}
+    text = "This run has not ended: it was stopped" if stopped else "This run has not ended: it was killed, or goes on"
+    if run.steps:
+        step, epoch = number(run.steps[-1].get("step")) or 0.0, number(run.steps[-1].get("epoch")) or 0.0
+        epochs = number(run.setting("optim.epochs"))
+        of = "" if epochs is None else f" of {epochs:g}"
+        text += f"; the last step in its log is {step:,.0f}, in epoch {epoch:g}{of}"
+        found |= {"step": step, "epoch": epoch}
+    if (run.path / "checkpoints" / "last.pt").is_file():
+        text += ". The command that started it goes on from its last checkpoint"
+    return html.callout(f"{text}.", warn=True), found
+
+
 def headline(run: RunData) -> tuple[str, Numbers]:
     """The most important numbers of a run as tiles."""
     items: list[tuple[str, str, str]] = []

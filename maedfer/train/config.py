@@ -10,12 +10,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
-from maedfer.dataclass_tree import check_ranges, from_dict, keys_of, set_dotted, task_defaults, to_dict
+from maedfer.dataclass_tree import (
+    check_ranges,
+    differences,
+    from_dict,
+    keys_of,
+    set_dotted,
+    task_defaults,
+    to_dict,
+    without,
+)
 from maedfer.errors import InputError, require, unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.train.settings import (
@@ -75,18 +84,18 @@ def load_config(
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     yaml = require("yaml", "train")
-    given: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
     if recipe is not None:
-        given = read_tree(find_recipe(recipe))
-        if given.get("task", task) != task and task != "evaluate":
-            raise InputError(f"recipe {str(recipe)!r} is for {given['task']!r} and cannot be used to {task}")
+        requested = read_tree(find_recipe(recipe))
+        if requested.get("task", task) != task and task != "evaluate":
+            raise InputError(f"recipe {str(recipe)!r} is for {requested['task']!r} and cannot be used to {task}")
     for override in overrides:
-        set_dotted(given, override, lambda text: yaml.safe_load(text) if text else "")
-    tree = _merge(_task_tree(task), _evaluated_run(given) if task == "evaluate" else {})
-    tree = _merge(tree, given)
+        set_dotted(requested, override, lambda text: yaml.safe_load(text) if text else "")
+    tree = _merge(_task_tree(task), _evaluated_run(requested) if task == "evaluate" else {})
+    tree = _merge(tree, requested)
     tree["task"] = task
     if not tree.get("output"):
-        tree["output"] = str(_default_output(task, recipe, given))
+        tree["output"] = str(_default_output(task, recipe, requested))
     cfg = resolve(tree)
     if check:
         check_config(cfg)
@@ -162,8 +171,8 @@ def check_config(cfg: RunConfig) -> None:
     """
     pretraining = cfg.task == "pretrain"
     if pretraining != isinstance(cfg.model, MAEDFERConfig):
-        wanted = "a masked autoencoder (mae_dfer_base)" if pretraining else "a classifier (lgi_former_base)"
-        raise InputError(f"model.name {cfg.model_name!r} does not fit the task: {cfg.task} takes {wanted}")
+        fitting = "a masked autoencoder (mae_dfer_base)" if pretraining else "a classifier (lgi_former_base)"
+        raise InputError(f"model.name {cfg.model_name!r} does not fit the task: {cfg.task} takes {fitting}")
     check_ranges(cfg)
     _check_together(cfg)
     clip = cfg.clip_model.clip_size
@@ -247,18 +256,7 @@ def differing_keys(there: RunConfig, here: RunConfig) -> list[str]:
     What belongs to the machine may differ. The trainer compares the global batch as a whole, so that a run can move to
     another number of processes, and lists of clips by their contents, so that data can move to another folder.
     """
-    left, right = dict(_leaves(config_tree(there))), dict(_leaves(config_tree(here)))
-    free = keys_of(RunConfig, "machine")
-    keys = [key for key in {**left, **right} if key not in free and left.get(key) != right.get(key)]
-    return [f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)" for key in keys]
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
+    return differences(config_tree(there), config_tree(here), free=keys_of(RunConfig, "machine"))
 
 
 def default_model(task: str) -> str:
@@ -293,20 +291,22 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _evaluated_run(given: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluated_run(requested: Mapping[str, Any]) -> dict[str, Any]:
     # The settings of the run that an evaluation is about, as the base that recipe and overrides change.
-    folder = _evaluated_folder(given)
+    folder = _evaluated_folder(requested)
     if folder is None:
         return {}
     tree = read_tree(folder / "config.yaml")
     for key in ("task", "output"):
         tree.pop(key, None)
     tree["eval"] = {**_section(tree, "eval"), "checkpoint": "", "runs": []}
+    # Who computed then says nothing of who can compute here.
+    tree["model"] = without(LGIFormerConfig, _section(tree, "model"), "machine")
     return tree
 
 
-def _evaluated_folder(given: Mapping[str, Any]) -> Path | None:
-    section = _section(given, "eval")
+def _evaluated_folder(requested: Mapping[str, Any]) -> Path | None:
+    section = _section(requested, "eval")
     runs = section.get("runs") or []
     first = section.get("checkpoint") or (runs[0] if isinstance(runs, (list, tuple)) and runs else "")
     path = Path(str(first))
@@ -314,9 +314,9 @@ def _evaluated_folder(given: Mapping[str, Any]) -> Path | None:
     return folder if first and (folder / "config.yaml").is_file() else None
 
 
-def _default_output(task: str, recipe: str | Path | None, given: Mapping[str, Any]) -> Path:
-    run = _evaluated_folder(given) if task == "evaluate" else None
-    if run is not None and not _section(given, "eval").get("runs"):
+def _default_output(task: str, recipe: str | Path | None, requested: Mapping[str, Any]) -> Path:
+    run = _evaluated_folder(requested) if task == "evaluate" else None
+    if run is not None and not _section(requested, "eval").get("runs"):
         return run / "evaluation"
     return Path("runs") / (Path(recipe).stem if recipe is not None else task)
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maedfer._files import atomic_path
+from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import headline, predict, summary
-from maedfer.models import LGIFormer, load
+from maedfer.models import LGIFormer, LGIFormerConfig, load
 from maedfer.train.config import RunConfig, check_config, replace_model
 from maedfer.train.loader import ViewBatches
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime, start
-from maedfer.train.run_folder import RunResult, finish_report, open_evaluation, recording
+from maedfer.train.run_folder import RunResult, open_evaluation, recording
 
 
 def run_evaluate(cfg: RunConfig) -> RunResult:
     """Score a model on `data.test`, or put the predictions of several runs together and score them once.
+
+    `maedfer.report.write_report(result.output)` makes a page of the scores; the command does so where `report` is true.
 
     Raises:
         InputError: naming what cannot be used.
@@ -30,7 +34,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
     with start(cfg) as runtime:
         model: LGIFormer | None = None
         if not cfg.eval.runs:
-            model, cfg = _model_to_score(cfg)
+            model, cfg = model_to_score(cfg)
             model.to(runtime.device)
         runtime.on_main(lambda: open_evaluation(cfg))
         with recording(cfg, runtime) as log:
@@ -43,8 +47,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
                 metrics = write_results(cfg, runtime, predictions, facts)
             log.record("eval", split="test", **headline(metrics))
             log.say(summary(metrics))
-        report = finish_report(cfg, runtime)
-    return RunResult(Path(cfg.output), metrics=metrics, report=report)
+    return RunResult(Path(cfg.output), metrics=metrics)
 
 
 def predict_list(
@@ -107,7 +110,12 @@ def write_results(
     return metrics
 
 
-def _model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
+def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
+    """The classifier that `eval.checkpoint` names, on the CPU, and the run with that model's configuration.
+
+    Raises:
+        InputError: it cannot be loaded, is no classifier, or has other classes than the settings.
+    """
     model = load(cfg.eval.checkpoint)
     if not isinstance(model, LGIFormer):
         raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
@@ -118,17 +126,32 @@ def _model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
             f"data.classes names {len(cfg.data.classes)} classes but {cfg.eval.checkpoint!r} has "
             f"{model.config.num_classes}: give the classes it was trained on"
         )
-    cfg = replace_model(cfg, dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path))
+    # Who computes is asked of the settings: it belongs to this machine and not to the one that trained.
+    chosen = {name: getattr(cfg.clip_model, name) for name in keys_of(LGIFormerConfig, "machine")}
+    config = dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path, **chosen)
+    cfg = replace_model(cfg, config)
     check_config(cfg)
-    return model, cfg
+    scored = LGIFormer(config)
+    scored.load_state_dict(model.state_dict())
+    return scored.eval(), cfg
 
 
-def _pool_runs(cfg: RunConfig, runtime: Runtime, log: RunLog) -> dict[str, Any]:
+def read_runs(folders: Sequence[str]) -> list[Predictions]:
+    """The predictions of runs that are to be pooled.
+
+    Raises:
+        InputError: a run has none.
+    """
     parts = []
-    for folder in cfg.eval.runs:
+    for folder in folders:
         if not (Path(folder) / "pred.csv").is_file():
             raise InputError(f"eval.runs: {folder!r} has no pred.csv: give folders of runs that have ended")
         parts.append(read_predictions(Path(folder) / "pred.csv"))
+    return parts
+
+
+def _pool_runs(cfg: RunConfig, runtime: Runtime, log: RunLog) -> dict[str, Any]:
+    parts = read_runs(cfg.eval.runs)
     folds = []
     for folder, part in zip(cfg.eval.runs, parts, strict=True):
         folds.append({"run": folder, **headline(part.metrics())})

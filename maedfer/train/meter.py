@@ -1,9 +1,10 @@
-"""Means of losses that are not waited for."""
+"""What the log tells between two lines: means of losses that are not waited for, and the pace of the run."""
 
 from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,3 +58,33 @@ class Meter:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
         self.sums, self.counts = copy.deepcopy(state["sums"]), dict(state["counts"])
+
+
+class Pace:
+    """How fast a run goes since its last log line, and how long it will take.
+
+    Args:
+        step: optimiser steps done before.
+        total: optimiser steps of the whole run.
+    """
+
+    def __init__(self, step: int, total: int) -> None:
+        self.first, self.total = step, total
+        self.started = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new window, after a log line or after what is no training."""
+        self.window, self.waited, self.clips = time.perf_counter(), 0.0, 0
+
+    def add(self, clips: int, waited: float) -> None:
+        """Count a pass over so many clips, for which the loader took `waited` seconds."""
+        self.clips += clips
+        self.waited += waited
+
+    def read(self, step: int) -> tuple[float, float, float]:
+        """Clips per second of this process, share of the time spent waiting for data, seconds left after `step`."""
+        now = time.perf_counter()
+        seconds = max(now - self.window, 1e-9)
+        left = (now - self.started) / max(1, step - self.first) * (self.total - step)
+        return self.clips / seconds, min(1.0, self.waited / seconds), left

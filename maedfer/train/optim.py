@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer.errors import InputError
-from maedfer.train.config import OptimConfig
+from maedfer.train.config import OptimConfig, RunConfig
 
 
 def parameter_groups(
@@ -65,6 +65,7 @@ class Schedule:
     """
 
     def __init__(self, config: OptimConfig, global_batch: int, steps_per_epoch: int, max_steps: int = 0) -> None:
+        self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
         scale = global_batch / config.lr_batch if config.lr_batch else 1.0
         self.peak, self.floor = config.lr * scale, config.min_lr * scale
         self.total = config.epochs * steps_per_epoch
@@ -83,6 +84,28 @@ class Schedule:
             return self.peak * step / self.warmup
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
         return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def run_schedule(cfg: RunConfig, clips: int, batches: int, world: int) -> Schedule:
+    """The schedule of a run.
+
+    Args:
+        cfg: the run.
+        clips: to train on.
+        batches: of one process in an epoch.
+        world: number of processes.
+
+    Raises:
+        InputError: there are too few clips for a step, or too few steps for the warm-up.
+    """
+    global_batch = cfg.train.batch_size * world * cfg.train.accumulate
+    steps = batches // cfg.train.accumulate
+    if not steps:
+        raise InputError(
+            f"{clips} training clips do not fill one batch of {global_batch} "
+            "(train.batch_size x processes x train.accumulate): lower it, or give more clips"
+        )
+    return Schedule(cfg.optim, global_batch, steps, cfg.train.max_steps)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

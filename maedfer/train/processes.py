@@ -126,6 +126,11 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         torch.use_deterministic_algorithms(was_deterministic)
 
 
+def is_main() -> bool:
+    """Whether this is the process that writes files, also where no run is going on."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def seed_all(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators (CPU and GPU)."""
     random.seed(seed)

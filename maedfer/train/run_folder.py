@@ -26,14 +26,12 @@ class RunResult:
         steps: optimiser steps done.
         loss: mean training loss of the last epoch.
         metrics: contents of metrics.json, where clips were scored.
-        report: report.html, where one was written.
     """
 
     output: Path
     steps: int = 0
     loss: float | None = None
     metrics: dict[str, Any] | None = None
-    report: Path | None = None
 
 
 def open_run(cfg: RunConfig) -> Path | None:
@@ -104,21 +102,6 @@ def recording(cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0) -
             # On a full disk this fails as well, and must not hide the error that says so.
             with contextlib.suppress(InputError) if outcome == "stopped" else contextlib.nullcontext():
                 write_json(path, {**facts, "ended": now(), "outcome": outcome})
-
-
-def finish_report(cfg: RunConfig, runtime: Runtime) -> Path | None:
-    """Write report.html when asked to; a failure is told and does not lose the run."""
-    if not cfg.report or not runtime.main:
-        return None
-    try:
-        from maedfer.report import write_report
-
-        path = write_report(Path(cfg.output))
-    except Exception as error:
-        print(f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete")
-        return None
-    print(f"report: {path}", flush=True)
-    return path
 
 
 def _make(folder: Path) -> None:

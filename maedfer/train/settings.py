@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from maedfer.dataclass_tree import documented, setting
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.setting import documented, setting
 
 Task = Literal["pretrain", "finetune", "evaluate"]
 
@@ -46,7 +46,7 @@ class DataConfig:
     fit: Literal["stretch", "crop"] = setting(
         "stretch",
         doc="how a frame is brought to the model's size: stretched, or its short side fitted and the centre cut out "
-        "(pre-training crops instead, see `AugmentConfig`)",
+        "(pre-training crops instead: `augment.crop`, `augment.multiscale`)",
     )
 
 
@@ -62,11 +62,13 @@ class AugmentConfig:
         high=1,
         doc="share of the frame's area that the random resized crop keeps, from and to",
     )
-    ratio: tuple[float, float] = setting((3 / 4, 4 / 3), above=0, doc="width / height of that crop, from and to")
+    ratio: tuple[float, float] = setting(
+        (3 / 4, 4 / 3), above=0, doc="width / height of the random resized crop, from and to"
+    )
     flip: float = setting(0.5, low=0, high=1, doc="probability of a mirror image")
     erase: float = setting(0.25, low=0, high=1, doc="probability of erasing a box")
     mixup: float = setting(0.8, low=0, doc="alpha of the Beta distribution of mixup; 0 = off")
-    cutmix: float = setting(1.0, low=0, doc="the same for cutmix; 0 = off")
+    cutmix: float = setting(1.0, low=0, doc="alpha of the Beta distribution of cutmix; 0 = off")
     mixup_prob: float = setting(1.0, low=0, high=1, doc="share of batches that are mixed at all")
     mixup_switch_prob: float = setting(
         0.5,
@@ -74,7 +76,7 @@ class AugmentConfig:
         high=1,
         doc="share of mixed batches that use cutmix where both are on",
     )
-    smoothing: float = setting(0.1, low=0, high=1, doc="label smoothing")
+    smoothing: float = setting(0.1, low=0, below=1, doc="label smoothing")
     multiscale: tuple[float, ...] = setting(
         (1.0, 0.875, 0.75, 0.66),
         above=0,
@@ -100,8 +102,10 @@ class OptimConfig:
         doc="peak learning rate for a global batch of `lr_batch` clips, scaled linearly to the actual one (batch_size "
         "* processes * accumulate; repeats do not count)",
     )
-    lr_batch: int = setting(256, low=0, doc="that batch; 0 = `lr` and `min_lr` are meant as they are")
-    min_lr: float = setting(1e-6, low=0, by_task={"pretrain": 1e-5}, doc="learning rate at the end, scaled alike")
+    lr_batch: int = setting(
+        256, low=0, doc="global batch that `lr` and `min_lr` are meant for; 0 = any, they are not scaled"
+    )
+    min_lr: float = setting(1e-6, low=0, by_task={"pretrain": 1e-5}, doc="learning rate at the end, scaled like `lr`")
     betas: tuple[float, float] = setting(
         (0.9, 0.999),
         low=0,
@@ -170,7 +174,9 @@ class TrainConfig:
         belongs_to="machine",
         doc="keep a checkpoint every so many epochs; 0 = none. The last one is always there",
     )
-    save_steps: int = setting(0, low=0, belongs_to="machine", doc="also renew the last checkpoint every so many steps")
+    save_steps: int = setting(
+        0, low=0, belongs_to="machine", doc="also renew the last checkpoint every so many steps; 0 = after epochs only"
+    )
     log_every: int = setting(10, low=1, belongs_to="machine", doc="steps between two lines of the log")
     max_steps: int = setting(
         0,
@@ -206,7 +212,7 @@ class EvalConfig:
         doc="the weights that are saved and scored: the last ones, those best on `data.val`, or those best on "
         "`data.test` (what the published code does; the log and metrics.json say so)",
     )
-    metric: Literal["uar", "war"] = setting("war", doc='what "best" means')
+    metric: Literal["uar", "war"] = setting("war", doc='score by which "best" is judged')
     save_features: bool = setting(False, belongs_to="machine", doc="write features.npz beside pred.csv")
     checkpoint: str = setting(
         "",
@@ -246,7 +252,7 @@ class RunConfig:
     optim: OptimConfig = setting(OptimConfig(), doc="AdamW and the schedule of its learning rate")
     train: TrainConfig = setting(TrainConfig(), doc="how the loop runs")
     eval: EvalConfig = setting(EvalConfig(), doc="how clips are scored")
-    report: bool = setting(True, belongs_to="machine", doc="write report.html in the end")
+    report: bool = setting(True, belongs_to="machine", doc="the command writes report.html in the end")
 
     @property
     def clip_model(self) -> LGIFormerConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,12 +38,27 @@ class Job:
             *(f"output={self.output}", *self.overrides),
         ]
 
+    @property
+    def log(self) -> Path:
+        """The file that takes what it prints."""
+        return self.output.with_name(f"{self.output.name}.log")
 
-def run_jobs(jobs: Sequence[Job], processes: int, say: Callable[[str], None] = print) -> None:
+
+def run_jobs(
+    jobs: Sequence[Job],
+    processes: int,
+    say: Callable[[str], None] = print,
+    progress: Callable[[float], None] | None = None,
+) -> None:
     """Run jobs, at most `processes` at a time, each with its share of the CPU's threads.
 
-    What a job prints goes to <output>.log beside its folder, and a line is said when it ends. When one fails, or on
-    Ctrl-C, the others are stopped.
+    What a job prints goes to <output>.log beside its folder. When one fails, or on Ctrl-C, the others are stopped.
+
+    Args:
+        jobs: what to run.
+        processes: at most so many at a time.
+        say: takes a line when a job ends.
+        progress: takes the share of all steps that are done, several times a second.
 
     Raises:
         InputError: a job failed, with its last line.
@@ -54,29 +70,43 @@ def run_jobs(jobs: Sequence[Job], processes: int, say: Callable[[str], None] = p
         while waiting or running:
             while waiting and len(running) < processes:
                 job = waiting.pop(0)
-                log = _log_path(job)
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("w", encoding="utf-8") as file:
-                    process = subprocess.Popen(
-                        [*job.command, f"train.threads={threads}"],
-                        stdin=subprocess.DEVNULL,
-                        stdout=file,
-                        stderr=subprocess.STDOUT,
-                        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                    )
-                running[process] = (job, time.perf_counter())
+                running[_start(job, threads)] = (job, time.perf_counter())
             for process in [process for process in running if process.poll() is not None]:
                 job, started = running.pop(process)
                 if process.returncode:
-                    lines = _log_path(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                    lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                     raise InputError(f"{job.task} into {job.output} failed: {lines[-1] if lines else 'no output'}")
                 say(f"  {job.output.name}: done in {time.perf_counter() - started:.0f} s")
-            time.sleep(0.1)
+            if progress is not None:
+                ended = len(jobs) - len(waiting) - len(running)
+                progress((ended + sum(steps_done(job.log) for job, _ in running.values())) / len(jobs))
+            time.sleep(0.2)
     finally:
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
+
+
+def steps_done(log: Path) -> float:
+    """The share of its steps that a job has done, by the last line of progress in what it printed; 0 before that."""
+    with log.open("rb") as file:
+        # A line of progress is much shorter.
+        file.seek(max(0, log.stat().st_size - 4096))
+        found = re.findall(rb" step (\d+)/(\d+):", file.read())
+    return int(found[-1][0]) / int(found[-1][1]) if found else 0.0
+
+
+def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("w", encoding="utf-8") as file:
+        return subprocess.Popen(
+            [*job.command, f"train.threads={threads}"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
 
 
 def seed_jobs(out: Path, name: str, seeds: int, overrides: Sequence[str], init: Path | None) -> list[Job]:
@@ -110,7 +140,3 @@ def few_labels(source: Path, count: int, target: Path) -> Path:
 def available_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _log_path(job: Job) -> Path:
-    return job.output.with_name(f"{job.output.name}.log")

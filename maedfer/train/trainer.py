@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,40 +22,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maedfer.errors import InputError
 from maedfer.kernels import choose
-from maedfer.models import MAEDFER, LGIFormer, LoadReport
+from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
-from maedfer.train.config import RunConfig, config_tree, resolve
+from maedfer.train.config import config_tree, resolve
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog, duration
-from maedfer.train.meter import Meter
-from maedfer.train.optim import Ema, Schedule, make_optimizer, parameter_groups, set_lr
-from maedfer.train.processes import Runtime, process_seed, seed_all
+from maedfer.train.meter import Meter, Pace
+from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
+from maedfer.train.processes import process_seed, seed_all
+from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.weights import brief
-
-# How the model is scored after an epoch: (model, epoch from 1, step, whether it is the last) -> what to select by.
-Evaluate = Callable[[nn.Module, int, int, bool], float | None]
 
 # Steps after which losses are fetched from the device even if nothing is logged.
 _FETCH_EVERY = 50
 # Overflowing steps in a row after which an fp16 run is given up; the scaler needs a few to find its scale.
 _MOST_OVERFLOWS = 50
-
-
-class Losses(Protocol):
-    """Computes the loss of a batch."""
-
-    def prepare(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What can be done on the CPU, before the batch goes to the device."""
-
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars, "loss" with a gradient among them, of a batch on the device."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it must remember to go on as if nothing had happened."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
 
 
 @dataclass
@@ -71,61 +53,45 @@ class Position:
 
 
 class Trainer:
-    """Trains a model and keeps its checkpoints.
+    """Trains the model of a task and keeps its checkpoints.
 
     Args:
-        cfg: the run.
-        runtime: processes and device.
-        model: on the device; its parameters must be the same in all processes.
+        task: what is trained.
+        model: of the task; its parameters must be the same in all processes.
         batches: the training clips.
-        losses: computes the loss of a batch.
-        evaluate: scores the model after an epoch.
-        flops: of one clip forward and backward, for the utilisation.
-        lists: what tells each list of clips from others, by its name; a resumed run must have the same.
     """
 
-    def __init__(
-        self,
-        cfg: RunConfig,
-        runtime: Runtime,
-        model: LGIFormer | MAEDFER,
-        batches: TrainBatches,
-        losses: Losses,
-        evaluate: Evaluate | None = None,
-        flops: float | None = None,
-        lists: Mapping[str, str] | None = None,
-    ) -> None:
-        self.cfg, self.runtime, self.model, self.batches = cfg, runtime, model, batches
-        self.losses, self.evaluate, self.flops = losses, evaluate, flops
-        self.lists = {"train": batches.identity, **(lists or {})}
+    def __init__(self, task: Task, model: LGIFormer | MAEDFER, batches: TrainBatches) -> None:
+        cfg, runtime = task.cfg, task.runtime
+        self.task, self.model, self.batches = task, model, batches
+        self.cfg, self.runtime = cfg, runtime
+        # A resumed run must have the same clips.
+        self.lists = {"train": batches.identity, **task.lists()}
         self.folder = Path(cfg.output) / "checkpoints"
         self.position = Position()
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
         self.meter = Meter()
-        self.global_batch = cfg.train.batch_size * runtime.world * cfg.train.accumulate
-        self.steps_per_epoch = len(batches) // cfg.train.accumulate
-        if not self.steps_per_epoch:
-            raise InputError(
-                f"{batches.clips} training clips do not fill one batch of {self.global_batch} "
-                "(train.batch_size x processes x train.accumulate): lower it, or give more clips"
-            )
-        self.schedule = Schedule(cfg.optim, self.global_batch, self.steps_per_epoch, cfg.train.max_steps)
-        depth = cfg.clip_model.depth
+        self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
         groups = parameter_groups(
-            model, cfg.optim.weight_decay, cfg.optim.layer_decay, model.layer_index, depth, model.no_weight_decay()
+            model,
+            cfg.optim.weight_decay,
+            cfg.optim.layer_decay,
+            model.layer_index,
+            cfg.clip_model.depth,
+            model.no_weight_decay(),
         )
         self.optimizer = make_optimizer(groups, cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
+        self.forward_pass: nn.Module = ForwardPass(task, model)
         if cfg.train.compile:
-            model.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
-        self.wrapped: nn.Module = model
+            self.forward_pass.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
         if runtime.world > 1:
             devices = [runtime.device] if runtime.device.type == "cuda" else None
             # Buffers are tables that never change.
-            self.wrapped = DistributedDataParallel(
-                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            self.forward_pass = DistributedDataParallel(
+                self.forward_pass, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         # Stochastic depth must differ between processes; weights were made before this, alike in all of them.
         seed_all(cfg.seed + process_seed(runtime.rank))
@@ -137,15 +103,15 @@ class Trainer:
 
     def describe(self) -> str:
         """What is trained, and how, as a line for people."""
-        cfg, runtime = self.cfg, self.runtime
+        cfg, runtime, schedule = self.cfg, self.runtime, self.schedule
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
             f"by {choose(cfg.clip_model.impl, runtime.device)}: "
-            f"{self.batches.clips} clips, {self.schedule.total} steps of {self.global_batch} clips "
+            f"{self.batches.clips} clips, {schedule.total} steps of {schedule.global_batch} clips "
             f"({cfg.train.batch_size} x {runtime.world} processes x {cfg.train.accumulate} passes"
             + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")
-            + f"), {self.steps_per_epoch} an epoch, learning rate {self.schedule.peak:.3g} to {self.schedule.floor:.3g}"
+            + f"), {schedule.steps_per_epoch} an epoch, learning rate {schedule.peak:.3g} to {schedule.floor:.3g}"
         )
 
     def fit(self, log: RunLog) -> None:
@@ -155,16 +121,16 @@ class Trainer:
             InputError: the loss is not finite, or a checkpoint cannot be written.
         """
         self.log = log
-        self._clock()
-        self.started, self.first_step = time.perf_counter(), self.position.step
+        self.pace = Pace(self.position.step, self.schedule.total)
+        self.flops = profile(self.cfg.model).flops_per_train_clip
         while self.position.step < self.schedule.total:
             self._epoch()
         self.log.progress(self.position.step, "training is complete", "")
 
     def _epoch(self) -> None:
         position, train = self.position, self.cfg.train
-        done = position.step - position.epoch * self.steps_per_epoch
-        steps = min(self.steps_per_epoch - done, self.schedule.total - position.step)
+        done = position.step - position.epoch * self.schedule.steps_per_epoch
+        steps = min(self.schedule.steps_per_epoch - done, self.schedule.total - position.step)
         self.model.train()
         batches = self.batches.epoch(position.epoch, done * train.accumulate)
         for remaining in reversed(range(steps)):
@@ -185,12 +151,11 @@ class Trainer:
         self.log.record("epoch", step=position.step, epoch=position.epoch, **means, skipped=skipped)
         if skipped:
             self.log.say(f"epoch {position.epoch}: {skipped} clips could not be read and were replaced by others")
-        if self.evaluate is not None:
-            self._evaluate()
+        self._score()
         self.save("last")
         if train.save_every and position.epoch % train.save_every == 0:
             self.save(f"epoch_{position.epoch:03d}")
-        self._clock()
+        self.pace.restart()
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
         accumulate, step = self.cfg.train.accumulate, self.position.step
@@ -199,17 +164,16 @@ class Trainer:
         for part in range(accumulate):
             asked = time.perf_counter()
             batch = next(batches)
-            self.waited += time.perf_counter() - asked
-            self.clips += len(batch["frames"])
+            self.pace.add(len(batch["frames"]), time.perf_counter() - asked)
             self.skipped += int(batch.pop("skipped"))
-            batch = self.losses.prepare(batch)
+            batch = self.task.prepare(batch)
             batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
             with self._sync(part == accumulate - 1):
                 if self.cfg.train.cuda_graphs:
                     # What the last pass left in the graphs' memory may be written over.
                     torch.compiler.cudagraph_mark_step_begin()
                 with self.runtime.autocast():
-                    losses = self.losses(self.wrapped, batch)
+                    losses = self.forward_pass(self.task.draw(batch))
                 self.scaler.scale(losses["loss"] / accumulate).backward()
             for name, value in losses.items():
                 share = value.detach().float() / accumulate
@@ -228,9 +192,9 @@ class Trainer:
 
     def _sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         # Gradients are exchanged between processes once a step, in its last backward pass.
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
+        if last or not isinstance(self.forward_pass, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self.wrapped.no_sync()
+        return self.forward_pass.no_sync()
 
     def _fetch(self) -> None:
         for step, losses in self.meter.fetch(self.runtime):
@@ -239,7 +203,7 @@ class Trainer:
                 continue
             self.position.overflows += 1
             if not self.scaler.is_enabled() or self.position.overflows >= _MOST_OVERFLOWS:
-                epoch = (step - 1) // self.steps_per_epoch + 1
+                epoch = (step - 1) // self.schedule.steps_per_epoch + 1
                 precision = "" if self.runtime.precision == "fp32" else ", or train.precision=fp32"
                 raise InputError(
                     f"the loss is {losses['loss']} at step {step} (epoch {epoch}), training stops: "
@@ -248,20 +212,18 @@ class Trainer:
 
     def _report(self) -> None:
         self._fetch()
-        step, runtime = self.position.step, self.runtime
-        now = time.perf_counter()
-        seconds = max(now - self.window_start, 1e-9)
-        rate = self.clips * runtime.world / seconds
+        step, runtime, schedule = self.position.step, self.runtime, self.schedule
+        rate, waiting, left = self.pace.read(step)
         peak = peak_flops(runtime)
-        mfu = self.flops * rate / (peak * runtime.world) if self.flops and peak else None
-        left = (now - self.started) / max(1, step - self.first_step) * (self.schedule.total - step)
-        epoch = (step - 1) // self.steps_per_epoch + 1
-        losses, lr = self.meter.take("window"), self.schedule(step - 1)
+        utilisation = self.flops * rate / peak if peak else None
+        rate *= runtime.world
+        epoch = (step - 1) // schedule.steps_per_epoch + 1
+        losses, lr = self.meter.take("window"), schedule(step - 1)
         values = {
             "lr": lr,
             "clips_per_s": round(rate, 3),
-            "data_wait": round(min(1.0, self.waited / seconds), 4),
-            "mfu": None if mfu is None else round(mfu, 4),
+            "data_wait": round(waiting, 4),
+            "mfu": None if utilisation is None else round(utilisation, 4),
             "memory_mb": round(memory_mb(runtime.device), 1),
             "seconds_left": round(left, 1),
         }
@@ -269,23 +231,18 @@ class Trainer:
             values["loss_scale"] = self.scaler.get_scale()
         self.log.record("step", step=step, epoch=epoch, **losses, **values)
         shown = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        speed = f"{rate:.1f} clips/s, waiting for data {values['data_wait']:.0%}"
-        if mfu is not None:
-            speed += f", utilisation {mfu:.0%}"
-        head = (
-            f"epoch {epoch}/{math.ceil(self.schedule.total / self.steps_per_epoch)} step {step}/{self.schedule.total}"
-        )
+        speed = f"{rate:.1f} clips/s, waiting for data {waiting:.0%}"
+        if utilisation is not None:
+            speed += f", utilisation {utilisation:.0%}"
+        head = f"epoch {epoch}/{math.ceil(schedule.total / schedule.steps_per_epoch)} step {step}/{schedule.total}"
         tail = f"{speed}, {values['memory_mb']:.0f} MB, {duration(left)} left"
         self.log.progress(step, f"{head}: {shown} lr {lr:.2e}, {tail}", f"{shown} {speed}")
-        self._clock()
+        self.pace.restart()
 
-    def _clock(self) -> None:
-        self.window_start, self.waited, self.clips = time.perf_counter(), 0.0, 0
-
-    def _evaluate(self) -> None:
-        assert self.evaluate is not None
+    def _score(self) -> None:
         position = self.position
-        score = self.evaluate(self.result, position.epoch, position.step, position.step >= self.schedule.total)
+        last = position.step >= self.schedule.total
+        score = self.task.score(self.result, position.epoch, position.step, last, self.log)
         if score is not None and (position.best is None or score > position.best):
             position.best, position.best_epoch = score, position.epoch
             self.save("best", weights_only=True)
@@ -310,12 +267,12 @@ class Trainer:
                 "processes": self.runtime.gather(
                     {
                         "random": random_state(self.runtime.device),
-                        "losses": self.losses.state_dict(),
+                        "losses": self.task.state_dict(),
                         "skipped": self.skipped,
                     }
                 ),
                 "lists": self.lists,
-                "global_batch": self.global_batch,
+                "global_batch": self.schedule.global_batch,
             }
         self.runtime.on_main(lambda: save_checkpoint(self.folder / f"{name}.pt", state))
 
@@ -329,9 +286,10 @@ class Trainer:
         check_same_run(path, resolve(state["config"]), self.cfg)
         if "optimizer" not in state:
             raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
-        if state["global_batch"] != self.global_batch:
+        global_batch = self.schedule.global_batch
+        if state["global_batch"] != global_batch:
             raise InputError(
-                f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {self.global_batch}: "
+                f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {global_batch}: "
                 "train.batch_size x processes x train.accumulate must stay the same"
             )
         lists = {**state["lists"], **self.lists}
@@ -356,12 +314,13 @@ class Trainer:
         if len(state["processes"]) == self.runtime.world:
             mine = state["processes"][self.runtime.rank]
             set_random_state(mine["random"], self.runtime.device)
-            self.losses.load_state_dict(mine["losses"])
+            self.task.load_state_dict(mine["losses"])
             self.skipped = mine["skipped"]
 
 
-def announce(cfg: RunConfig, trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
+def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
     """Tell what starts: from which weights, on what, for how long."""
+    cfg = trainer.cfg
     if loaded is not None:
         log.record("init", step=0, source=cfg.train.init, **asdict(loaded))
         log.say(f"weights of {cfg.train.init}: {brief(loaded)}")

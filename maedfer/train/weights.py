@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maedfer.dataclass_tree import differences, keys_of, to_dict
 from maedfer.errors import InputError
-from maedfer.models import MAEDFER, LGIFormer, LoadReport, load, load_pretrained
+from maedfer.models import MAEDFER, LGIFormer, LoadReport, MAEDFERConfig, load, load_pretrained
 from maedfer.models.serialization import load_parameters
 
 
@@ -13,7 +14,7 @@ def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
     """Start `model` from the weights of `source`.
 
     A classifier takes the encoder of an autoencoder or of another classifier; an autoencoder takes all weights of
-    one of the same shapes.
+    one of the same architecture.
 
     Raises:
         InputError: the weights do not fit.
@@ -23,10 +24,12 @@ def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
         return load_pretrained(model, loaded)
     if not isinstance(loaded, MAEDFER):
         raise InputError(f"{str(source)!r} holds a classifier: to pre-train, start from a masked autoencoder")
-    if loaded.config.decoder_order != model.config.decoder_order:
+    free = keys_of(MAEDFERConfig, "results", "machine")
+    differ = differences(to_dict(loaded.config), to_dict(model.config), free)
+    if differ:
         raise InputError(
-            f"{str(source)!r} was pre-trained with decoder_order={loaded.config.decoder_order!r}: "
-            f"set model.decoder_order={loaded.config.decoder_order} to go on with it"
+            f"{str(source)!r} was pre-trained with another architecture: {', '.join(differ)}: "
+            "set these keys of model as they are there to go on with it"
         )
     weights = dict(loaded.named_parameters())
     load_parameters(model, {name: value.detach() for name, value in weights.items()}, str(source))

@@ -49,7 +49,7 @@ def test_what_keeps_within_its_budget(version: str) -> None:
         (ATTENTION, replace(GOOD, shared=228 * 1024), "does not fit"),
         (ATTENTION, replace(GOOD, columns=640), "does not fit"),
         (ATTENTION, replace(GOOD, registers=255, warps=8), "room for fewer than 2 programs"),
-        (LOSS, replace(GOOD, registers=96), "room for fewer than 6 programs"),
+        (LOSS, replace(GOOD, registers=160), "room for fewer than 4 programs"),
         (ATTENTION, replace(GOOD, matrix=frozenset()), "has the matrix instructions []"),
         (ATTENTION, replace(GOOD, matrix=frozenset({"tcgen05.mma"})), "has the matrix instructions ['tcgen05.mma']"),
         (ATTENTION, replace(GOOD, spills=SPILLS_OF_OTHERS + 8), "spills more than"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import loader
 from maedfer._native import build_record
-from maedfer.data.augment import native_operations
+from maedfer.data.augment import native_pictures
 from maedfer.data.augment.rand_augment import OPERATIONS
 
 # Both ways are timed side by side.
@@ -27,8 +27,8 @@ def test_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert loader.main() == 0
     found = json.loads((tmp_path / "loader_cpu.json").read_text())
     assert [(row["task"], [by["impl"] for by in row["by"]]) for row in found["rows"]] == [
-        ("finetune", ["torchvision", "csrc"]),
-        ("pretrain", ["torchvision"]),
+        ("finetune", ["torch", "native"]),
+        ("pretrain", ["torch"]),
     ]
     for row in found["rows"]:
         for by in row["by"]:
@@ -44,10 +44,10 @@ def test_what_does_not_agree_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (48, 40)).save(tmp_path / "000.png")
-    monkeypatch.setattr(native_operations, "solarize", lambda frames, threshold: frames + 2)
+    monkeypatch.setattr(native_pictures, "saturate", lambda pictures, factor: pictures + 2)
     monkeypatch.setattr("sys.argv", ["loader", str(tmp_path), "--rounds", "2"])
     assert loader.main() == 2
-    assert "solarize: torchvision and csrc differ by 2, not timed" in capsys.readouterr().err
+    assert "color: PyTorch and csrc differ by 2, not timed" in capsys.readouterr().err
 
 
 @needs_csrc

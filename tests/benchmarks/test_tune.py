@@ -18,7 +18,7 @@ from maedfer.errors import InputError
 from maedfer.kernels import _configs
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._utils import Launch, recording
+from maedfer.kernels._launch import Launch, recording
 
 KEY = (64, 64, 64, 2)
 

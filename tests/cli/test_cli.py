@@ -15,7 +15,7 @@ from maedfer.errors import InputError, MissingDependencyError
 from tests.cli.helpers import Call
 
 REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
-COMMANDS = ["pretrain", "finetune", "evaluate", "synth", "info", "convert"]
+COMMANDS = ["pretrain", "finetune", "evaluate", "settings", "report", "compare", "lists", "synth", "info", "convert"]
 
 
 def python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,78 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from maedfer.cli import build_parser
 from maedfer.cli._parser import parse, split_items
-from maedfer.data.protocols import CLASSES, SUBJECTS
+from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import list_models
-from maedfer.models.config import LGIFormerConfig, MAEDFERConfig
-from maedfer.train import config as settings
-from maedfer.train.config import list_recipes, load_config
+from maedfer.train.config import RECIPES, list_recipes, load_config
+from maedfer.train.describe import describe
+from tests.cli import settings_page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
-SECTIONS: dict[str, list[type[Any]]] = {
-    "data": [settings.DataConfig],
-    "augment": [settings.AugmentConfig],
-    "optim": [settings.OptimConfig],
-    "train": [settings.TrainConfig],
-    "eval": [settings.EvalConfig],
-    "model": [LGIFormerConfig, MAEDFERConfig],
-}
-KEYS = {
-    f"{section}.{field.name}": field
-    for section, types in SECTIONS.items()
-    for config in types
-    for field in dataclasses.fields(config)
-}
+KEYS = {item.key for section in describe() for item in section.settings}
 
 
 def read(name: str) -> str:
     return (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
 
 
-def shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(shown(item) for item in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return {"": "empty", None: "null"}.get(value, str(value))
-
-
-def test_recipes_page_has_every_key_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([a-z.*_]+)` \| (.*?) \|", read("recipes.md"), re.MULTILINE))
-    for key, field in KEYS.items():
-        # A section, whose keys have rows of their own.
-        if key != "model.encoder":
-            assert rows.get(key) == shown(field.default), key
-    expected = {*KEYS, "model.encoder.*", "output", "seed", "report"} - {"model.encoder"}
-    assert set(rows) - set(list_recipes()) == expected
+def test_recipes_page_agrees_with_the_settings() -> None:
+    page = settings_page.PAGE.read_text(encoding="utf-8")
+    assert page == settings_page.renewed(page), f"docs/recipes.md is stale: {settings_page.COMMAND} renews it"
 
 
 def test_recipes_page_lists_every_recipe() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", read("recipes.md"), re.MULTILINE)) - {"output", "seed", "report"} == set(
-        list_recipes()
-    )
+    prose = read("recipes.md").partition(settings_page.BEGIN)[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", prose, re.MULTILINE)) == set(list_recipes())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_keys_that_pages_name_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = re.findall(rf"`(?:{'|'.join(SECTIONS)})\.[a-z_.]+[`=\[]", text)
+    sections = "|".join(sorted({key.split(".")[0] for key in KEYS if "." in key}))
+    named = re.findall(rf"`(?:{sections})\.[a-z_.]+[`=\[]", text)
     for match in named:
         key = match.strip("`=[").removesuffix(".")
         key = re.sub(r"^model\.encoder\.", "model.", key)
-        assert key in KEYS or key in ("model.name", "model.encoder"), match
+        assert key in KEYS or key == "model.encoder", match
 
 
 # Flags of the two published scripts; https://github.com/sunlicai/MAE-DFER, commit 80b651d.
@@ -116,7 +86,7 @@ def commands() -> list[tuple[str, str]]:
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             found += [(page.name, line.strip()) for line in block.replace("\\\n", " ").splitlines()]
-    for recipe in sorted(settings.RECIPES.glob("*.yaml")):
+    for recipe in sorted(RECIPES.glob("*.yaml")):
         head = "\n".join(re.findall(r"^# ?(.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE))
         found += [(recipe.name, line.strip()) for line in head.replace("\\\n", " ").splitlines()]
     return [(name, line) for name, line in found if re.match(r"(torchrun .* -m )?maedfer [a-z]", line)]
@@ -134,9 +104,17 @@ def test_commands_that_pages_show_are_understood(where: str, command: str) -> No
 
 
 def test_data_page_agrees_with_the_protocols() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (\d)(?=,)", read("data.md"), re.MULTILINE))
-    assert rows.keys() == CLASSES.keys()
-    assert {name: int(rows[name]) for name in SUBJECTS} == {name: len(folds) for name, folds in SUBJECTS.items()}
+    rows = [line.strip("| ").split(" | ") for line in read("data.md").splitlines() if line.startswith("| `")]
+    assert rows == [
+        [
+            f"`{name}`",
+            protocol.layout,
+            f"{protocol.folds}, {protocol.split}",
+            f"{protocol.clips:,}",
+            f"{protocol.test_clips:,}",
+        ]
+        for name, protocol in PROTOCOLS.items()
+    ]
 
 
 def test_model_names_in_the_pages_exist() -> None:

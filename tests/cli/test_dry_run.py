@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from maedfer.cli.dry_run import _spread
 from tests.cli.helpers import FINETUNE, PRETRAIN, Call
-from tests.cli.test_training import lists
+from tests.cli.test_runs import lists
 
 
 def everything(folder: Path) -> dict[Path, int]:
@@ -85,8 +84,3 @@ def test_broken_clips_to_be_skipped_are_told(call: Call, frames: Path, tmp_path:
     done = call("pretrain", *PRETRAIN, *given, "data.on_error=skip", "--dry-run")
     assert done.status == 0, done.err
     assert "7 of 8 sampled clips read" in done.out and "would be skipped: " in done.out
-
-
-def test_a_sample_is_spread_evenly() -> None:
-    assert _spread(3, 16) == [0, 1, 2]
-    assert _spread(100, 4) == [0, 25, 50, 75]

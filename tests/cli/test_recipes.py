@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maedfer.data.protocols import CLASSES
+from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.synthetic.dataset import EXPRESSIONS
 from maedfer.train.config import AugmentConfig, RunConfig, find_recipe, list_recipes, load_config, read_tree
@@ -45,7 +45,7 @@ def test_every_recipe_loads_and_tells_what_it_is(name: str) -> None:
 def test_fine_tuning_as_published(name: str) -> None:
     cfg = load(name)
     classes, stride = FINETUNING[name]
-    assert cfg.data.classes == CLASSES[name] and len(cfg.data.classes) == classes
+    assert cfg.data.classes == PROTOCOLS[name].classes and len(cfg.data.classes) == classes
     assert cfg.data.stride == stride and cfg.data.fit == "stretch" and cfg.data.repeats == 1
     assert cfg.model == model_config("lgi_former_base", num_classes=classes, drop_path=0.1)
     assert isinstance(cfg.model, LGIFormerConfig)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maedfer.kernels import reference
-from maedfer.kernels.folding import fold, key_layout
+from maedfer.kernels.interaction.folding import fold, key_layout
 from tests.csrc.emulator import ELEMENTS, SOURCES, Emulator
 from tests.kernels import oracle
 from tests.kernels.oracle import check
@@ -276,7 +276,9 @@ def test_interaction_against_the_formula_that_is_folded(emulator: Emulator) -> N
     sublayer = (norm_weight, norm_bias, q_weight, q_bias, out_weight, out_bias, keep)
 
     def fast(z: Tensor, s: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
-        return interaction(emulator, z, s, *fold(kv, *sublayer, heads), weight, shift)
+        norm, query, output = (norm_weight, norm_bias), (q_weight, q_bias), (out_weight, out_bias)
+        matrices = fold(kv, norm=norm, query=query, output=output, num_heads=heads, keep=keep)
+        return interaction(emulator, z, s, *matrices, weight, shift)
 
     def slow(z: Tensor, s: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
         *weights, factors = (x.to(z.dtype) for x in sublayer)

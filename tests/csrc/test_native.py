@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maedfer._native import MODULES
 from maedfer.errors import InputError
-from maedfer.kernels import functional, native, native_attention, reference
-from maedfer.kernels.folding import fold
+from maedfer.kernels import _native_calls, functional, reference
+from maedfer.kernels.interaction import native as native_interaction
+from maedfer.kernels.interaction.folding import fold
+from maedfer.kernels.region_attention import native as native_attention
+from maedfer.kernels.region_attention.native import NativeRegionAttention
 from tests.csrc.emulator import Emulator
 from tests.kernels.oracle import check, interaction
 
@@ -90,7 +94,7 @@ class EmulatedModule:
 def cuda(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
     module = EmulatedModule(emulator)
     monkeypatch.setitem(MODULES, "cuda", module)
-    monkeypatch.setattr(native, "current_stream", lambda x: contextlib.nullcontext(0))
+    monkeypatch.setattr(_native_calls, "current_stream", lambda x: contextlib.nullcontext(0))
     return module
 
 
@@ -101,7 +105,7 @@ def test_attention_of_any_leading_dimensions_and_strides(cuda: EmulatedModule, d
     odd = torch.randn(2, 11, 3 * 64 + 1).to(dtype)[..., 1:]
     for qkv in (wide[..., :192], wide[:, :, 1:, 8:], wide[0, 1, :, :192], wide[:, 0].transpose(0, 1)[..., 8:], odd):
         check(
-            lambda x: native_attention.RegionAttention.apply(x, 1),
+            lambda x: NativeRegionAttention.apply(x, 1),
             lambda x: reference.attention(*x.chunk(3, dim=-1), num_heads=1),
             [qkv.requires_grad_()],
         )
@@ -111,8 +115,8 @@ def test_attention_of_any_leading_dimensions_and_strides(cuda: EmulatedModule, d
 
 def test_gradients_of_stride_zero(cuda: EmulatedModule) -> None:
     qkv = torch.randn(3, 11, 192).to(torch.bfloat16).requires_grad_()
-    (got,) = torch.autograd.grad(native_attention.RegionAttention.apply(qkv, 1).sum(), qkv)
-    out = native_attention.RegionAttention.apply(qkv, 1)
+    (got,) = torch.autograd.grad(NativeRegionAttention.apply(qkv, 1).sum(), qkv)
+    out = NativeRegionAttention.apply(qkv, 1)
     assert torch.equal(got, torch.autograd.grad(out, qkv, torch.ones_like(out))[0])
 
 
@@ -127,7 +131,8 @@ def test_interaction(cuda: EmulatedModule, affine: torch.dtype) -> None:
         weights += [torch.randn(dim, dim) * dim**-0.5, torch.randn(dim) * 0.2]
     weights = [x.to(dtype) for x in weights]
     after = [torch.randn(dim).to(affine), torch.randn(dim).to(affine)]
-    matrices = fold(kv, *weights, None, heads)
+    norm, query, output = zip(weights[::2], weights[1::2], strict=True)
+    matrices = fold(kv, norm=norm, query=query, output=output, num_heads=heads)
     s = z[:, :, 0]
     given = (z, s, *matrices, *after, EPS, dtype, True)
     y, n, p = torch.ops.maedfer.native_interaction_fwd(*given)
@@ -149,26 +154,35 @@ def test_opcheck(cuda: EmulatedModule) -> None:
 
 
 def test_what_cannot_run_is_said(cuda: EmulatedModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reasons(rows: int = 11, dtype: torch.dtype = torch.bfloat16, heads: int = 1, mask: Tensor | None = None) -> str:
-        return "; ".join(native_attention.attention_reasons(torch.zeros(1, rows, 192, dtype=dtype), heads, mask))
+    def reasons(rows: int = 11, dtype: torch.dtype = torch.bfloat16, heads: int = 1) -> str:
+        return "; ".join(native_attention.not_supported_reasons(torch.zeros(1, rows, 192, dtype=dtype), heads))
 
     assert reasons() == "" and reasons(128) == ""
     assert reasons(129) == "groups of 129 rows with head dim 64 (the kernels take up to 128, and 64)"
     assert "head dim 32" in reasons(heads=2) and "torch.float32 (the kernels take bfloat16" in reasons(
         dtype=torch.float32
     )
-    assert "a mask over keys" in reasons(mask=torch.ones(11, dtype=torch.bool))
 
     def unfit(*shape: int, dtype: torch.dtype = torch.bfloat16, product: torch.dtype = torch.bfloat16) -> str:
-        return "; ".join(native_attention.interaction_reasons(torch.zeros(1, *shape, dtype=dtype), 8, product))
+        return "; ".join(native_interaction.not_supported_reasons(torch.zeros(1, *shape, dtype=dtype), 8, product))
 
     assert unfit(8, 11, 512) == ""
     assert "20 regions, 8 heads and 512 channels" in unfit(20, 11, 512)
     assert "a stream of torch.float16 with products in torch.bfloat16" in unfit(8, 11, 512, dtype=torch.float16)
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
         functional.region_attention(torch.zeros(1, 11, 192, dtype=torch.bfloat16), num_heads=1, impl="cuda")
-    monkeypatch.setitem(MODULES, "cuda", None)
-    assert reasons().startswith("csrc's CUDA part is not there")
+    # Stands for a GPU.
+    with FakeTensorMode():
+        qkv = torch.zeros(1, 11, 192, dtype=torch.bfloat16, device="cuda")
+        mask = torch.ones(11, dtype=torch.bool, device="cuda")
+        for impl in ("native", "cuda"):
+            with pytest.raises(InputError, match=f'impl="{impl}" cannot run here: a mask over keys'):
+                functional.region_attention(qkv, num_heads=1, mask=mask, impl=impl)
+            with pytest.raises(InputError, match=f'impl="{impl}" cannot run here: groups of 11 rows with head dim 32'):
+                functional.region_attention(qkv, num_heads=2, impl=impl)
+        monkeypatch.setitem(MODULES, "cuda", None)
+        with pytest.raises(InputError, match="cannot run here: csrc's CUDA part is not there"):
+            functional.region_attention(qkv, num_heads=1, impl="native")
 
 
 # Batch, channels, frames and pixels, cube: runs of 16 bytes, rows of 16 elsewhere, and other sizes.
@@ -183,7 +197,7 @@ SHAPES = [
 @pytest.fixture
 def on_cuda(cuda: EmulatedModule, monkeypatch: pytest.MonkeyPatch) -> EmulatedModule:
     """Tensors of a CPU taken for those of a GPU."""
-    monkeypatch.setattr(native, "module_for", lambda x: (cuda, "cuda"))
+    monkeypatch.setattr(_native_calls, "module_for", lambda x: (cuda, "cuda"))
     return cuda
 
 
@@ -198,7 +212,7 @@ def clips_and_numbers(shape: tuple) -> tuple[dict[str, Tensor], Tensor]:
     return layouts, torch.randint(-tokens, tokens, (batch, min(tokens, 3) + 1))
 
 
-@pytest.mark.parametrize("dtype", list(native.ELEMENTS)[:3], ids=str)
+@pytest.mark.parametrize("dtype", list(_native_calls.ELEMENTS)[:3], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tubelets(on_cuda: EmulatedModule, shape: tuple, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -220,7 +234,7 @@ def test_loss(on_cuda: EmulatedModule, shape: tuple, normalize: bool, motion: bo
     layouts, index = clips_and_numbers(shape)
     cube = shape[3]
     tokens = layouts["planar"][0, 0].numel() // (cube[0] * cube[1] * cube[2])
-    for dtype, (name, frames) in zip(list(native.ELEMENTS)[:3], layouts.items(), strict=True):
+    for dtype, (name, frames) in zip(list(_native_calls.ELEMENTS)[:3], layouts.items(), strict=True):
         predicted = torch.randn(*index.shape, shape[1] * cube[0] * cube[1] * cube[2]).to(dtype)
         exact = predicted.double().requires_grad_()
         want = reference.masked_appearance_motion_loss(

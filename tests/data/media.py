@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -37,7 +38,7 @@ def write_video(
         # With macroblock trees, x264's files differ from run to run.
         options["x264-params"] = ":".join(filter(None, [options.get("x264-params"), "mbtree=0:threads=1"]))
     with av.open(str(path), "w", options=container or {}) as file:
-        stream = file.add_stream(codec, rate=rate, options=options)
+        stream: Any = file.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
         for number, picture in enumerate(frames):
@@ -53,7 +54,7 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     with av.open(str(path), "w", format="mp4") as file:
         sound = file.add_stream("aac", rate=8000, layout="mono")
         if cover:
-            picture = file.add_stream("mjpeg", rate=1)
+            picture: Any = file.add_stream("mjpeg", rate=1)
             picture.width = picture.height = 32
             picture.pix_fmt = "yuvj420p"
             picture.disposition = av.stream.Disposition.attached_pic.value

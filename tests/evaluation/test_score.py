@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,15 +55,21 @@ def test_clips_come_in_the_order_of_their_numbers(model, frames):
     with torch.no_grad():
         expected, features = score_views(model.eval(), frames, views=2, features=True)
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6)
+    assert found.features is not None and features is not None
     np.testing.assert_allclose(found.features, features, rtol=1e-5, atol=1e-6)
 
 
 def test_parts_of_several_processes_are_put_together(model, frames):
     first, second = (list(part) for part in (batches(frames, [(2, 2, 0, 0)]), batches(frames, [(1, 1)])))
-    options = {"names": "abc", "labels": [0, 1, 2], "classes": "xyz", "views": 2}
-    others = []
+    options: dict[str, Any] = {"names": "abc", "labels": [0, 1, 2], "classes": "xyz", "views": 2}
+    others: list[Any] = []
+
+    def sent(part: Any) -> list[Any]:
+        others.append(part)
+        return [part]
+
     with pytest.raises(RuntimeError, match="3 clips were to be scored once each, got 1 scores"):
-        predict(model, second, **options, gather=lambda part: [others.append(part), part][1:])
+        predict(model, second, **options, gather=sent)
     found = predict(model, first, **options, gather=lambda part: [part, *others])
     np.testing.assert_array_equal(found.probabilities, predict(model, [*first, *second], **options).probabilities)
     with pytest.raises(RuntimeError, match="got 4 scores"):
@@ -69,7 +77,7 @@ def test_parts_of_several_processes_are_put_together(model, frames):
 
 
 def test_scores_in_words():
-    metrics = {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4, "notes": ["few"]}
-    metrics |= {"classes": ["x", "y"], "recall": [0.5, None], "confusion": []}
+    scores = {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4}
+    metrics = {**scores, "notes": ["few"], "classes": ["x", "y"], "recall": [0.5, None], "confusion": []}
     assert summary(metrics) == "UAR 50.00%, WAR 25.00%, macro F1 none over 4 clips (recall: x 50.00%, y none); few"
-    assert headline(metrics) == {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4}
+    assert headline(metrics) == scores

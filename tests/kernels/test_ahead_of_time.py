@@ -13,12 +13,12 @@ from torch import Tensor
 from benchmarks import ahead_of_time
 from benchmarks.ahead_of_time import ARCHITECTURES, compile_case, compile_launch, jit_compile
 from benchmarks.budgets import complaints
-from benchmarks.shipped import Case, cases
-from benchmarks.tune import questions
+from benchmarks.shipped import Case
+from benchmarks.tune import representatives
 from maedfer.errors import InputError
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels._utils import Launch
+from maedfer.kernels._launch import Launch
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled 
 def chosen() -> list[tuple[Case, int]]:
     """What is compiled at each run; all of it by `python -m benchmarks ahead-of-time`.
 
-    Of the cases that share a configuration, the last one. Code for float32 hardly depends on the architecture, as its
-    exact products are not for matrix units, so that each case is compiled for one of the three in turn.
+    Code for float32 hardly depends on the architecture, as its exact products are not for matrix units, so that each
+    case is compiled for one of the three in turn.
     """
-    last = [asking[-1] for _, asking in questions(cases()).values()]
-    narrow = [case for case in cases((torch.bfloat16,)) if case in last]
-    wide = [case for case in cases((torch.float32,)) if case in last]
-    return [*itertools.product(narrow, ARCHITECTURES), *zip(wide, itertools.cycle(ARCHITECTURES))]
+    return [
+        *itertools.product(representatives(torch.bfloat16), ARCHITECTURES),
+        *zip(representatives(torch.float32), itertools.cycle(ARCHITECTURES)),
+    ]
 
 
 @pytest.mark.parametrize(("case", "arch"), chosen(), ids=str)

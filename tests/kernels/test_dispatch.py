@@ -6,11 +6,13 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from maedfer import _native
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.kernels import _dispatch, choose, current_impl, functional, use_impl
 from maedfer.kernels._dispatch import interpreting
@@ -44,13 +46,80 @@ def test_an_explicit_choice_never_falls_back() -> None:
 def test_csrc_is_chosen_only_where_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
         choose("cuda", CPU)
-    # Stands for a GPU: tensors that have no memory.
+    with pytest.raises(InputError, match='impl="native" cannot run here: tensors are on the meta device'):
+        choose("native", torch.device("meta"))
+    for part in ("cpu", "cuda"):
+        # FakeTensorMode stands for a GPU: tensors that have no memory.
+        with FakeTensorMode():
+            monkeypatch.setitem(_native.MODULES, part, object())
+            assert choose("native", torch.device(part)) == "native"
+            monkeypatch.setitem(_native.MODULES, part, None)
+            message = f'impl="native" cannot run here: csrc\'s {part.upper()} part is not there'
+            with pytest.raises(InputError, match=message):
+                choose("native", torch.device(part))
     with FakeTensorMode():
-        monkeypatch.setitem(_dispatch.MODULES, "cuda", object())
-        assert choose("cuda", torch.device("cuda")) == "cuda"
-        monkeypatch.setitem(_dispatch.MODULES, "cuda", None)
         with pytest.raises(InputError, match='impl="cuda" cannot run here: csrc\'s CUDA part is not there'):
             choose("cuda", torch.device("cuda"))
+        monkeypatch.setitem(_native.MODULES, "cuda", object())
+        assert choose("cuda", torch.device("cuda")) == "native"
+
+
+GPU = torch.device("cuda", 0)
+CANNOT = {"triton": lambda: ["too wide"]}
+# An operation by what there is for it beside PyTorch.
+NOTHING: dict[str, Any] = {}
+TRITON = {"triton": list}
+BOTH = {"triton": list, "native": {"cpu": list, "cuda": list}}
+NATIVE = {"native": {"cpu": list, "cuda": list}}
+NATIVE_CANNOT = {"triton": list, "native": {"cpu": lambda: ["odd"], "cuda": lambda: ["odd"]}}
+
+
+@pytest.mark.parametrize(
+    ("impl", "device", "operation", "answer"),
+    [
+        ("reference", GPU, BOTH, "reference"),
+        ("torch", GPU, BOTH, "torch"),
+        ("torch", CPU, BOTH, "torch"),
+        ("auto", GPU, BOTH, "triton"),
+        ("auto", GPU, NATIVE, "torch"),
+        ("auto", GPU, NOTHING, "torch"),
+        ("auto", GPU, CANNOT, "torch"),
+        ("auto", CPU, BOTH, "native"),
+        ("auto", CPU, TRITON, "torch"),
+        ("auto", CPU, NATIVE_CANNOT, "torch"),
+        ("triton", GPU, BOTH, "triton"),
+        ("triton", GPU, NATIVE, "torch"),
+        ("triton", GPU, CANNOT, "too wide"),
+        ("triton", CPU, BOTH, 'impl="triton" cannot run here: tensors are on the cpu device'),
+        ("triton", CPU, NOTHING, "tensors are on the cpu device"),
+        ("native", GPU, BOTH, "native"),
+        ("native", GPU, TRITON, "triton"),
+        ("native", GPU, CANNOT, 'impl="triton" cannot run here: too wide'),
+        ("native", GPU, NOTHING, "torch"),
+        ("native", GPU, NATIVE_CANNOT, 'impl="native" cannot run here: odd'),
+        ("native", CPU, BOTH, "native"),
+        ("native", CPU, TRITON, "torch"),
+        ("native", CPU, NATIVE_CANNOT, 'impl="native" cannot run here: odd'),
+        ("cuda", GPU, BOTH, "native"),
+        ("cuda", GPU, TRITON, "triton"),
+        ("cuda", CPU, BOTH, 'impl="cuda" cannot run here: tensors are on the cpu device'),
+        ("cuda", CPU, NOTHING, 'impl="cuda" cannot run here: tensors are on the cpu device'),
+    ],
+)
+def test_who_computes(
+    impl: str, device: torch.device, operation: dict[str, Any], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("cpu", "cuda"):
+        monkeypatch.setitem(_native.MODULES, part, object())
+    on_cpu = _dispatch.device_reasons("cpu", None)
+    monkeypatch.setattr(_dispatch, "device_reasons", lambda kind, index: () if kind == "cuda" else on_cpu)
+    if answer in _dispatch.IMPLS:
+        assert _dispatch.resolve(impl, device, torch.float32, **operation) == answer
+        with use_impl(impl):  # type: ignore[arg-type]
+            assert _dispatch.resolve("auto", device, torch.float32, **operation) == answer
+    else:
+        with pytest.raises(InputError, match=answer):
+            _dispatch.resolve(impl, device, torch.float32, **operation)
 
 
 def test_use_impl_is_undone_after_an_error() -> None:
@@ -71,16 +140,19 @@ def test_the_environment_sets_the_default(value: str, answer: str) -> None:
     assert (run.returncode == 0) == (answer != "choose one of")
 
 
-def test_reasons_of_sizes_are_asked_only_where_kernels_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(2)
-    assert _dispatch.resolve("auto", x, lambda: pytest.fail("asked")) == "torch"
+def test_reasons_are_asked_only_where_code_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(impl: str, dtype: torch.dtype = torch.float32, **operation: Any) -> str:
+        return _dispatch.resolve(impl, CPU, dtype, **operation)
+
+    def asked() -> list[str]:
+        return pytest.fail("asked")
+
+    monkeypatch.setitem(_native.MODULES, "cpu", None)
+    assert resolve("auto", triton=asked, native={"cpu": asked}) == "torch"
+    assert resolve("torch", triton=asked, native={"cpu": asked}) == "torch"
     monkeypatch.setattr(_dispatch, "device_reasons", lambda kind, index: ())
-    assert _dispatch.resolve("auto", x) == "triton"
-    assert _dispatch.resolve("auto", x, lambda: ["too wide"]) == "torch"
-    with pytest.raises(InputError, match="cannot run here: too wide"):
-        _dispatch.resolve("triton", x, lambda: ["too wide"])
     with pytest.raises(InputError, match="float16, bfloat16 and float32, not torch.float64"):
-        _dispatch.resolve("triton", x.double())
+        resolve("triton", torch.float64, triton=asked)
 
 
 def test_old_gpus_and_missing_triton_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +177,7 @@ def test_full_attention_through_xformers_has_its_layout(monkeypatch: pytest.Monk
             parts = (part.transpose(1, 2) for part in (q, k, v))
             return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
 
-    monkeypatch.setattr(functional, "require", lambda module, extra: Stand)
+    monkeypatch.setattr("maedfer.kernels.region_attention.api.require", lambda module, extra: Stand)
     want = functional.full_attention(qkv, num_heads=4)
     assert torch.allclose(functional.full_attention(qkv, num_heads=4, backend="xformers"), want, atol=1e-6)
     assert torch.allclose(functional.region_attention(qkv, num_heads=4, impl="reference"), want, atol=1e-6)

@@ -9,8 +9,13 @@ from torch import Tensor
 from maedfer import _native
 from maedfer._native import build_record
 from maedfer.errors import InputError
-from maedfer.kernels import functional, native, plain, reference
+from maedfer.kernels import functional, reference
 from maedfer.kernels._dispatch import interpreting
+from maedfer.kernels._native_calls import cube_reasons
+from maedfer.kernels.loss import native as native_loss
+from maedfer.kernels.loss.native import NativeLoss, not_supported_reasons, reconstruction_loss
+from maedfer.kernels.tubelets import native as native_tubelets
+from maedfer.kernels.tubelets.native import tubelets
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD
 
 pytestmark = [
@@ -72,7 +77,7 @@ def test_tubelets(shape: tuple, source: torch.dtype, dtype: torch.dtype) -> None
     for layout, frames in layouts(clips(batch, channels, size, source)).items():
         want = normalised(frames, index, cube, mean, std)
         for tokens in (index, index[0], index[:, ::2], index[:1].expand(batch, -1)):
-            got = native.tubelets(frames, tokens, cube, mean, std, dtype)
+            got = tubelets(frames, tokens, cube, mean, std, dtype)
             chosen = want if tokens is index else normalised(frames, tokens, cube, mean, std)
             assert got.dtype == dtype and got.shape == chosen.shape
             error = (got.double() - chosen).abs().max()
@@ -96,7 +101,7 @@ def test_loss_and_gradient(shape: tuple, source: torch.dtype, motion: bool, norm
         want, gradient = scored(specified, predicted.double(), exact, index, cube, motion, normalize, weights)
         for dtype in DTYPES:
             eps = torch.finfo(dtype).eps
-            loss = native.MaskedAppearanceMotionLoss.apply
+            loss = NativeLoss.apply
             got, ours = scored(loss, predicted.to(dtype), frames, index, cube, motion, normalize, weights)
             for one, other in zip(got, want, strict=True):
                 # A mean over the motion of one frame is undefined in both.
@@ -131,7 +136,7 @@ def gradient_per_error(predicted: Tensor, cube: tuple[int, ...], weights: tuple[
 
 def test_flat_cubes_have_targets_of_zero() -> None:
     frames = torch.full((1, 3, 2, 16, 16), 201, dtype=torch.uint8)
-    losses = native.reconstruction_loss(torch.zeros(1, 1, 1536), frames, torch.tensor([[0]]), CUBE, True, True, True)
+    losses = reconstruction_loss(torch.zeros(1, 1, 1536), frames, torch.tensor([[0]]), CUBE, True, True, True)
     assert not any(part.any() for part in losses)
 
 
@@ -139,18 +144,18 @@ def test_strided_predictions_and_numbers_outside_of_the_grid() -> None:
     frames, index = clips(2, 3, (4, 32, 48)), torch.tensor([[0, -1, 13], [12, 5, -7]])
     wide = torch.randn(2, 6, 1536 + 5)
     for predicted in (wide[:, ::2, 5:], wide[:, :3].transpose(0, 1)[:2, :1].expand(2, 3, -1)[..., :1536]):
-        ours = native.reconstruction_loss(predicted, frames, index, CUBE, True, True, True)
-        same = native.reconstruction_loss(predicted.contiguous(), frames, index % 12, CUBE, True, True, True)
+        ours = reconstruction_loss(predicted, frames, index, CUBE, True, True, True)
+        same = reconstruction_loss(predicted.contiguous(), frames, index % 12, CUBE, True, True, True)
         assert all(torch.equal(one, other) for one, other in zip(ours, same, strict=True))
-    cubes = native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
-    assert torch.equal(cubes, native.tubelets(frames, index % 12, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32))
+    cubes = tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
+    assert torch.equal(cubes, tubelets(frames, index % 12, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32))
 
 
 @pytest.mark.parametrize("batch", [0, 2])
 def test_nothing_to_do(batch: int) -> None:
     frames, index = clips(batch, 3, (4, 32, 48)), torch.zeros(batch, 0, dtype=torch.int64)
-    assert native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32).shape == (batch, 0, 1536)
-    losses = native.reconstruction_loss(torch.zeros(batch, 0, 1536), frames, index, CUBE, True, True, True)
+    assert tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32).shape == (batch, 0, 1536)
+    losses = reconstruction_loss(torch.zeros(batch, 0, 1536), frames, index, CUBE, True, True, True)
     assert losses[0].isnan() and losses[1].isnan() and losses[2].shape == (batch, 0, 1536)
 
 
@@ -160,8 +165,8 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     try:
         for threads in (1, 3, 7):
             torch.set_num_threads(threads)
-            losses = native.reconstruction_loss(predicted, frames, index, CUBE, True, True, True)
-            cubes = native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.bfloat16)
+            losses = reconstruction_loss(predicted, frames, index, CUBE, True, True, True)
+            cubes = tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.bfloat16)
             runs.append([*losses, cubes])
     finally:
         torch.set_num_threads(before)
@@ -179,10 +184,10 @@ def test_roundings_are_pytorchs(dtype: torch.dtype) -> None:
     values = torch.cat([values, torch.tensor([torch.inf, -torch.inf, torch.nan])])
     frames = values[: len(values) // 64 * 64].reshape(1, 1, -1, 8, 8)
     index = torch.arange(frames.shape[2])[None]
-    cubes = native.tubelets(frames, index, (1, 8, 8), [0.0], [1.0], dtype)
+    cubes = tubelets(frames, index, (1, 8, 8), [0.0], [1.0], dtype)
     assert torch.equal(cubes.flatten().nan_to_num(1.5), frames.flatten().to(dtype).nan_to_num(1.5))
     # And back: a prediction without a target is its own difference.
-    widened = native.reconstruction_loss(cubes, torch.zeros_like(frames), index, (1, 8, 8), False, False, True)[2]
+    widened = reconstruction_loss(cubes, torch.zeros_like(frames), index, (1, 8, 8), False, False, True)[2]
     assert torch.equal(widened.nan_to_num(1.5), cubes.nan_to_num(1.5))
 
 
@@ -211,24 +216,32 @@ def test_opcheck_and_compile() -> None:
     assert torch.equal(results[0][1], results[1][1]) and torch.allclose(results[0][0], results[1][0], rtol=1e-6)
 
 
-def test_the_fast_path_uses_it_and_agrees_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_it_and_torch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, index = clips(2, 3, (4, 32, 48)), numbers(2, (4, 32, 48), CUBE)
     predicted, called = torch.randn(2, index.shape[1], 1536), []
-    for name in ("tubelets", "reconstruction_loss"):
-        original = getattr(native, name)
+    for module, name in ((native_tubelets, "tubelets"), (native_loss, "reconstruction_loss")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            native, name, lambda *args, original=original, name=name: called.append(name) or original(*args)
+            module, name, lambda *args, original=original, name=name: called.append(name) or original(*args)
         )
 
-    def run() -> list[Tensor]:
-        cubes = plain.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
-        return [cubes, *plain.masked_appearance_motion_loss(predicted, frames, index, CUBE, True, True)]
+    def run(impl: str) -> list[Tensor]:
+        called.clear()
+        cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl=impl)
+        losses = functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl=impl)
+        return [cubes, *losses]
 
-    ours = run()
+    native = run("native")
     assert called == ["tubelets", "reconstruction_loss"]
-    monkeypatch.setattr(native, "MODULES", {"cpu": None, "cuda": None})
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(ours, run(), strict=True))
-    assert len(called) == 2
+    assert all(torch.equal(one, other) for one, other in zip(native, run("auto"), strict=True))
+    assert called == ["tubelets", "reconstruction_loss"]
+    plain = run("torch")
+    assert not called
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(native, plain, strict=True))
+    for part in ("cpu", "cuda"):
+        monkeypatch.setitem(_native.MODULES, part, None)
+    assert all(torch.equal(one, other) for one, other in zip(plain, run("auto"), strict=True))
+    assert not called
 
 
 def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +251,14 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl="cuda")
     with pytest.raises(InputError, match='impl="cuda" cannot run here: tensors are on the cpu device'):
         functional.region_attention(torch.zeros(1, 4, 24), num_heads=1, impl="cuda")
-    assert native.reasons(predicted.double(), CUBE, frames) == [
-        "torch.float64 (float32, bfloat16 and float16 are written)"
-    ]
-    assert "frames of torch.float64" in native.reasons(predicted, CUBE, frames.double())[0]
-    assert "patches of 2 dimensions" in native.reasons(predicted, (16, 16), frames)[0]
-    assert native.reasons(predicted.to("meta"), CUBE, frames) == ["tensors are on the meta device"]
+    assert cube_reasons(torch.float64, frames, CUBE) == ["torch.float64 (float32, bfloat16 and float16 are written)"]
+    assert "frames of torch.float64" in cube_reasons(torch.float32, frames.double(), CUBE)[0]
+    assert "patches of 2 dimensions" in cube_reasons(torch.float32, frames, (16, 16))[0]
+    with pytest.raises(InputError, match='impl="native" cannot run here: torch.float64'):
+        functional.masked_appearance_motion_loss(predicted.double(), frames, index, patch_size=CUBE, impl="native")
+    with pytest.raises(InputError, match='impl="native" cannot run here: tensors are on the meta device'):
+        on_meta = (x.to("meta") for x in (predicted, frames, index))
+        functional.masked_appearance_motion_loss(*on_meta, patch_size=CUBE, impl="native")
     bad = {
         r"cubes of \(2, 16, 16\) do not divide clips of \(4, 32, 40\)": (frames[..., :40], index),
         r"frames must be \[B, I, T, H, W\]": (frames[0], index),
@@ -252,12 +267,13 @@ def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for message, (clip, numbers_) in bad.items():
         with pytest.raises(InputError, match=message):
-            native.tubelets(clip, numbers_, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
-    monkeypatch.setattr(native, "MODULES", {"cpu": None, "cuda": None})
+            tubelets(clip, numbers_, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
+    monkeypatch.setitem(_native.MODULES, "cpu", None)
     monkeypatch.setattr(_native, "_RECORD", {"cpu": {"built": False, "why": "no compiler"}, "cuda": {"built": False}})
-    assert native.reasons(predicted, CUBE, frames) == ["csrc's CPU part is not there (no compiler)"]
+    with pytest.raises(InputError, match='impl="native" cannot run here: csrc\'s CPU part is not there .no compiler.'):
+        functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl="native")
     with pytest.raises(InputError, match="csrc's CPU part is not there .no compiler."):
-        native.tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
+        tubelets(frames, index, CUBE, IMAGENET_MEAN, IMAGENET_STD, torch.float32)
 
 
 @pytest.mark.gpu
@@ -277,16 +293,16 @@ def test_cuda_agrees_with_the_cpu(shape: tuple, dtype: torch.dtype) -> None:
             there.copy_(frames)
         elif layout == "interleaved":
             there = frames.permute(0, 2, 3, 4, 1).contiguous().cuda().permute(0, 4, 1, 2, 3)
-        want = native.tubelets(frames, index, cube, mean, std, dtype)
-        got = native.tubelets(there, index.cuda(), cube, mean, std, dtype).cpu()
+        want = tubelets(frames, index, cube, mean, std, dtype)
+        got = tubelets(there, index.cuda(), cube, mean, std, dtype).cpu()
         assert (got.double() - want.double()).abs().max() <= 2 * eps * want.double().abs().max(), layout
         for motion, normalize in ((True, True), (False, True), (True, False)):
             if normalize and cube[0] * cube[1] * cube[2] == 1:
                 continue
-            if native.reasons(predicted.cuda(), cube, there, loss=True):
+            if not_supported_reasons(dtype, there, cube):
                 continue
-            ours = native.reconstruction_loss(predicted.cuda(), there, index.cuda(), cube, motion, normalize, True)
-            theirs = native.reconstruction_loss(predicted, frames, index, cube, motion, normalize, True)
+            ours = reconstruction_loss(predicted.cuda(), there, index.cuda(), cube, motion, normalize, True)
+            theirs = reconstruction_loss(predicted, frames, index, cube, motion, normalize, True)
             for one, other in zip(ours, theirs, strict=True):
                 error = (one.cpu().double() - other.double()).nan_to_num().abs().max()
                 assert error <= max(2 * eps, 1e-5) * other.double().nan_to_num().abs().max(), layout

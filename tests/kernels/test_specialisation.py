@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.ahead_of_time import jit_compile
-from benchmarks.shipped import CLIPS, Array, Case, cases
+from benchmarks.shipped import CLIPS, Array, Case
+from benchmarks.tune import representatives
 from maedfer.kernels._dispatch import interpreting
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
@@ -29,7 +30,7 @@ def of_clips(case: Case, clips: int) -> Case:
     return dataclasses.replace(case, arguments=tuple(resized(argument) for argument in case.arguments))
 
 
-@pytest.mark.parametrize("case", cases((torch.bfloat16,)), ids=str)
+@pytest.mark.parametrize("case", representatives(torch.bfloat16), ids=str)
 def test_batch_sizes_share_what_is_compiled(case: Case) -> None:
     compiled = [[jit_compile(launch, 90) for launch in of_clips(case, clips).launches(90)] for clips in (1, 3, 64, 70)]
     for other in compiled[1:]:

@@ -7,7 +7,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from maedfer.kernels import plain
 from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, model_config, profile
 from maedfer.models.profile import giga
 from tests.helpers import small, small_mae
@@ -57,7 +56,7 @@ SWITCHES = [
 @pytest.mark.parametrize("task", ["finetune", "pretrain"])
 def test_executed_plan_is_what_pytorch_counts(switches: dict, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The counter does not know oneDNN's product.
-    monkeypatch.setattr(plain, "_has_onednn", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     encoder: LGIFormerConfig = small(**switches)
     config = encoder if task == "finetune" else small_mae(encoder=encoder, decoder_keep=0.5)
     model = LGIFormer(config) if task == "finetune" else MAEDFER(config)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ import pytest
 from maedfer.errors import InputError
 from maedfer.report import figures
 from maedfer.report.figures import Curve, Panel
+from maedfer.report.style import PALETTE
 
 
-def texts(axis) -> list[str]:
+def texts(axis: Any) -> list[str]:
     return [item.get_text() for item in axis.texts]
 
 
-def drawn(figure) -> bool:
+def drawn(figure: Any) -> bool:
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     return True
 
@@ -42,10 +45,10 @@ def test_curves_draw_the_points_that_were_given() -> None:
         Panel("Loss", "step", {"a": Curve([0, 1], [3.0, 2.0]), "b": Curve([0, 1], [1.0, 1.5], dashed=True)}),
         Panel("WAR", "epoch", {"a": score}, mark=2, mark_label="selected", percent=True),
     ]
-    figure = figures.curves(panels, columns=2)
+    figure: Any = figures.curves(panels, columns=2)
     loss, war = figure.axes
     np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[0, 3], [1, 2]])
-    assert [line.get_color() for line in loss.lines] == list(figures.PALETTE[:2])
+    assert [line.get_color() for line in loss.lines] == list(PALETTE[:2])
     assert loss.lines[0].get_linestyle() != loss.lines[1].get_linestyle()
     mark, line = war.lines
     assert mark.get_xdata()[0] == 2
@@ -57,21 +60,21 @@ def test_curves_draw_the_points_that_were_given() -> None:
 
 
 def test_panels_fill_rows_and_leave_the_rest_blank() -> None:
-    figure = figures.curves([Panel(str(i), "step", {"a": Curve([0, 1], [0, i])}) for i in range(4)], columns=3)
+    figure: Any = figures.curves([Panel(str(i), "step", {"a": Curve([0, 1], [0, i])}) for i in range(4)], columns=3)
     assert [axis.axison for axis in figure.axes] == [True] * 4 + [False] * 2
 
 
 def test_a_long_curve_is_averaged_and_keeps_its_range() -> None:
     y = np.random.default_rng(0).normal(size=12345)
     y[777] = 50.0
-    axis = figures.curves([Panel("Loss", "step", {"a": Curve(np.arange(len(y)), y)})]).axes[0]
+    axis: Any = figures.curves([Panel("Loss", "step", {"a": Curve(np.arange(len(y)), y)})]).axes[0]
     points = axis.lines[0].get_xydata()
     assert len(points) == 250 and abs(points[:, 1].mean() - y.mean()) < 0.01
     assert axis.collections[0].get_paths()[0].get_extents().ymax == 50
 
 
 def test_confusion_matrix_writes_shares_and_clips() -> None:
-    figure = figures.confusion_matrix([[30, 10], [0, 0]], ["yes", "no"], title="Test")
+    figure: Any = figures.confusion_matrix([[30, 10], [0, 0]], ["yes", "no"], title="Test")
     axis = figure.axes[0]
     assert texts(axis) == ["75.0", "30", "25.0", "10"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["yes", "no"]
@@ -87,7 +90,7 @@ def test_confusion_matrix_writes_shares_and_clips() -> None:
 
 
 def test_class_bars_show_recall_f1_clips_and_means() -> None:
-    figure = figures.class_bars(["a", "b", "c"], [0.8, 0.04, np.nan], [0.5, 0.5, 0.0], [1234, 20, 0])
+    figure: Any = figures.class_bars(["a", "b", "c"], [0.8, 0.04, np.nan], [0.5, 0.5, 0.0], [1234, 20, 0])
     axis = figure.axes[0]
     np.testing.assert_allclose([bar.get_width() for bar in axis.patches], [80, 4, 0, 50, 50, 0])
     assert texts(axis) == ["80.0", "4.0", "no clips", "50.0", "50.0", "0.0"]
@@ -104,7 +107,8 @@ def test_reconstruction_grid_takes_the_right_frame_for_each_row() -> None:
     clip = np.array([0.0, 0.05]).reshape(2, 1, 1, 1, 1)
     pictures = {"masked": 0.0, "appearance": 0.0, "motion": 0.1, "full": 0.0, "original": 0.02}
     arrays = {name: np.broadcast_to(frame + clip + add, shape).astype(np.float16) for name, add in pictures.items()}
-    figure = figures.reconstruction_grid(**arrays, clips=2, columns=2)
+    options: dict[str, Any] = {**arrays, "clips": 2, "columns": 2}
+    figure: Any = figures.reconstruction_grid(**options)
     assert len(figure.axes) == 2 and drawn(figure)
     for number, axis in enumerate(figure.axes):
         sheet = axis.images[0].get_array()
@@ -124,20 +128,21 @@ def test_reconstruction_grid_takes_the_right_frame_for_each_row() -> None:
 def test_reconstruction_grid_of_appearance_alone_shows_first_frames() -> None:
     original = np.zeros((1, 4, 32, 32, 3))
     original[:, 1::2] = 1.0
-    figure = figures.reconstruction_grid(original, original, appearance=original)
+    figure: Any = figures.reconstruction_grid(original, original, appearance=original)
     assert figure.axes[0].images[0].get_array()[..., :3].max() == 0
     assert texts(figure.axes[0])[:3] == ["masked input", "appearance", "original"]
 
 
 def test_motion_is_strengthened_about_grey() -> None:
     grey = np.full((1, 2, 96, 96, 3), 0.5)
-    sheet = figures.reconstruction_grid(grey, grey, motion=grey + 0.1, motion_gain=3.0).axes[0].images[0].get_array()
+    figure: Any = figures.reconstruction_grid(grey, grey, motion=grey + 0.1, motion_gain=3.0)
+    sheet = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(sheet[np.array([40, 140, 240]), 40, 0] / 255, [0.5, 0.8, 0.5], atol=0.003)
 
 
 def test_large_pictures_are_averaged_down() -> None:
     clip = np.random.default_rng(0).random((1, 2, 320, 320, 3))
-    sheet = figures.reconstruction_grid(clip, clip, full=clip).axes[0].images[0].get_array()
+    sheet: Any = figures.reconstruction_grid(clip, clip, full=clip).axes[0].images[0].get_array()
     np.testing.assert_allclose(sheet[0, 0, :3] / 255, clip[0, 1, :2, :2].mean(axis=(0, 1)), atol=0.003)
     assert sheet.shape[1] == 160
 
@@ -147,7 +152,7 @@ def test_tsne_scatter_marks_class_and_mistake() -> None:
     labels = np.array([0] * 6 + [8] * 4)
     predictions = labels.copy()
     predictions[:2] = 8
-    figure = figures.tsne_scatter(points, labels, [f"c{i}" for i in range(9)], predictions=predictions)
+    figure: Any = figures.tsne_scatter(points, labels, [f"c{i}" for i in range(9)], predictions=predictions)
     groups = [group for group in figure.axes[0].collections if len(group.get_offsets())]
     found = {(len(group.get_offsets()), len(group.get_facecolors())) for group in groups}
     # Two hollow and four full points of the first class, four full ones of the ninth.
@@ -159,7 +164,7 @@ def test_tsne_scatter_marks_class_and_mistake() -> None:
 
 def test_seed_comparison_draws_every_seed_and_the_mean() -> None:
     scores = {"old": [0.5, 0.6, np.nan], "new": [0.7, 0.8, 0.9]}
-    figure = figures.seed_comparison({"UAR": scores, "WAR": scores})
+    figure: Any = figures.seed_comparison({"UAR": scores, "WAR": scores})
     assert len(figure.axes) == 2 and drawn(figure)
     axis = figure.axes[0]
     np.testing.assert_allclose(axis.collections[1].get_offsets()[:, 0], [70, 80, 90])
@@ -186,6 +191,6 @@ def test_seed_comparison_draws_every_seed_and_the_mean() -> None:
         (lambda: figures.seed_comparison({"UAR": {}}), "at least one metric"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(draw, words: str) -> None:
+def test_arrays_that_do_not_fit_are_refused(draw: Callable[[], Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         draw()

@@ -15,6 +15,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, write_predictions
 from maedfer.report import write_comparison, write_report
 from maedfer.report.comparison import Difference
+from maedfer.report.page import write as write_page
 from maedfer.report.run_data import Scores
 from maedfer.report.sections import tsne
 from maedfer.train.config import load_config, save_config
@@ -277,6 +278,42 @@ def test_log_cut_off_by_a_kill_is_shown_up_to_there(tmp_path: Path) -> None:
     assert numbers(page)["curves"]["Training loss"]["loss"] == whole
     assert numbers(page)["cut_off_log_line"] == len(text.split("\n")) + 1
     assert "cut off in line" in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"ended": None}, "it was killed, or goes on; the last step in its log is 84, in epoch 6 of 100."),
+        ({"outcome": "stopped"}, "it was stopped; the last step in its log is 84"),
+        ({"outcome": "complete"}, ""),
+        ({}, ""),
+    ],
+)
+def test_run_that_has_not_ended_says_so_and_shows_what_there_is(tmp_path: Path, facts: dict, words: str) -> None:
+    run = make_finetune_run(tmp_path)
+    (run / "environment.json").write_text(json.dumps({**TIMES, **facts}))
+    if not words:
+        page = write_report(run)
+        assert "has not ended" not in Page(page).text and "ending" not in numbers(page)
+        return
+    (run / "metrics.json").unlink()
+    (run / "pred.csv").unlink()
+    page = write_report(run)
+    assert words in Page(page).text and "goes on from its last checkpoint" not in Page(page).text
+    assert Page(page).headings[:2] == ["Fine-tuning \N{MIDDLE DOT} lgi_former_tiny", "Course of training"]
+    assert numbers(page)["ending"] == {"ended": False, "step": 84, "epoch": 6}
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.pt").touch()
+    (run / "log.jsonl").unlink()
+    text = Page(write_report(run)).text
+    assert "This run has not ended" in text and "goes on from its last checkpoint" in text and "last step" not in text
+
+
+def test_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("task: finetune\n")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make the folder"):
+        write_page(tmp_path / "file" / "out", "", {})
 
 
 def test_steps_that_were_done_twice_count_once(tmp_path: Path) -> None:

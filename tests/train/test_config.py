@@ -82,6 +82,19 @@ def test_shipped_recipes_load(recipe):
         (["model.name=mae_dfer_base"], "does not fit the task"),
         (["model.region_size=[2,3,10]"], "does not divide"),
         (["model.in_channels=1"], "in_channels"),
+        (["optim.lr=-1"], "optim.lr must be at least 0, got -1$"),
+        (["optim.lr=.nan"], "optim.lr must be at least 0, got nan$"),
+        (["optim.weight_decay=.inf"], "optim.weight_decay must be at least 0, got inf$"),
+        (["optim.betas=[0.9, 1]"], r"optim.betas\[1\] must be at least 0 and below 1, got 1$"),
+        (["optim.eps=0"], "optim.eps must be above 0, got 0$"),
+        (["seed=-1"], "seed must be between 0 and "),
+        (["train.threads=-1"], "train.threads must be at least 0"),
+        (["augment.scale=[0.5, 0.1]"], "augment.scale must go from the smaller number to the larger one"),
+        (["augment.ratio=[0, 1]"], r"augment.ratio\[0\] must be above 0"),
+        (["augment.multiscale=[]"], "augment.multiscale must have one number or more"),
+        (["model.mlp_ratio=0"], "model.mlp_ratio must be above 0"),
+        (["model.num_heads=0"], "model.num_heads must be at least 1"),
+        (["model.region_size=[2, 0, 10]"], r"model.region_size\[1\] must be at least 1"),
     ],
 )
 def test_mistakes_are_named(overrides, message):
@@ -100,6 +113,26 @@ def test_the_architecture_goes_by_its_former_name_too():
     assert finetune("model.encoder=vit").model.architecture == "vit"
     overrides = ["data.train=x", "model.encoder.encoder=vit"]
     assert load_config("pretrain", None, overrides).clip_model.architecture == "vit"
+
+
+def test_mistakes_of_a_masked_autoencoder_are_named():
+    for override, message in {
+        "model.encoder.depth=0": "model.encoder.depth must be at least 1, got 0",
+        "model.mask_ratio=1": "model.mask_ratio must be between 0 and 1, both excluded, got 1",
+        "model.decoder_keep=0": "model.decoder_keep must be above 0 and at most 1, got 0",
+        "model.decoder_heads=0": "model.decoder_heads must be at least 1, got 0",
+    }.items():
+        with pytest.raises(InputError, match=f"^{message}$"):
+            load_config("pretrain", None, ["data.train=x", override])
+
+
+def test_settings_put_together_by_hand_are_checked_as_well():
+    cfg = finetune()
+    wrong = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=-1.0))
+    with pytest.raises(InputError, match=r"^optim\.lr must be at least 0, got -1$"):
+        check_config(wrong)
+    with pytest.raises(InputError, match=r"^depth must be at least 1, got 0$"):
+        dataclasses.replace(cfg.model, depth=0)
 
 
 def test_recipe_mistakes_are_named(tmp_path):

@@ -1,5 +1,6 @@
 import argparse
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
 from maedfer.models import from_pretrained, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
-from maedfer.train.evaluate import predict_list
+from maedfer.train.evaluate import model_to_score, predict_list
 from maedfer.train.loader import ViewBatches, read_clips
 from maedfer.train.processes import Runtime
 from tests.train.runs import in_process, tiny, write_clips
@@ -61,6 +62,18 @@ def test_evaluation_gives_the_scores_of_the_run(data, run):
     assert result.metrics["confusion"] == trained["confusion"]
     assert result.metrics["loss"] == pytest.approx(trained["loss"], rel=1e-5)
     assert (run / "metrics.json").read_text() == json.dumps(trained, indent=2) + "\n"
+
+
+def test_who_computes_is_asked_of_the_evaluation_and_not_of_the_run(data, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("  impl: auto", "  impl: triton"))
+    assert text.count("  impl: auto") == 1
+    assert model_to_score(evaluate(copy))[0].config.impl == "auto"
+    for source in (copy, copy / "checkpoints" / "last.pt"):
+        model, cfg = model_to_score(evaluate(source, "model.impl=reference"))
+        assert model.config.impl == cfg.clip_model.impl == "reference"
 
 
 def test_every_kind_of_weights_can_be_scored(data, run, tmp_path):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from maedfer.dataclass_tree import OWNERS, field_types, keys_of, setting_of, walk
+from maedfer.dataclass_tree import field_types, keys_of, walk
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
+from maedfer.setting import OWNERS, setting_of
 from maedfer.train.config import TASKS
 from maedfer.train.settings import AugmentConfig, DataConfig, EvalConfig, OptimConfig, RunConfig, TrainConfig
 

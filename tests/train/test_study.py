@@ -10,7 +10,9 @@ import pytest
 from benchmarks.learning import CONDITIONS
 from maedfer.errors import InputError
 from maedfer.train.config import load_config
-from maedfer.train.study import Job, few_labels, run_jobs, seed_jobs
+from maedfer.train.pretrain import run_pretrain
+from maedfer.train.study import Job, few_labels, run_jobs, seed_jobs, steps_done
+from tests.train.runs import tiny, write_clips
 
 
 def test_few_labels_are_balanced_and_in_order(tmp_path: Path) -> None:
@@ -34,9 +36,25 @@ def test_a_failing_job_is_reported_by_its_last_line_and_stops_the_others(tmp_pat
 
 def test_jobs_run_and_are_told(tmp_path: Path) -> None:
     said: list[str] = []
-    run_jobs([Job("finetune", "dfew", tmp_path / "a", ("data.train=x.csv", "--print-config"))], 2, said.append)
-    assert len(said) == 1 and said[0].startswith("  a: done in")
+    shares: list[float] = []
+    jobs = [Job("finetune", "dfew", tmp_path / name, ("data.train=x.csv", "--print-config")) for name in "ab"]
+    run_jobs(jobs, 2, said.append, shares.append)
+    assert sorted(line[:12] for line in said) == ["  a: done in", "  b: done in"]
     assert "lgi_former_base" in (tmp_path / "a.log").read_text()
+    assert shares[0] == 0 and shares[-1] == 1 and shares == sorted(shares)
+
+
+def test_progress_of_a_job_is_that_of_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_clips(tmp_path / "clips")
+    log = tmp_path / "log"
+    log.write_text("")
+    assert steps_done(log) == 0
+    run_pretrain(tiny("pretrain", data, tmp_path / "run"))
+    printed = capsys.readouterr().out
+    log.write_text("x" * 10000 + printed)
+    assert steps_done(log) == 1
+    log.write_text(printed[: printed.index("step 4/9:") + 20])
+    assert steps_done(log) == 4 / 9
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)

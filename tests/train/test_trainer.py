@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from maedfer.errors import InputError
 from maedfer.train import processes, run_finetune, run_pretrain
 from maedfer.train.checkpoint import load_checkpoint
-from maedfer.train.finetune import ClassificationLoss
+from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer
 from tests.train.runs import in_process, overrides, records, tiny, write_clips
 
@@ -304,15 +304,15 @@ def test_pretrained_weights_are_handed_over_and_told(data, tmp_path, capsys):
 
 
 def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
-    original = ClassificationLoss.__call__
+    original = FinetuneTask.losses
     calls = []
 
-    def broken(self, model, batch):
+    def broken(model, batch):
         calls.append(1)
-        losses = original(self, model, batch)
+        losses = original(model, batch)
         return {"loss": losses["loss"] * (float("nan") if len(calls) >= 5 else 1)}
 
-    monkeypatch.setattr(ClassificationLoss, "__call__", broken)
+    monkeypatch.setattr(FinetuneTask, "losses", staticmethod(broken))
     with pytest.raises(InputError, match=r"the loss is nan at step 5 \(epoch 2\), training stops") as error:
         run_finetune(tiny("finetune", data, tmp_path / "run", "train.log_every=50", "train.save_steps=1"))
     assert "\n" not in str(error.value)
@@ -326,15 +326,15 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkeypatch, broken_from):
     """The loss scaler on the CPU: a step that overflows is left out; a run that only overflows is stopped."""
     monkeypatch.setattr(processes, "_precision", lambda name, device: "fp16")
-    original = ClassificationLoss.__call__
+    original = FinetuneTask.losses
     calls = []
 
-    def overflow(self, model, batch):
+    def overflow(model, batch):
         calls.append(1)
-        losses = original(self, model, batch)
+        losses = original(model, batch)
         return {"loss": losses["loss"] * (float("inf") if len(calls) in (3, 4) or len(calls) >= broken_from else 1)}
 
-    monkeypatch.setattr(ClassificationLoss, "__call__", overflow)
+    monkeypatch.setattr(FinetuneTask, "losses", staticmethod(overflow))
     cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=30", "eval.every=0", "optim.clip_grad=1")
     if broken_from < 1000:
         with pytest.raises(InputError, match="the loss is inf at step 52"):
@@ -406,18 +406,6 @@ def test_too_few_clips_for_a_batch(data, tmp_path):
         run_finetune(tiny("finetune", data, tmp_path / "run", "train.batch_size=15"))
     with pytest.raises(InputError, match="do not fill one batch of 16"):
         run_finetune(tiny("finetune", data, tmp_path / "run", "train.batch_size=4", "train.accumulate=4"))
-
-
-def test_report_that_fails_does_not_lose_the_run(data, tmp_path, monkeypatch, capsys):
-    from maedfer import report
-
-    def fail(run_dir):
-        raise RuntimeError("no fonts")
-
-    monkeypatch.setattr(report, "write_report", fail)
-    result = run_finetune(tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "report=true"))
-    assert result.report is None and result.metrics is not None
-    assert "the report could not be written (RuntimeError: no fonts)" in capsys.readouterr().out
 
 
 def test_deterministic_mode_is_on_during_the_run_only(data, tmp_path, monkeypatch):

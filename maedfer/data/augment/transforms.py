@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 from maedfer.data.augment.mixup import Mixup
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import RandAugment
-from maedfer.data.augment.torchvision_operations import resize
+from maedfer.data.augment.torch_pictures import resize
 from maedfer.errors import InputError, unknown
 
 __all__ = ["EvalTransform", "Mixup", "PretrainAugment", "RandAugment", "TrainAugment", "multiscale_boxes"]
@@ -64,7 +64,8 @@ class TrainAugment:
         flip: probability of a mirror image.
         erase: probability of erasing a box (a 50th to a third of the area) with noise.
         fit: how frames are brought to size first, as in `EvalTransform`.
-        impl: what works on the pictures after that: "csrc", "torchvision", or "auto" (csrc where it was compiled).
+        impl: what works on the pictures after that, with the same result: "native" (csrc), "torch", or "auto" (csrc
+            where it was compiled).
     """
 
     def __init__(

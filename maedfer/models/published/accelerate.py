@@ -61,7 +61,7 @@ def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Ac
     Args:
         model: holds LGI-Former blocks (`first_attn`, ..., called with the stream [B * M, S, C] and B) or
             transformer blocks (`norm1`, `attn`, `norm2`, `mlp`) of the published code.
-        impl: "auto", "reference", "torch", "triton" or "cuda", as everywhere.
+        impl: "auto", "reference", "torch", "native" or "triton", as everywhere.
         strict: refuse a model that has such blocks with parts that are not known; else leave those blocks alone.
 
     Returns:

@@ -1,0 +1,70 @@
+"""`maedfer compare`: the page about several runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maedfer.cli._parser import add_command, examples
+from maedfer.errors import InputError
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "compare",
+        run,
+        "compare runs: tables, differences seed by seed, curves, confusion matrices",
+        "Compare runs that have been scored, and write report.html and report.json. Runs whose settings differ in\n"
+        "nothing but the seed are seeds of one condition, which gets a mean and a spread; LABEL=RUN names the\n"
+        "condition of a run instead. Other conditions are compared to the first one, seed by seed.",
+        examples(
+            "maedfer compare runs/scratch_0 runs/scratch_1 runs/tuned_0 runs/tuned_1 --out runs/comparison",
+            "maedfer compare scratch=runs/a scratch=runs/b tuned=runs/c tuned=runs/d --out runs/comparison \\",
+            '    --title "Does pre-training help?" --pretraining runs/synth_pretrain',
+        ),
+    )
+    parser.usage = "maedfer compare RUN RUN... --out DIR [options]"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or an evaluation, or LABEL=folder")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for report.html and report.json")
+    parser.add_argument("--title", metavar="TEXT", default="Comparison of runs", help="heading (default: %(default)s)")
+    parser.add_argument("--note", metavar="TEXT", default="", help="text below the heading")
+    parser.add_argument("--pretraining", metavar="RUN", help="pre-training whose loss and pictures are shown too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page, and print where it is and what it says."""
+    import json
+
+    from maedfer.report import group_runs, write_comparison
+
+    labelled = split_labels(args.runs)
+    conditions = labelled if labelled is not None else group_runs(args.runs)
+    page = write_comparison(args.out, conditions, args.title, args.note, pretraining=args.pretraining)
+    for difference in json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["scores"]["differences"]:
+        print(difference["sentence"])
+    print(f"report: {page}")
+    return 0
+
+
+def split_labels(items: Sequence[str]) -> dict[str, list[str]] | None:
+    """Run folders by label, from items LABEL=RUN; None where no item has a label.
+
+    Raises:
+        InputError: some items have a label and others have none.
+    """
+    pairs = [("", item) if "=" not in item or Path(item).exists() else item.split("=", 1) for item in items]
+    bare = [folder for label, folder in pairs if not label]
+    if len(bare) == len(items):
+        return None
+    if bare:
+        raise InputError(f"{bare[0]!r} has no label and other runs have one: give LABEL=RUN for all of them, or none")
+    if len(items) < 2:
+        raise InputError("1 run to compare: give two or more")
+    conditions: dict[str, list[str]] = {}
+    for label, folder in pairs:
+        conditions.setdefault(label, []).append(folder)
+    return conditions

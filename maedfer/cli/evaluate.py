@@ -1,0 +1,59 @@
+"""`maedfer evaluate`: score a classifier, or pool the folds of a protocol."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from maedfer.cli._runs import add_run, finish, resolve_settings
+from maedfer.errors import InputError
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_run(
+        commands,
+        "evaluate",
+        run,
+        "score a classifier, or several folds together",
+        "Score a classifier on labelled clips, or put the predictions of several folds together and score them\n"
+        "once. With one --run, the settings of that run are the base that overrides change, the weights are its\n"
+        "result, and the scores go to its sub-folder evaluation. With several, their pred.csv are pooled; nothing is\n"
+        "computed anew.",
+        "maedfer evaluate --run runs/dfew/fold_1 data.test=other/test.csv eval.views=4",
+        "maedfer evaluate --run runs/dfew/fold_1 --weights best",
+        "maedfer evaluate --run runs/dfew/fold_1 --run runs/dfew/fold_2 output=runs/dfew/pooled",
+        "maedfer evaluate dfew eval.checkpoint=published.pth data.test=test.csv",
+    )
+    parser.add_argument(
+        "--run", metavar="DIR", action="append", default=[], dest="runs", help="run folder; repeat it to pool folds"
+    )
+    parser.add_argument(
+        "--weights", choices=("last", "best"), help="with one --run: its checkpoint to score instead of its result"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out, print or check an evaluation."""
+    cfg = resolve_settings(args, _sources(args))
+    if cfg is None:
+        return 0
+    from maedfer.train.evaluate import run_evaluate
+
+    return finish(cfg, run_evaluate(cfg))
+
+
+def _sources(args: argparse.Namespace) -> list[str]:
+    """What is evaluated, as overrides."""
+    if args.weights and len(args.runs) != 1:
+        raise InputError("--weights chooses a checkpoint of one run: give exactly one --run with it")
+    for folder in args.runs:
+        if not Path(folder).is_dir():
+            raise InputError(f"--run {folder!r} is not a folder: give the output folder of a fine-tuning run")
+    if len(args.runs) == 1:
+        checkpoint = Path(args.runs[0])
+        if args.weights:
+            checkpoint = checkpoint / "checkpoints" / f"{args.weights}.pt"
+        return [f"eval.checkpoint={checkpoint}"]
+    return [f"eval.runs=[{', '.join(args.runs)}]"] if args.runs else []

@@ -1,0 +1,99 @@
+"""`maedfer lists`: annotation files of a public data set, from its own splits."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maedfer.cli._parser import add_command, examples
+
+if TYPE_CHECKING:
+    from maedfer.data.protocols import DatasetProtocol, Fold
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser."""
+    protocols = Path(__file__).resolve().parent.parent / "data" / "protocols"
+    names = sorted(path.stem for path in protocols.glob("[!_]*.py"))
+    parser = add_command(
+        commands,
+        "lists",
+        run,
+        "write the lists of clips of a public data set, fold by fold",
+        "Write the lists of clips of a public data set: fold_1/train.csv, fold_1/test.csv, ... and classes.txt.\n"
+        "Splits that the data set ships are read from its own files; for the others, folds follow from the subjects\n"
+        "in the files' names. The numbers of clips are compared with the published ones. docs/data.md tells what is\n"
+        "read.\n\n"
+        f"Data sets: {', '.join(names)}.",
+        examples(
+            "maedfer lists dfew --root /data/DFEW --out lists/dfew",
+            "maedfer lists crema_d --root /data/CREMA-D --out lists/crema_d",
+        ),
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="name of the data set, and of its recipe")
+    parser.add_argument("--root", metavar="DIR", required=True, help="folder that the data set was unpacked to")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write the lists to")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the lists and say what is in them."""
+    from maedfer.data.protocols import find_protocol, write_folds
+
+    protocol = find_protocol(args.dataset)
+    folds = protocol.folds_in(args.root)
+    folders = write_folds(folds, protocol.classes, args.out)
+    clips = {path for fold in folds for rows in fold for path, _ in rows}
+    print(f"{protocol.title}: {_count(clips, 'clip')} of {len(protocol.classes)} classes, lists in {args.out}")
+    for folder, fold in zip(folders, folds, strict=True):
+        print(f"  {folder.name}: {len(fold.train):,} clips for training, {len(fold.test):,} for test")
+    for sentence in (*compare(protocol, folds), *absent(Path(args.root), sorted(clips))):
+        print(sentence)
+    first = folders[0]
+    settings = {
+        "data.root": args.root,
+        "data.train": first / "train.csv",
+        "data.test": first / "test.csv",
+        "output": Path("runs") / args.dataset / first.name,
+    }
+    print("Next, with train.init=... where there are pre-trained weights:")
+    print(f"  maedfer finetune {args.dataset} " + shlex.join(f"{key}={value}" for key, value in settings.items()))
+    return 0
+
+
+def compare(protocol: DatasetProtocol, folds: Sequence[Fold]) -> list[str]:
+    """Compare the numbers of clips with the published ones; gives sentences, what a difference may mean among them."""
+    found = len({path for fold in folds for rows in fold for path, _ in rows})
+    test = len(folds[0].test)
+    published = f"{protocol.clips:,} clips, {protocol.test_clips:,} of them in the test part of fold 1"
+    if (found, test) == (protocol.clips, protocol.test_clips):
+        return [f"These are the published numbers: {published}."]
+    given = protocol.split == "given"
+    sentences = [f"Published are {published}; found were {found:,} and {test:,}."]
+    if found < protocol.clips:
+        why = "the split files are cut off or of another version" if given else "files are missing or named otherwise"
+        sentences.append(f"{_count(range(protocol.clips - found), 'clip')} fewer may mean that {why}.")
+    elif found > protocol.clips:
+        why = "the split files are of another version" if given else "some clips are there twice, in several folders"
+        sentences.append(f"{_count(range(found - protocol.clips), 'clip')} more may mean that {why}.")
+    else:
+        sentences.append("The same clips in other parts mean that the split is another one.")
+    sentences.append("Scores on these lists cannot be compared with published ones.")
+    return sentences
+
+
+def absent(root: Path, clips: Sequence[str]) -> list[str]:
+    """Say how many of the clips are not in the data set's folder."""
+    missing = [path for path in clips if not (root / path).exists()]
+    if not missing:
+        return []
+    return [
+        f"{_count(missing, 'clip')} of the lists cannot be found, the first as {root / missing[0]}: frames may not be "
+        "unpacked yet, or lie elsewhere."
+    ]
+
+
+def _count(things: Any, name: str) -> str:
+    return f"{len(things):,} {name}" + ("" if len(things) == 1 else "s")

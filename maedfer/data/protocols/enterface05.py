@@ -1,0 +1,42 @@
+"""eNTERFACE05: sentences said by 43 subjects; five folds of consecutive subjects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from maedfer.data.protocols._record import ActedClip, DatasetProtocol, Fold, acted_clips, paths_below, subject_folds
+
+# By the code in file names; in label order.
+CLASSES = {"an": "anger", "di": "disgust", "fe": "fear", "ha": "happiness", "sa": "sadness", "su": "surprise"}
+SUBJECTS = ((1, 10), (11, 19), (20, 28), (29, 37), (38, 44))
+# One recording that was never cut into sentences.
+_LEFT_OUT = 6
+
+
+def parse(path: str) -> ActedClip | None:
+    """Read `s1_an_1.avi`: subject, expression, sentence. A folder `subject 1` on the way overrules the file name."""
+    match = re.fullmatch(r"s_?(\d+)_([a-z]{2})_?\d+\w*", Path(path).stem.lower())
+    if match is None or match[2] not in CLASSES:
+        return None
+    folder = re.search(r"subject[ _]?(\d+)", str(Path(path).parent).lower())
+    subject = int(folder[1] if folder else match[1])
+    return None if subject == _LEFT_OUT else ActedClip(path, list(CLASSES).index(match[2]), subject)
+
+
+def folds(paths: Iterable[str]) -> list[Fold]:
+    """Split clips; files with names of another form are left out."""
+    return subject_folds(acted_clips(paths, parse), SUBJECTS, "eNTERFACE05")
+
+
+PROTOCOL = DatasetProtocol(
+    title="eNTERFACE05",
+    classes=tuple(CLASSES.values()),
+    layout="names `s<subject>_<expression>_<sentence>`; subjects 1-10 (there is no 6), 11-19, 20-28, 29-37, 38-44",
+    split="by subject",
+    read=lambda root: folds(paths_below(root)),
+    folds=len(SUBJECTS),
+    clips=1287,
+    test_clips=270,
+)

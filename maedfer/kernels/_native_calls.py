@@ -1,0 +1,112 @@
+"""What calls of the compiled modules take: element types, aligned memory, streams, and where the cubes of tokens lie.
+
+The modules take pointers, sizes and a stream, and know nothing of PyTorch. Operators' native.py check arguments,
+allocate outputs and call them, as operators that torch.compile, fake tensors and opcheck see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maedfer._native import MODULES, absent
+from maedfer.errors import InputError
+
+# Element types by the numbers of csrc/element.h.
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def module(part: str) -> Any:
+    """A compiled module, "cpu" or "cuda".
+
+    Raises:
+        InputError: it is not there.
+    """
+    compiled = MODULES[part]
+    if compiled is None:
+        raise InputError(absent(part))
+    return compiled
+
+
+def module_for(x: Tensor) -> tuple[Any, str]:
+    """The compiled module for a tensor's device, and the name of the part.
+
+    Raises:
+        InputError: it is not there.
+    """
+    part = "cuda" if x.device.type == "cuda" else "cpu"
+    return module(part), part
+
+
+@contextlib.contextmanager
+def current_stream(x: Tensor) -> Iterator[int]:
+    """Make a tensor's GPU the current one; gives the stream that work on it goes to."""
+    with torch.cuda.device(x.device):
+        yield torch.cuda.current_stream().cuda_stream
+
+
+def launched(error: int) -> None:
+    """Raise what a launch has returned, if it is an error."""
+    if error:
+        raise RuntimeError(f"a kernel of maedfer._cuda was not launched: CUDA error {error}")
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Copied unless the GPU's kernels can read 16 bytes at once everywhere."""
+    fits = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and not any(stride % 8 for stride in x.stride()[:-1])
+    return x if fits else x.clone(memory_format=torch.contiguous_format)
+
+
+def half_reasons(dtype: torch.dtype) -> list[str]:
+    """Why the GPU's kernels cannot run on a dtype; empty when they can."""
+    halves = (torch.bfloat16, torch.float16)
+    return [] if dtype in halves else [f"{dtype} (the kernels take bfloat16 and float16)"]
+
+
+def cube_reasons(dtype: torch.dtype, frames: Tensor, patch_size: Sequence[int]) -> list[str]:
+    """Why cubes of these frames cannot be read, or results of this dtype written; empty when they can.
+
+    Args:
+        dtype: of cubes, or of predictions.
+        frames: [B, I, T, H, W].
+        patch_size: of a cube.
+    """
+    reasons = []
+    on_gpu = frames.device.type == "cuda"
+    if len(patch_size) != 3:
+        reasons.append(f"patches of {len(patch_size)} dimensions (cubes of frames, rows and columns are read)")
+    if dtype not in _FLOATS:
+        reasons.append(f"{dtype} (float32, bfloat16 and float16 are written)")
+    if frames.dtype != torch.uint8 and (on_gpu or frames.dtype != torch.float32):
+        reasons.append(f"frames of {frames.dtype} (uint8 is read{'' if on_gpu else ', and float32'})")
+    return reasons
+
+
+def check_cubes(frames: Tensor, index: Tensor, patch_size: Sequence[int]) -> None:
+    """Refuse token numbers and cubes that frames do not have.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit.
+    """
+    if frames.dim() != 5 or len(patch_size) != 3:
+        raise InputError(f"frames must be [B, I, T, H, W] with cubes (t, h, w), got {list(frames.shape)}, {patch_size}")
+    if any(size % part or not size for size, part in zip(frames.shape[2:], patch_size, strict=True)):
+        raise InputError(f"cubes of {tuple(patch_size)} do not divide clips of {tuple(frames.shape[2:])}")
+    if index.dtype != torch.int64 or index.dim() not in (1, 2) or index.device != frames.device:
+        raise InputError(
+            f"index must be int64 [B, n] or [n] on {frames.device}, "
+            f"got {index.dtype} {list(index.shape)} on {index.device}"
+        )
+    if index.dim() == 2 and index.shape[0] != frames.shape[0]:
+        raise InputError(f"index names tokens of {index.shape[0]} clips, there are {frames.shape[0]}")
+
+
+def geometry(compiled: Any, frames: Tensor, patch_size: Sequence[int]) -> tuple[Any, Any]:
+    """Clips and cubes as a compiled module takes them."""
+    grid = [size // part for size, part in zip(frames.shape[2:], patch_size, strict=True)]
+    return compiled.Clips(frames.shape[1], *grid, *frames.stride()), compiled.Cube(*patch_size)

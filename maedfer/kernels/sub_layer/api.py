@@ -1,0 +1,160 @@
+"""What sub-layers begin and end with, by the implementation of choice."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from maedfer.kernels import reference
+from maedfer.kernels._autocast import product_dtype
+from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._pairs import Linear, Norm
+from maedfer.kernels.sub_layer import torch as plain
+
+
+def linear(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
+    """x weight^T + bias: a library's product everywhere, oneDNN's for float32 on a CPU unless impl="reference".
+
+    Args:
+        x: [..., F].
+        linear: [C, F] and [C], or None for the second.
+        impl: the implementation.
+
+    Returns:
+        [..., C].
+    """
+    return F.linear(x, *linear) if resolve(impl, x.device, x.dtype) == "reference" else plain.linear(x, linear)
+
+
+def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Tensor:
+    """LayerNorm over the last dimension.
+
+    Args:
+        x: [..., C]; rows may be strided, a subset of the stream is read in place.
+        norm: [C] and [C].
+        eps: added to the variance.
+        impl: the implementation.
+
+    Returns:
+        [..., C].
+    """
+    chosen = _resolve(impl, x)
+    if chosen == "triton":
+        from maedfer.kernels.sub_layer.triton import LayerNorm
+
+        return LayerNorm.apply(x, *norm, eps, product_dtype(x))
+    if chosen == "torch":
+        return plain.layer_norm(x, norm, eps)
+    return reference.layer_norm(x, norm, eps=eps)
+
+
+def linear_residual(
+    x: Tensor, linear: Linear, residual: Tensor, *, keep: Tensor | None = None, impl: Impl = "auto"
+) -> Tensor:
+    """The end of a sub-layer: residual + keep * (x weight^T + bias).
+
+    Args:
+        x: [..., F] the input of the sub-layer's last product.
+        linear: [C, F] and [C], that product.
+        residual: [..., C] the stream.
+        keep: stochastic depth's factors over the leading dimensions, [B] or [B, M], or None.
+        impl: the implementation.
+
+    Returns:
+        [..., C].
+    """
+    chosen = _resolve(impl, residual)
+    weight, bias = linear
+    if chosen == "triton":
+        from maedfer.kernels.sub_layer.triton import ResidualAdd
+
+        return ResidualAdd.apply(residual, F.linear(x, weight), bias, keep)
+    if chosen == "torch":
+        return plain.linear_residual(x, linear, residual, keep)
+    return reference.residual_add(residual, F.linear(x, weight), bias=bias, keep=keep)
+
+
+def linear_residual_layer_norm(
+    x: Tensor,
+    linear: Linear,
+    residual: Tensor,
+    norm: Norm,
+    *,
+    eps: float,
+    keep: Tensor | None = None,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`linear_residual` and the LayerNorm that begins the next sub-layer: the stream and its norm, [..., C] each."""
+    chosen = _resolve(impl, residual)
+    weight, bias = linear
+    if chosen == "triton":
+        from maedfer.kernels.sub_layer.triton import ResidualLayerNorm
+
+        return ResidualLayerNorm.apply(residual, F.linear(x, weight), bias, keep, *norm, eps, product_dtype(residual))
+    if chosen == "torch":
+        z = plain.linear_residual(x, linear, residual, keep)
+        return z, plain.layer_norm(z, norm, eps)
+    return reference.residual_layer_norm(residual, F.linear(x, weight), norm, eps=eps, bias=bias, keep=keep)
+
+
+def linear_residual_layer_norm_representative(
+    x: Tensor,
+    linear: Linear,
+    residual: Tensor,
+    norm: Norm,
+    *,
+    eps: float,
+    keep: Tensor | None = None,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`linear_residual` on [B, M, S, C], and the LayerNorm of the representative tokens alone.
+
+    Returns:
+        The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
+    """
+    chosen = _resolve(impl, residual)
+    weight, bias = linear
+    if chosen == "triton":
+        from maedfer.kernels.sub_layer.triton import ResidualLayerNormRepresentative
+
+        after = *norm, eps, product_dtype(residual)
+        return ResidualLayerNormRepresentative.apply(residual, F.linear(x, weight), bias, keep, *after)
+    if chosen == "torch":
+        z = plain.linear_residual(x, linear, residual, keep)
+        s = z[:, :, 0]
+        return z, s, plain.layer_norm(s, norm, eps)
+    branch = F.linear(x, weight)
+    return reference.residual_layer_norm_representative(residual, branch, norm, eps=eps, bias=bias, keep=keep)
+
+
+def linear_gelu(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
+    """GELU(x weight^T + bias) with the exact (erf) GELU.
+
+    Args:
+        x: [..., C].
+        linear: [F, C] and [F].
+        impl: the implementation.
+
+    Returns:
+        [..., F].
+    """
+    chosen = resolve(impl, x.device, x.dtype, triton=list)
+    weight, bias = linear
+    if chosen == "triton":
+        from maedfer.kernels.sub_layer.triton import BiasGelu
+
+        return BiasGelu.apply(F.linear(x, weight), bias)
+    if chosen == "torch":
+        return plain.linear_gelu(x, linear)
+    return reference.bias_gelu(F.linear(x, weight), bias)
+
+
+def _resolve(impl: Impl, x: Tensor) -> str:
+    return resolve(impl, x.device, x.dtype, triton=lambda: triton_reasons(x.shape[-1]))
+
+
+def triton_reasons(dim: int) -> list[str]:
+    """Why Triton's kernels cannot run rows of `dim` channels; empty when they can."""
+    from maedfer.kernels.sub_layer.triton import not_supported_reasons
+
+    return not_supported_reasons(dim)

@@ -1,0 +1,173 @@
+"""A dry run: everything about a run that can be checked without training, and without writing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maedfer.data.annotations import Clip, check_exists
+from maedfer.data.dataset import SampleKey, collate
+from maedfer.data.video.readers import open_video
+from maedfer.errors import InputError
+from maedfer.evaluation.score import score_views
+from maedfer.train.config import RunConfig
+from maedfer.train.environment import memory_mb
+from maedfer.train.evaluate import model_to_score, read_runs
+from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
+from maedfer.train.optim import run_schedule
+from maedfer.train.processes import Runtime, start
+from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
+
+# Clips of each list that are opened, evenly spread.
+_SAMPLE = 16
+# Above this number of clips, the files of the sample alone are looked for.
+_LOOK_FOR_ALL = 100_000
+# Clips in the batch on a CPU, where a whole batch of the base model takes minutes.
+_CPU_BATCH = 2
+
+Say = Callable[[str], None]
+
+
+def dry_run(cfg: RunConfig, say: Say) -> None:
+    """Check a run and tell what it would do.
+
+    Args:
+        cfg: the run.
+        say: takes a line for people; called in the main process only.
+
+    Raises:
+        InputError: naming the first thing that would stop the run.
+    """
+    # Loader processes cost more to start than they save for one batch.
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
+    with start(cfg) as runtime:
+        tell = say if runtime.main else _say_nothing
+        _check_output(cfg, tell)
+        if cfg.task == "evaluate" and cfg.eval.runs:
+            for folder, part in zip(cfg.eval.runs, read_runs(cfg.eval.runs), strict=True):
+                tell(f"eval.runs    {folder}: {len(part.names)} clips")
+        else:
+            splits = {"pretrain": ["train"], "finetune": ["train", "val", "test"], "evaluate": ["test"]}[cfg.task]
+            for split in splits:
+                if getattr(cfg.data, split):
+                    _check_list(cfg, split, tell)
+            (_check_evaluation if cfg.task == "evaluate" else _check_training)(cfg, runtime, tell)
+        tell("dry run complete: nothing was written")
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _check_output(cfg: RunConfig, say: Say) -> None:
+    output = Path(cfg.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {cfg.output!r} is a file: give a folder")
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"output {cfg.output!r} cannot be written: no permission for {str(existing)!r}")
+    held = "holds a run already, which would be resumed" if (output / "checkpoints" / "last.pt").exists() else "new"
+    say(f"output       {output} ({held})")
+
+
+def _check_list(cfg: RunConfig, split: str, say: Say) -> None:
+    file = getattr(cfg.data, split)
+    clips = read_clips(cfg, file, labelled=cfg.task != "pretrain")
+    tolerant = split == "train" and cfg.data.on_error == "skip"
+    sample = [clips[index] for index in _spread(len(clips), _SAMPLE)]
+    if not tolerant:
+        check_exists(clips if len(clips) <= _LOOK_FOR_ALL else sample)
+    problems, lengths = [], []
+    for clip in sample:
+        try:
+            lengths.append(_frames(cfg, clip))
+        except InputError as error:
+            problems.append(f"{clip.where}: {error}")
+    if problems and (not tolerant or not lengths):
+        raise InputError(f"{len(problems)} of {len(sample)} sampled clips cannot be read: {problems[0]}")
+    say(f"data.{split:<8}{file}: {len(clips)} clips{_class_counts(cfg, clips)}")
+    say(f"             {len(lengths)} of {len(sample)} sampled clips read, {min(lengths)} to {max(lengths)} frames")
+    for problem in problems:
+        say(f"             would be skipped: {problem}")
+
+
+def _frames(cfg: RunConfig, clip: Clip) -> int:
+    with open_video(clip.path, cfg.data.backend) as reader:
+        reader.read([0, len(reader) - 1])
+        return len(reader)
+
+
+def _class_counts(cfg: RunConfig, clips: list[Clip]) -> str:
+    if cfg.task == "pretrain":
+        return ""
+    counts = Counter(clip.label for clip in clips)
+    return " (" + ", ".join(f"{name} {counts[label]}" for label, name in enumerate(cfg.classes)) + ")"
+
+
+def _check_training(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
+    task = (PretrainTask if cfg.task == "pretrain" else FinetuneTask)(cfg, runtime)
+    model, loaded = task.build()
+    if loaded is not None:
+        say(f"train.init   {cfg.train.init}: {len(loaded.used)} keys used, {len(loaded.fresh)} left as initialised")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    say(f"model        {cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision}")
+    batches = TrainBatches(cfg, runtime)
+    schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
+    factors = f"batch {cfg.train.batch_size} x processes {runtime.world} x passes {cfg.train.accumulate}"
+    say(
+        f"schedule     {schedule.total} steps of {schedule.global_batch} clips ({factors}), "
+        f"{schedule.steps_per_epoch} an epoch"
+    )
+    rise = f"learning rate to {schedule.peak:.4g} in {schedule.warmup} steps"
+    say(f"             {rise}, then down to {schedule.floor:.4g}")
+    chosen = _spread(batches.clips, _batch_size(cfg, runtime))
+    batch = collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
+    del batch["skipped"]
+    forward_pass = ForwardPass(task, model)
+    prepared = {name: value.to(runtime.device) for name, value in task.prepare(batch).items()}
+    _forward(batch["frames"], runtime, lambda: float(forward_pass(task.draw(prepared))["loss"]), say)
+
+
+def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
+    model, cfg = model_to_score(cfg)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    say(f"model        {cfg.eval.checkpoint}, {count / 1e6:.2f} M parameters, {model.config.num_classes} classes")
+    small = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=_batch_size(cfg, runtime)))
+    views = ViewBatches(small, runtime, cfg.data.test)
+    batch = next(iter(views))
+    labels = batch["label"][:: views.views, None]
+    model.to(runtime.device)
+
+    def loss() -> float:
+        probabilities, _ = score_views(model, batch["frames"].to(runtime.device), views=views.views)
+        return -float(probabilities.cpu().gather(1, labels).log().mean())
+
+    _forward(batch["frames"], runtime, loss, say)
+
+
+@torch.inference_mode()
+def _forward(frames: Tensor, runtime: Runtime, loss: Callable[[], float], say: Say) -> None:
+    began = time.perf_counter()
+    with runtime.autocast():
+        value = loss()
+    seconds = time.perf_counter() - began
+    shape = " x ".join(map(str, frames.shape))
+    say(f"forward      batch {shape}: loss {value:.4f} in {seconds:.2f} s, {memory_mb(runtime.device):.0f} MB")
+
+
+def _batch_size(cfg: RunConfig, runtime: Runtime) -> int:
+    size = (cfg.eval.batch_size if cfg.task == "evaluate" else 0) or cfg.train.batch_size
+    return min(size, _CPU_BATCH) if runtime.device.type == "cpu" else size
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` different indices below `count`, evenly spread."""
+    most = min(count, most)
+    return [index * count // most for index in range(most)]

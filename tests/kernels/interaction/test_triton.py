@@ -1,0 +1,171 @@
+"""The folded interaction against the formula it folds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maedfer.kernels import reference
+from maedfer.kernels._dispatch import interpreting
+from maedfer.kernels.interaction.folding import fold, folds, key_layout
+from maedfer.kernels.interaction.triton import FoldedInteraction, not_supported_reasons
+from tests.kernels.oracle import DTYPES, check, expanded_like, interaction, randn
+
+EPS = 1e-6
+
+
+def plain(
+    z: Tensor, s: Tensor, matrix: Tensor, offset: Tensor, values: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The formula of the kernel's file in loops over nothing, on local tokens as they lie."""
+    x = z[:, :, 1:]
+    _, heads, regions, dim = matrix.shape
+    xhat = F.layer_norm(x, (dim,), eps=EPS).flatten(1, 2).to(matrix.dtype)  # [B, K, C]
+    scores = xhat @ matrix.flatten(1, 2).transpose(1, 2) + offset.flatten(1).unsqueeze(1)
+    p = scores.unflatten(2, (heads, regions)).softmax(dim=3).flatten(2).to(values.dtype)
+    x = x + (p @ values.flatten(1, 2)).unflatten(1, x.shape[1:3])
+    y = torch.cat([s.unsqueeze(2), x], dim=2)
+    return y, reference.layer_norm(y, (weight, bias), eps=EPS)
+
+
+def fast(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    return FoldedInteraction.apply(*inputs, EPS, inputs[0].dtype)
+
+
+def inputs(
+    batch: int, regions: int, rows: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    make = {"dtype": dtype, "device": device}
+    return [
+        randn(batch, regions, rows, dim, **make),
+        randn(batch, regions, dim, **make),
+        randn(batch, heads, regions, dim, **make, scale=dim**-0.5),
+        randn(batch, heads, regions, **make),
+        randn(batch, heads, regions, dim, **make),
+        randn(dim, **make),
+        randn(dim, **make),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("regions", [1, 4, 8, 9, 16, 20])
+def test_regions(regions: int, dtype: torch.dtype, device: torch.device) -> None:
+    check(fast, plain, inputs(2, regions, 6, 2, 32, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("batch", "regions", "rows", "heads", "dim"),
+    [(1, 8, 101, 8, 64), (2, 8, 11, 6, 48), (0, 4, 3, 2, 32), (1, 3, 2, 1, 16), (2, 20, 5, 8, 40), (1, 2, 17, 3, 96)],
+    ids=str,
+)
+def test_sizes(
+    batch: int, regions: int, rows: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    check(fast, plain, inputs(batch, regions, rows, heads, dim, dtype, device))
+
+
+def test_many_tiles_to_a_program(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = "maedfer.kernels.interaction.triton._programs"
+    monkeypatch.setattr(programs, lambda batch, rows, block: (2, -(-rows // (2 * block))))
+    check(fast, plain, inputs(2, 4, 21, 2, 32, torch.float32, device))
+
+
+def test_strided_inputs_and_gradients(device: torch.device) -> None:
+    z, s, matrix, offset, values, weight, bias = inputs(2, 4, 7, 2, 32, torch.float32, device)
+    wide = randn(2, 5, 9, 64, dtype=torch.float32, device=device, grad=False)
+    views = [
+        wide[:, 1:, ::2, 16:48][:, :, :5],
+        wide[:, :4, 0, :32],
+        matrix.detach().transpose(0, 1).contiguous().transpose(0, 1),
+        offset.detach().transpose(1, 2).contiguous().transpose(1, 2),
+        values.detach().transpose(0, 1).contiguous().transpose(0, 1),
+        weight,
+        bias,
+    ]
+    for gradient in (torch.randn_like, expanded_like):
+        check(fast, plain, [view.detach().requires_grad_() for view in views], gradient)
+    check(fast, plain, [wide[:1, :4, :7, :32].expand(2, -1, -1, -1).detach().requires_grad_(), *views[1:]])
+    frozen = [z, s, matrix, offset, values, weight.detach(), bias.detach()]
+    check(lambda *x: fast(*x)[0], lambda *x: plain(*x)[0], frozen)
+    check(lambda *x: fast(*x)[1], lambda *x: plain(*x)[1], [z, s, matrix, offset, values, weight, bias])
+
+
+def test_rows_of_representative_tokens_in_the_stream_are_not_read(device: torch.device) -> None:
+    tensors = inputs(1, 4, 5, 2, 32, torch.float32, device)
+    with torch.no_grad():
+        tensors[0][:, :, 0] = float("nan")
+    outputs = fast(*tensors)
+    gradients = torch.autograd.grad(outputs, tensors, [torch.randn_like(out) for out in outputs])
+    assert all(bool(torch.isfinite(x).all()) for x in (*outputs, *gradients))
+    assert not gradients[0][:, :, 0].any()
+
+
+def test_clips_more_than_31_bits_apart(device: torch.device) -> None:
+    tensors = inputs(3, 1, 2, 2, 16, torch.float16, device)
+    # The stride fits 31 bits, twice the stride does not; what lies between the clips is never touched.
+    far = torch.empty(2**31 + 64, dtype=torch.float16, device=device).as_strided((3, 1, 2, 16), (2**30 + 16, 32, 16, 1))
+    far.copy_(tensors[0].detach())
+    check(fast, plain, [far.requires_grad_(), *tensors[1:]])
+
+
+def test_regions_that_32_bits_do_not_reach_are_copied(device: torch.device) -> None:
+    tensors = inputs(1, 3, 2, 2, 16, torch.float16, device)
+    far = torch.empty(2**31 + 64, dtype=torch.float16, device=device).as_strided((1, 3, 2, 16), (64, 2**30 + 16, 16, 1))
+    far.copy_(tensors[0].detach())
+    check(fast, plain, [far.requires_grad_(), *tensors[1:]])
+
+
+def test_repeats_bit_for_bit(device: torch.device) -> None:
+    tensors = inputs(2, 8, 21, 4, 64, torch.float32, device)
+    runs = []
+    for _ in range(2):
+        outputs = fast(*tensors)
+        runs.append([*outputs, *torch.autograd.grad(outputs, tensors, [torch.ones_like(out) for out in outputs])])
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.skipif(not interpreting(), reason="float64 exists under the interpreter only")
+def test_gradcheck(device: torch.device) -> None:
+    assert torch.autograd.gradcheck(fast, inputs(1, 2, 3, 2, 4, torch.float64, device), fast_mode=True)
+
+
+def test_opcheck(device: torch.device) -> None:
+    tensors = [x.detach() for x in inputs(2, 4, 5, 2, 32, torch.float32, device)]
+    ops = torch.ops.maedfer
+    torch.library.opcheck(ops.interaction_fwd.default, (*tensors, EPS, torch.float32, True))
+    y, n, p = ops.interaction_fwd(*tensors, EPS, torch.float32, True)
+    torch.library.opcheck(ops.interaction_bwd.default, (y, n, *tensors[:5], p, tensors[5], EPS))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_keep", [True, False])
+@pytest.mark.parametrize("regions", [1, 4, 9])
+def test_folding_is_exact(regions: int, with_keep: bool, with_bias: bool) -> None:
+    batch, rows, heads, dim = 2, 4, 3, 12
+    make = {"dtype": torch.float64, "device": torch.device("cpu")}
+    z, s = randn(batch, regions, rows, dim, **make), randn(batch, regions, dim, **make)
+    kv = randn(batch, regions, 2 * dim, **make)
+    weights = [randn(*shape, **make) for shape in ((dim,), (dim,), (dim, dim), (dim,), (dim, dim), (dim,))]
+    if not with_bias:
+        weights[3] = weights[5] = None
+    keep = torch.tensor([0.0, 1.25], dtype=torch.float64) if with_keep else None
+    after = [randn(dim, **make), randn(dim, **make)]
+    want = interaction(z, s, kv, *weights, *after, num_heads=heads, eps=EPS, keep=keep)
+    norm, query, output = zip(weights[::2], weights[1::2], strict=True)
+    got = plain(z, s, *fold(kv, norm=norm, query=query, output=output, num_heads=heads, keep=keep), *after)
+    leaves = [x for x in (z, s, kv, *weights, *after) if x is not None]
+    grads = [torch.randn_like(x) for x in want]
+    results = [[*outputs, *torch.autograd.grad(outputs, leaves, grads)] for outputs in (got, want)]
+    pairs = zip(*results, strict=True)
+    for one, other in pairs:
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_when_folding_pays() -> None:
+    assert folds(8, 8, 512) and folds(8, 16, 512) and folds(8, 20, 512) and not folds(8, 80, 512)
+    assert key_layout(8, 8) == (1, 8, 8) and key_layout(8, 20) == (4, 2, 32) and key_layout(1, 1) == (1, 16, 1)
+    assert not not_supported_reasons(20, 512)
+    assert "80 regions" in not_supported_reasons(80, 512)[0] and "2048 channels" in not_supported_reasons(8, 2048)[0]

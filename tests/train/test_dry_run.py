@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from maedfer.errors import InputError
+from maedfer.models.encoder import CubeEmbedding
+from maedfer.train import load_config, run_evaluate, run_finetune
+from maedfer.train.dry_run import _spread, dry_run
+from maedfer.train.tasks import FinetuneTask, PretrainTask
+from tests.train.runs import tiny, write_clips
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    run_finetune(tiny("finetune", data, output, "optim.epochs=1"))
+    return output
+
+
+def lines(cfg):
+    said = []
+    dry_run(cfg, said.append)
+    assert said[-1] == "dry run complete: nothing was written"
+    return said
+
+
+@pytest.mark.parametrize(("task", "kind"), [("pretrain", PretrainTask), ("finetune", FinetuneTask)])
+def test_the_training_step_itself_is_run(task, kind, data, tmp_path, monkeypatch):
+    losses = kind.losses
+    monkeypatch.setattr(kind, "losses", staticmethod(lambda model, batch: {"loss": losses(model, batch)["loss"] + 100}))
+    said = lines(tiny(task, data, tmp_path / "run", "train.batch_size=2", "optim.epochs=1", "optim.warmup_epochs=0"))
+    assert "7 steps of 2 clips" in " ".join(said)
+    assert "batch 2 x 3 x 4 x 16 x 16: loss 101." in said[-2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_are_given_bytes_when_they_are_scored(run, tmp_path, monkeypatch):
+    seen, forward = [], CubeEmbedding.forward
+
+    def look(self, video, index):
+        seen.append(video.dtype)
+        return forward(self, video, index)
+
+    monkeypatch.setattr(CubeEmbedding, "forward", look)
+    cfg = load_config("evaluate", None, [f"eval.checkpoint={run}", "train.device=cpu", f"output={tmp_path / 'out'}"])
+    lines(cfg)
+    run_evaluate(cfg)
+    assert len(seen) == 3 and set(seen) == {torch.uint8}
+
+
+def test_what_cannot_be_scored_is_refused_before_the_run(data, run, tmp_path):
+    given = [f"eval.checkpoint={run / 'model'}", f"data.test={data / 'test.csv'}", f"output={tmp_path}"]
+    with pytest.raises(InputError, match="names 4 classes but .* has 3"):
+        lines(load_config("evaluate", None, [*given, "data.classes=[a, b, c, d]"]))
+
+
+def test_a_sample_is_spread_evenly():
+    assert _spread(3, 16) == [0, 1, 2]
+    assert _spread(100, 4) == [0, 25, 50, 75]

@@ -1,0 +1,61 @@
+"""Lines that tell how far a long step is."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from maedfer.train import progress
+from maedfer.train.progress import ProgressLine
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_terminal_has_one_line_that_is_kept_up_to_date(clock: list[float]) -> None:
+    stream = Terminal()
+    line = ProgressLine("drawing", stream)
+    line(0.0)
+    clock[0] += 0.1
+    line(0.1)
+    clock[0] += 9.9
+    line(0.25)
+    assert stream.getvalue().split("\r\x1b[K") == ["", "  drawing: 0 %", "  drawing: 25 %, 30 s left"]
+    line.clear()
+    assert stream.getvalue().endswith("\r\x1b[K") and "\n" not in stream.getvalue()
+    # What was printed in between must not hide the line until its turn comes again.
+    line(0.26)
+    assert stream.getvalue().endswith("26 %, 28 s left")
+
+
+def test_elsewhere_a_line_is_written_now_and_then(clock: list[float]) -> None:
+    stream = io.StringIO()
+    line = ProgressLine("drawing", stream, every=30)
+    for second in range(100):
+        clock[0] = 100.0 + second
+        line(second / 100)
+        line.clear()
+    lines = ["  drawing: 30 %, 1 min 10 s left", "  drawing: 60 %, 40 s left", "  drawing: 90 %, 10 s left"]
+    assert stream.getvalue().splitlines() == lines
+
+
+def test_what_was_done_before_does_not_count_as_pace(clock: list[float]) -> None:
+    stream = Terminal()
+    line = ProgressLine("drawing", stream)
+    line(0.5)
+    clock[0] += 10
+    line(0.6)
+    assert stream.getvalue().endswith("60 %, 40 s left")
