@@ -17,7 +17,7 @@ from pathlib import Path
 
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
-from maedfer.synthetic.dataset import contact_sheet, write_dataset
+from maedfer.synthetic import contact_sheet, write_dataset
 from maedfer.train.progress import ProgressLine
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
