@@ -19,7 +19,7 @@ from typing import Any
 from maedfer.errors import InputError, MissingDependencyError, unknown
 from maedfer.report import write_comparison
 from maedfer.report.figures import seed_comparison
-from maedfer.synthetic.dataset import write_dataset
+from maedfer.synthetic import write_dataset
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 # Condition -> settings of its pre-training; None is no pre-training.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
-from maedfer.synthetic.dataset import contact_sheet, write_dataset
+from maedfer.synthetic import contact_sheet, write_dataset
 from maedfer.train.progress import ProgressLine
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
@@ -52,7 +52,7 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
         print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
 
     cpus = available_cpus()
-    say(f"this takes some 10 to 20 minutes on two cores (here: {cpus}); Ctrl-C stops it, the same command goes on")
+    say(f"this takes some 10 minutes on two cores (here: {cpus}); after an interruption the same command goes on")
     say(f"1/5 {clips} clips of drawn faces, as h264 files")
     line.start("drawing")
     data = write_dataset(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
     from maedfer import data as data
@@ -47,17 +48,9 @@ __all__ = [
     "to_published",
 ]
 
-_ROOMS = ("data", "errors", "evaluation", "kernels", "layers", "models", "report", "synthetic", "train")
-
-
-def __getattr__(name: str) -> Any:
-    # Torch is imported on first use, so that `maedfer --help` answers at once.
-    if name in _ROOMS:
-        return importlib.import_module(f"maedfer.{name}")
-    if name in __all__:
-        return getattr(importlib.import_module("maedfer.models"), name)
-    raise AttributeError(f"module 'maedfer' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*__all__, *_ROOMS, *(name for name in globals() if name.startswith("__"))]
+# Torch is imported on first use, so that `maedfer --help` answers at once.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {"models": __all__},
+    "data errors evaluation kernels layers models report synthetic train".split(),
+)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,12 +52,15 @@ def test_tab_shows_every_sub_package() -> None:
     assert folders - {"cli"} <= set(dir(maedfer))
 
 
-@pytest.mark.parametrize("room", ["maedfer", "kernels", "models", "report", "train"])
-def test_public_names_exist(room: str) -> None:
-    module = maedfer if room == "maedfer" else getattr(maedfer, room)
-    assert {*module.__all__} <= {*dir(module)}
-    assert all(hasattr(module, name) for name in module.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+ROOMS = ["data", "evaluation", "kernels", "models", "report", "synthetic", "train"]
+
+
+@pytest.mark.parametrize("module", [maedfer, *(getattr(maedfer, room) for room in ROOMS)], ids=["maedfer", *ROOMS])
+def test_public_names_exist(module: ModuleType) -> None:
+    public = {name for name in dir(module) if not name.startswith("_")}
+    assert {*module.__all__} <= public
+    assert all(hasattr(module, name) for name in public)
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'nothing'"):
         _ = module.nothing
 
 

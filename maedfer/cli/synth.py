@@ -44,21 +44,22 @@ def run(args: argparse.Namespace) -> int:
     """Write the data set and say where it is."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
-    from maedfer.synthetic.dataset import write_dataset
+    from maedfer.synthetic import write_dataset
+    from maedfer.train.progress import ProgressLine
 
-    folder = write_dataset(
-        args.out,
-        clips=args.clips,
-        seed=args.seed,
-        folds=args.folds,
-        size=args.size,
-        frames=args.frames,
-        workers=args.workers,
-        progress=_progress if sys.stderr.isatty() else None,
-    )
+    line = ProgressLine("drawing", sys.stderr)
+    try:
+        folder = write_dataset(
+            args.out,
+            clips=args.clips,
+            seed=args.seed,
+            folds=args.folds,
+            size=args.size,
+            frames=args.frames,
+            workers=args.workers,
+            progress=lambda done, clips: line(done / clips),
+        )
+    finally:
+        line.clear()
     print(f"{args.clips} clips and {args.folds} folds in {folder}; its README.txt tells what is what")
     return 0
-
-
-def _progress(done: int, clips: int) -> None:
-    print(f"\r{done} of {clips} clips", end="\n" if done == clips else "", file=sys.stderr, flush=True)

@@ -65,7 +65,7 @@ class MAEDFER(PretrainedModel):
         self.apply(lambda module: init_weights(module, "xavier"))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor, output: str = "prediction") -> Any:
+    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
         """Predict the cubes of tokens that the encoder does not see.
 
         Nothing depends on values, so that a GPU is not waited for and torch.compile sees one graph.
@@ -88,8 +88,6 @@ class MAEDFER(PretrainedModel):
                 f"got {visible.dtype} {list(visible.shape)} and {wanted.dtype} {list(wanted.shape)}: "
                 "model.token_numbers makes them from masks"
             )
-        if output == "loss":
-            return self.training_loss(frames, visible, wanted)
         return self._decode(visible, self.encode(frames, visible), wanted)
 
     def encode(self, frames: Tensor, visible: Tensor) -> Tensor:

@@ -1,1 +1,38 @@
-"""Drawn faces that act out seven expressions: a data set for the demo and the tests, made of nothing but numbers."""
+"""Drawn faces that act out seven expressions: a data set for the demo and the tests, made of nothing but numbers.
+
+`write_dataset` makes a folder of clips with folds; `render_clip` paints one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maedfer._lazy import lazy
+
+if TYPE_CHECKING:
+    from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack
+    from maedfer.synthetic.casting import FaceStyle
+    from maedfer.synthetic.clips import contact_sheet, encode_clip, render_clip, render_parameters
+    from maedfer.synthetic.dataset import write_dataset
+
+__all__ = [
+    "EXPRESSIONS",
+    "TWINS",
+    "FaceStyle",
+    "FaceTrack",
+    "contact_sheet",
+    "encode_clip",
+    "render_clip",
+    "render_parameters",
+    "write_dataset",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "acting": ["EXPRESSIONS", "TWINS", "FaceTrack"],
+        "casting": ["FaceStyle"],
+        "clips": ["contact_sheet", "encode_clip", "render_clip", "render_parameters"],
+        "dataset": ["write_dataset"],
+    },
+)

@@ -5,124 +5,34 @@ What the classes look like, and which of them only motion tells apart, is docume
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from maedfer.errors import InputError, require
-from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack, draw_track
-from maedfer.synthetic.canvas import add_noise
-from maedfer.synthetic.casting import FaceStyle, Seed, entropy_of
-from maedfer.synthetic.faces import render_track
-
-__all__ = [
-    "EXPRESSIONS",
-    "TWINS",
-    "FaceStyle",
-    "FaceTrack",
-    "contact_sheet",
-    "encode_clip",
-    "render_clip",
-    "render_parameters",
-    "write_dataset",
-]
+from maedfer.synthetic.acting import EXPRESSIONS, TWINS
+from maedfer.synthetic.casting import FaceStyle, entropy_of
+from maedfer.synthetic.clips import encode_clip, render_clip
 
 # Raised whenever the same settings give other pictures or other files than before.
 GENERATOR = 1
 _CLIPS_PER_SUBJECT = 10
 
 
-def render_parameters(
-    seed: Seed, label: int | str, subject: Seed, frames: int = 48, style: FaceStyle | None = None
-) -> FaceTrack:
-    """Draw what a clip shows, frame by frame, without painting it.
-
-    Args:
-        seed: of the clip; clips of one seed differ by label and subject alone.
-        label: index into EXPRESSIONS, or a name.
-        subject: of the person.
-        frames: length T.
-        style: difficulty; default `FaceStyle()`.
-
-    Raises:
-        InputError: unknown label, negative seed, no frames.
-    """
-    return draw_track(seed, label, subject, frames, style or FaceStyle())
-
-
-def render_clip(
-    seed: Seed,
-    label: int | str,
-    subject: Seed,
-    frames: int = 48,
-    size: int = 96,
-    style: FaceStyle | None = None,
-) -> NDArray[np.uint8]:
-    """Paint one clip; the same arguments give the same bytes.
-
-    Args:
-        seed, label, subject, frames, style: see `render_parameters`.
-        size: picture height and width S in pixels.
-
-    Returns:
-        uint8 [T, S, S, 3], RGB.
-
-    Raises:
-        InputError: unknown label, negative seed, no frames, size under 16.
-    """
-    if size < 16:
-        raise InputError(f"faces are painted at 16 pixels or more, got size={size}")
-    track = render_parameters(seed, label, subject, frames, style)
-    return add_noise(render_track(track, size), track.scene.noise, *entropy_of(seed), *entropy_of(subject))
-
-
-def encode_clip(video: NDArray[np.uint8], fps: float = 25, crf: int = 18) -> bytes:
-    """Encode RGB frames as an h264 mp4 file (yuv420p, closed groups of 12 frames).
-
-    Args:
-        video: uint8 [T, H, W, 3], H and W even.
-        fps: frames per second.
-        crf: x264's constant rate factor; 18 is close to lossless to the eye.
-
-    Returns:
-        The file's bytes.
-    """
-    av = require("av", "video")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # One thread, and no macroblock tree: x264's output depends on both, and with the tree even on the run.
-        options = {
-            "crf": str(crf),
-            "preset": "veryfast",
-            "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:threads=1:lookahead-threads=1:mbtree=0",
-        }
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for picture in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Settings:
     """What determines the content of a data set folder."""
 
@@ -165,6 +75,7 @@ class _Settings:
 
 def write_dataset(
     out: str | os.PathLike[str],
+    *,
     clips: int = 700,
     seed: int = 0,
     folds: int = 5,
@@ -204,7 +115,16 @@ def write_dataset(
     out = Path(out)
     if subjects is None:
         subjects = max(min(folds, clips), clips // _CLIPS_PER_SUBJECT)
-    settings = _Settings(clips, seed, folds, size, frames, fps, subjects, style or FaceStyle())
+    settings = _Settings(
+        clips=clips,
+        seed=seed,
+        folds=folds,
+        size=size,
+        frames=frames,
+        fps=fps,
+        subjects=subjects,
+        style=style or FaceStyle(),
+    )
     if _is_written(out, settings):
         return out
     if workers is None:
@@ -254,65 +174,50 @@ def _is_written(out: Path, settings: _Settings) -> bool:
 
 
 def _write_clips(folder: Path, settings: _Settings, workers: int, progress: Callable[[int, int], None] | None) -> None:
-    """Write the clips in `workers` processes of equal share; one that meets an error hands it over."""
-    workers = min(workers, settings.clips)
+    """Write the clips in `workers` processes; the first error of one ends them all."""
     # Forked workers need no guard in the caller's script and start at once; they touch NumPy and PyAV alone.
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-    readers: dict[Connection, BaseProcess] = {}
+    pool = ProcessPoolExecutor(min(workers, settings.clips), context, _begin)
     done = 0
     try:
-        for part in range(workers):
-            reader, writer = context.Pipe(duplex=False)
-            share = range(part, settings.clips, workers)
-            process = context.Process(target=_work, args=(writer, folder, settings, share), daemon=True)
-            with warnings.catch_warnings():
-                # Python 3.12 warns of forking beside idle threads of numerical libraries.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process.start()
-            writer.close()
-            readers[reader] = process
-        running: list[Connection] = list(readers)
-        while running:
-            for ready in wait(running):
-                assert isinstance(ready, Connection)
-                try:
-                    failure = ready.recv()
-                except EOFError:
-                    running.remove(ready)
-                    continue
-                if failure is not None:
-                    raise failure
-                done += 1
-                if progress is not None:
-                    progress(done, settings.clips)
-    finally:
-        for reader, worker in readers.items():
-            worker.terminate()
-            worker.join()
-            reader.close()
-    if done < settings.clips:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forking beside idle threads of numerical libraries.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            clips = [pool.submit(_work, folder, settings, index) for index in range(settings.clips)]
+        for clip in as_completed(clips):
+            clip.result()
+            done += 1
+            if progress is not None:
+                progress(done, settings.clips)
+    except BrokenProcessPool:
         raise InputError(
             f"a worker process was killed when {done} clips were written: with little memory, use fewer workers"
-        )
+        ) from None
+    finally:
+        # Those that are being written are waited for, so that nothing is put into the folder after this.
+        pool.shutdown(cancel_futures=True)
 
 
-def _work(writer: Connection, folder: Path, settings: _Settings, share: range) -> None:
-    """Write a share of the clips; send None after each, or the exception that ended the work."""
-    # Ctrl-C is for the parent, which ends its workers.
+def _begin() -> None:
+    """Make a process a worker: Ctrl-C is for its parent, and without that it has no work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _work(folder: Path, settings: _Settings, index: int) -> None:
     try:
-        for index in share:
-            _write_clip(folder, settings, index)
-            writer.send(None)
-    except BrokenPipeError:
-        # The parent is gone.
-        return
+        _write_clip(folder, settings, index)
     except OSError as error:
         # PyAV's own kinds of OSError do not travel between processes.
-        writer.send(OSError(error.errno, error.strerror))
-    except Exception as error:
-        writer.send(error)
+        raise OSError(error.errno, error.strerror) from None
 
 
 def _write_clip(folder: Path, settings: _Settings, index: int) -> None:
@@ -369,41 +274,3 @@ dataset.json             settings, class counts, test subjects of each fold
 No single frame tells apart {names}:
 within a pair only the course over time differs. File names are subject, expression, number of the clip.
 """
-
-
-def contact_sheet(
-    path: str | os.PathLike[str],
-    seed: int = 0,
-    columns: int = 8,
-    size: int = 112,
-    style: FaceStyle | None = None,
-) -> Path:
-    """Save a picture of all classes: a row of frames over time for each, pairs of equal faces side by side.
-
-    Args:
-        path: picture to write (png).
-        seed: chooses the people and the clips.
-        columns: frames per row.
-        size: height and width of a frame in pixels.
-        style: default: strong expressions that begin at rest.
-    """
-    require("PIL", "video")
-    from PIL import Image, ImageDraw, ImageFont
-
-    style = style or replace(FaceStyle(), amplitude=(1.0, 1.2), any_start=False)
-    paired = [name for pair in TWINS for name in pair]
-    names = [name for name in EXPRESSIONS if name not in paired] + paired
-    gap, margin = max(2, size // 40), int(0.85 * size)
-    sheet = Image.new("RGB", (margin + columns * (size + gap) + gap, len(names) * (size + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=max(9, size // 7))
-    for row, name in enumerate(names):
-        # The two of a pair get the same person and the same draws.
-        act = next((k for k, pair in enumerate(TWINS) if name in pair), len(TWINS) + row)
-        video = render_clip((seed, act), name, (seed, act), 48, size, style)
-        top = gap + row * (size + gap)
-        pen.text((margin - 2 * gap, top + size // 2), name, fill=(40, 40, 40), font=font, anchor="rm")
-        for column, frame in enumerate(np.linspace(0, 47, columns).round().astype(int)):
-            sheet.paste(Image.fromarray(video[frame]), (margin + gap + column * (size + gap), top))
-    path = Path(path)
-    sheet.save(path)
-    return path

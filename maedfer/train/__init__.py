@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from maedfer.train.config import RunConfig, check_config, dump_config, list_recipes, load_config
+from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
+    from maedfer.train.config import RunConfig, check_config, dump_config, list_recipes, load_config
     from maedfer.train.evaluate import run_evaluate
     from maedfer.train.finetune import run_finetune
     from maedfer.train.pretrain import run_pretrain
@@ -25,20 +25,14 @@ __all__ = [
     "run_pretrain",
 ]
 
-_LAZY = {
-    "RunResult": "run_folder",
-    "run_evaluate": "evaluate",
-    "run_finetune": "finetune",
-    "run_pretrain": "pretrain",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # What runs needs torchvision and the video readers; settings can be looked at without them.
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"maedfer.train.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'maedfer.train' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# What runs needs torchvision and the video readers; settings can be looked at without them.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "config": ["RunConfig", "check_config", "dump_config", "list_recipes", "load_config"],
+        "evaluate": ["run_evaluate"],
+        "finetune": ["run_finetune"],
+        "pretrain": ["run_pretrain"],
+        "run_folder": ["RunResult"],
+    },
+)

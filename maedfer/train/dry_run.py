@@ -23,7 +23,7 @@ from maedfer.train.evaluate import model_to_score, read_runs
 from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
-from maedfer.train.tasks import FinetuneTask, PretrainTask, Step
+from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.
 _SAMPLE = 16
@@ -130,9 +130,9 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
     chosen = _spread(batches.clips, _batch_size(cfg, runtime))
     batch = collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
     del batch["skipped"]
-    step = Step(task, model)
+    forward_pass = ForwardPass(task, model)
     prepared = {name: value.to(runtime.device) for name, value in task.prepare(batch).items()}
-    _forward(batch["frames"], runtime, lambda: float(step(task.draw(prepared))["loss"]), say)
+    _forward(batch["frames"], runtime, lambda: float(forward_pass(task.draw(prepared))["loss"]), say)
 
 
 def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:

@@ -82,8 +82,8 @@ class Task(abc.ABC):
         assert not state
 
 
-class Step(nn.Module):
-    """One step's forward pass as a module, for what takes modules whole: a data-parallel wrapper, a compiler."""
+class ForwardPass(nn.Module):
+    """A training pass from batch to losses as a module, for what takes modules whole: data parallelism, a compiler."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from maedfer.train.log import RunLog, duration
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
-from maedfer.train.tasks import Step, Task
+from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.weights import brief
 
 # Steps after which losses are fetched from the device even if nothing is logged.
@@ -84,14 +84,14 @@ class Trainer:
         self.optimizer = make_optimizer(groups, cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
-        self.step: nn.Module = Step(task, model)
+        self.forward_pass: nn.Module = ForwardPass(task, model)
         if cfg.train.compile:
-            self.step.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
+            self.forward_pass.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
         if runtime.world > 1:
             devices = [runtime.device] if runtime.device.type == "cuda" else None
             # Buffers are tables that never change.
-            self.step = DistributedDataParallel(
-                self.step, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            self.forward_pass = DistributedDataParallel(
+                self.forward_pass, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         # Stochastic depth must differ between processes; weights were made before this, alike in all of them.
         seed_all(cfg.seed + process_seed(runtime.rank))
@@ -173,7 +173,7 @@ class Trainer:
                     # What the last pass left in the graphs' memory may be written over.
                     torch.compiler.cudagraph_mark_step_begin()
                 with self.runtime.autocast():
-                    losses = self.step(self.task.draw(batch))
+                    losses = self.forward_pass(self.task.draw(batch))
                 self.scaler.scale(losses["loss"] / accumulate).backward()
             for name, value in losses.items():
                 share = value.detach().float() / accumulate
@@ -192,9 +192,9 @@ class Trainer:
 
     def _sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         # Gradients are exchanged between processes once a step, in its last backward pass.
-        if last or not isinstance(self.step, DistributedDataParallel):
+        if last or not isinstance(self.forward_pass, DistributedDataParallel):
             return contextlib.nullcontext()
-        return self.step.no_sync()
+        return self.forward_pass.no_sync()
 
     def _fetch(self) -> None:
         for step, losses in self.meter.fetch(self.runtime):

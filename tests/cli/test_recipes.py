@@ -6,7 +6,7 @@ import pytest
 
 from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
-from maedfer.synthetic.dataset import EXPRESSIONS
+from maedfer.synthetic import EXPRESSIONS
 from maedfer.train.config import AugmentConfig, RunConfig, find_recipe, list_recipes, load_config, read_tree
 from maedfer.train.optim import Schedule
 

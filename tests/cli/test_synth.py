@@ -5,7 +5,7 @@ from pathlib import Path
 
 from maedfer.cli import build_parser
 from maedfer.data.annotations import check_exists, read_annotations
-from maedfer.synthetic.dataset import write_dataset
+from maedfer.synthetic import write_dataset
 from tests.cli.helpers import Call
 
 

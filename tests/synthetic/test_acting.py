@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from maedfer.errors import InputError
+from maedfer.synthetic import render_parameters
 from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack
 from maedfer.synthetic.casting import UNITS, FaceStyle
-from maedfer.synthetic.dataset import render_parameters
 
 CLIPS = 400
 

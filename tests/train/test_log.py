@@ -2,13 +2,8 @@ import json
 import sys
 
 import pytest
-import torch
 
 from maedfer.train.log import RunLog, duration, truncate_log
-from maedfer.train.meter import Meter
-from maedfer.train.processes import Runtime
-
-CPU = Runtime(torch.device("cpu"))
 
 
 def lines(path):
@@ -76,19 +71,3 @@ def test_tensorboard_has_the_numbers(tmp_path):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
-
-
-def test_means_over_window_and_epoch_are_kept_apart():
-    meter = Meter()
-    for step, loss in enumerate((1.0, 3.0, float("inf"), 5.0), 1):
-        meter.add(step, {"loss": torch.tensor(loss)})
-        if step == 2:
-            meter.fetch(CPU)
-            assert meter.take("window") == {"loss": 2.0}
-    assert [step for step, _ in meter.fetch(CPU)] == [3, 4]
-    again = Meter()
-    again.load(meter.state())
-    # The step that overflowed is left out.
-    assert again.take("window") == {"loss": 5.0}
-    assert again.take("epoch") == {"loss": 3.0}
-    assert again.take("window") == {}

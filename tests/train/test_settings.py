@@ -39,12 +39,33 @@ def test_weights_have_an_architecture_and_runs_have_none() -> None:
 
 
 def test_what_a_resumed_run_may_change() -> None:
+    free = keys_of(RunConfig, "machine")
     # Nothing that a run ends with depends on these.
-    assert keys_of(RunConfig, "machine") == set(
+    assert free >= set(
         """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
         model.impl model.full_attention model.checkpoint_blocks
         model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
         train.batch_size train.accumulate train.compile train.cuda_graphs
         train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
         eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
+    )
+    # Everything that it ends with depends on these.
+    for section in ("augment.", "optim."):
+        assert not any(key.startswith(section) for key in free)
+    assert not free & set(
+        """task model_name seed data.classes data.label_offset data.stride data.repeats data.fit train.ema
+        train.precision train.max_steps train.init train.freeze_blocks train.deterministic eval.views eval.every
+        eval.select eval.metric model.depth model.num_classes model.encoder.depth model.mask_ratio""".split()
+    )
+
+
+def test_what_may_differ_in_a_model_that_takes_weights_over() -> None:
+    free = keys_of(LGIFormerConfig, "results", "machine")
+    assert free >= set(
+        """clip_size region_size token_type position_grid drop_path num_classes init_scale checkpoint_blocks impl
+        full_attention""".split()
+    )
+    assert not free & set(
+        """patch_size in_channels architecture embed_dim depth num_heads mlp_ratio qkv_bias intra_region inter_region
+        interaction feedback share_attention position""".split()
     )
