@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
         InputError: the clip cannot be read, or csrc was not compiled.
     """
     rows = []
+    finetuning: dict[str, Any] = {impl: TrainAugment(SIZE, impl=impl) for impl in IMPLS}
+    pretraining: dict[str, Any] = {"torch": PretrainAugment(SIZE)}
     for task, transforms, rule in (
-        ("finetune", {impl: TrainAugment(SIZE, impl=impl) for impl in IMPLS}, train_indices),
-        ("pretrain", {"torch": PretrainAugment(SIZE)}, pretrain_indices),
+        ("finetune", finetuning, train_indices),
+        ("pretrain", pretraining, pretrain_indices),
     ):
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
@@ -90,7 +93,7 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
                 reading.append(read)
             for impl in list(transforms)[:: 1 if number % 2 else -1]:
                 torch.set_rng_state(state)
-                milliseconds = _time(lambda change=transforms[impl], given=pictures: _sample(change, given))
+                milliseconds = _time(partial(_sample, transforms[impl], pictures))
                 if number > 1:
                     changing[impl].append(milliseconds)
         # Operations of RandAugment differ by a factor of ten, so that their mean counts.
@@ -121,9 +124,10 @@ def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
     def first(impl: Impl) -> Tensor:
         return operations_by(impl).resize(pictures, (SIZE, SIZE), planar=True)
 
-    cases: dict[str, Callable[[Impl], Tensor]] = {
-        name: lambda impl, name=name: apply_operation(given[impl], name, 7.0, impl=impl) for name in OPERATIONS
-    }
+    def apply(name: str, impl: Impl) -> Tensor:
+        return apply_operation(given[impl], name, 7.0, impl=impl)
+
+    cases: dict[str, Callable[[Impl], Tensor]] = {name: partial(apply, name) for name in OPERATIONS}
     rows = []
     for name, change in {**cases, "resized_crop": crop, "resize_as_read": first}.items():
         one, other = (change(impl).int() for impl in IMPLS)
@@ -132,7 +136,7 @@ def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
         times: dict[str, list[float]] = {impl: [] for impl in IMPLS}
         for number in range(rounds + 2):
             for impl in IMPLS[:: 1 if number % 2 else -1]:
-                milliseconds = _time(lambda change=change, impl=impl: change(impl))
+                milliseconds = _time(partial(change, impl))
                 if number > 1:
                     times[impl].append(milliseconds)
         medians = {f"{impl}_ms": statistics.median(times[impl]) for impl in IMPLS}

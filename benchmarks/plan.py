@@ -26,7 +26,7 @@ from benchmarks.published_plan import PublishedPlan
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
 from maedfer.kernels import use_impl
-from maedfer.models import LGIFormer, model_config
+from maedfer.models import LGIFormer, create_model
 
 TOLERANCE = 1e-5
 
@@ -61,7 +61,9 @@ def plan(name: str, batch: int, rounds: int) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     # Weights of the head at their usual size, so that logits can be compared.
-    model = LGIFormer(model_config(name, init_scale=1.0)).eval()
+    model = create_model(name, init_scale=1.0).eval()
+    if not isinstance(model, LGIFormer):
+        raise InputError(f"{name} is no classifier: give an lgi_former_*")
     published = PublishedPlan(model)
     video = torch.randn(batch, 3, *model.config.clip_size)
     sides: dict[str, Callable[[Tensor], Tensor]] = {
@@ -121,11 +123,11 @@ def step(model: LGIFormer, forward: Callable[[Tensor], Tensor], video: Tensor) -
 
 def _without_onednn(model: LGIFormer) -> Callable[[Tensor], Tensor]:
     def run(video: Tensor) -> Tensor:
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         try:
             return model(video)
         finally:
-            torch.backends.mkldnn.enabled = True
+            torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
 
     return run
 
