@@ -83,6 +83,11 @@ def headline(run: RunData) -> tuple[str, Numbers]:
                 final = (run.series("epochs", key, "epoch")[1] or values)[-1]
                 items.append((name, f"{final:.4f}", f"from {values[0]:.4f}"))
                 found |= {key: final, f"first_{key}": values[0]}
+        if run.evals:
+            latest = run.evals[-1]
+            note = f"{latest.get('split')}, epoch {latest.get('epoch')}"
+            items += [(f"{key.upper()} (%)", html.percent(number(latest.get(key))), note) for key in ("uar", "war")]
+            found["latest_scores"] = {key: latest.get(key) for key in ("split", "epoch", "uar", "war")}
     effort = _effort(run)
     found |= {key: value for key, (value, _) in effort.items()}
     return html.tiles(items) + html.tiles([tile for _, tile in effort.values()], small=True), found

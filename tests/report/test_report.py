@@ -302,6 +302,9 @@ def test_run_that_has_not_ended_says_so_and_shows_what_there_is(tmp_path: Path, 
     assert words in Page(page).text and "goes on from its last checkpoint" not in Page(page).text
     assert Page(page).headings[:2] == ["Fine-tuning \N{MIDDLE DOT} lgi_former_tiny", "Course of training"]
     assert numbers(page)["ending"] == {"ended": False, "step": 84, "epoch": 6}
+    latest = numbers(page)["headline"]["latest_scores"]
+    assert (latest["split"], latest["epoch"]) == ("test", 6)
+    assert f"{100 * latest['uar']:.2f}test, epoch 6" in Page(page).text
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.pt").touch()
     (run / "log.jsonl").unlink()
