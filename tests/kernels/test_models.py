@@ -158,15 +158,15 @@ def test_other_designs(changes: dict, device: torch.device) -> None:
 
 def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
     model, video = classifier(device)
-    block: Any = model.encoder.blocks[1]
-    assert block.is_fast
+    block = model.encoder.blocks[1]
+    assert block.is_fused
     seen: list[Tensor] = []
     handle = block.ffn.register_forward_hook(lambda module, args, out: seen.append(out))
-    assert not block.is_fast
+    assert not block.is_fused
     want = model(video)
     assert len(seen) == 1
     handle.remove()
-    assert block.is_fast and relative_error(model(video), want) < 1e-5
+    assert block.is_fused and relative_error(model(video), want) < 1e-5
 
     class Doubled(torch.nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -175,4 +175,4 @@ def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
     replaced = Doubled(32, 128).to(device)
     replaced.load_state_dict(block.ffn.fc1.state_dict())
     block.ffn.fc1 = replaced
-    assert not block.is_fast and relative_error(model(video), want) > 1e-3
+    assert not block.is_fused and relative_error(model(video), want) > 1e-3
