@@ -54,7 +54,7 @@ def complaints(case: Case, kernel: str, resources: Resources, arch: int, version
         found.append(f"spills more than {most} bytes of a thread")
     least = next(count for pattern, count in _LEAST_RESIDENT.items() if re.search(pattern, case.name))
     if resources.resident(arch) < least:
-        found.append(f"leaves room for fewer than {least} programs at once")
+        found.append(f"runs fewer than {least} programs at once")
     # Blocks of few rows have only the older instructions.
     oldest = MATRIX_INSTRUCTIONS[80]
     right = bool(resources.matrix) and resources.matrix <= {oldest, MATRIX_INSTRUCTIONS.get(arch, oldest)}
@@ -87,9 +87,7 @@ def sweep(names: list[str], archs: list[int] | None = None) -> list[str]:
     for arch in archs or ARCHITECTURES:
         for case in chosen:
             for kernel, (launch, resources) in compile_case(case, arch).items():
-                print(
-                    f"sm_{arch} {case} {kernel}: {resources}, {resources.resident(arch)} programs at once", flush=True
-                )
+                print(f"sm_{arch} {case} {kernel}: {resources}, {resources.resident(arch)} at once", flush=True)
                 found += complaints(case, kernel, resources, arch, version)
                 if known(version) and not resources.spills and not has_room(launch, arch, resources, ROOM):
                     found.append(f"{case} on sm_{arch}: {kernel} spills with {ROOM} registers fewer ({resources})")
