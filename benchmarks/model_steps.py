@@ -37,7 +37,7 @@ from benchmarks.workload import (
 )
 from maedfer.kernels import use_impl
 from maedfer.models import MAEDFER, LGIFormerConfig, MAEDFERConfig, ModelConfig, build_model, model_config, profile
-from maedfer.models.layers import LGIBlock
+from maedfer.models.lgi_block import LGIBlock
 
 Sizes = dict[str, Any]
 
@@ -257,7 +257,7 @@ def _block(settings: Settings, sizes: Sizes) -> Builders:
     torch.manual_seed(0)
     # One block and all its rows: nothing is left out as in a classifier's last block.
     config = classifier(settings, depth=1, token_type="all", num_classes=0)
-    block = LGIBlock(config).to(settings.device)
+    block = LGIBlock.from_config(config).to(settings.device)
     shape = sizes["B"], config.num_regions, 1 + config.region_tokens, config.embed_dim
     z = torch.randn(shape, device=settings.device, requires_grad=True)
     inputs, gradients = [z, *block.parameters()], [torch.randn_like(z)]

@@ -23,7 +23,7 @@ from maedfer.errors import MissingDependencyError, require
 from maedfer.kernels import functional
 from maedfer.kernels.interaction.folding import folds
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
-from maedfer.models.layers import LAYER_NORM_EPS
+from maedfer.models.attention import LAYER_NORM_EPS
 from maedfer.models.masking import tube_mask
 
 

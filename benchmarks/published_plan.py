@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer.models import LGIFormer
-from maedfer.models.layers import Attention, LGIBlock
+from maedfer.models.attention import Attention
+from maedfer.models.lgi_block import LGIBlock
 
 
 class PublishedPlan(nn.Module):

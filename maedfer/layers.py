@@ -20,8 +20,16 @@ from torch import Tensor, nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
-from maedfer.models import layers
-from maedfer.models.config import LGIFormerConfig
+from maedfer.models.attention import (
+    LAYER_NORM_EPS,
+    Attention,
+    apply_norm,
+    check_sizes,
+    check_stream,
+    keep_factors,
+    weights,
+)
+from maedfer.models.lgi_block import LGIBlock
 
 __all__ = [
     "InterRegionAttention",
@@ -55,22 +63,21 @@ class _SubLayer(nn.Module):
         num_heads: int,
         qkv_bias: bool = True,
         drop_path: float = 0.0,
-        eps: float = layers.LAYER_NORM_EPS,
+        eps: float = LAYER_NORM_EPS,
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        _check_sizes(dim, num_heads, drop_path)
+        check_sizes(dim, num_heads, drop_path)
         self.dim, self.drop_path, self.impl = dim, drop_path, impl
         self.norm = nn.LayerNorm(dim, eps=eps)
-        self.attention = layers.Attention(dim, num_heads, qkv_bias, impl)
+        self.attention = Attention(dim, num_heads, qkv_bias, impl)
         if self._attends_to_another:
             self.context_norm = nn.LayerNorm(dim, eps=eps)
 
     def _end(self, heads: Tensor, residual: Tensor, batch_dims: int) -> Tensor:
         """Output projection, stochastic depth over the first `batch_dims` dimensions, residual."""
-        proj = self.attention.proj
-        keep = layers.keep_factors(residual, self.drop_path, self.training, batch_dims)
-        return functional.linear_residual(heads, (proj.weight, proj.bias), residual, keep=keep, impl=self.impl)
+        keep = keep_factors(residual, self.drop_path, self.training, batch_dims)
+        return functional.linear_residual(heads, weights(self.attention.proj), residual, keep=keep, impl=self.impl)
 
 
 class RegionAttention(_SubLayer):
@@ -79,19 +86,19 @@ class RegionAttention(_SubLayer):
     Stochastic depth drops regions. Arguments are those of `_SubLayer`: dim, num_heads, qkv_bias, drop_path, eps, impl.
     """
 
-    def forward(self, z_BMSC: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, z_BMSC: Tensor, attend_to: Tensor | None = None) -> Tensor:
         """Attend among all rows of each region.
 
         Args:
             z_BMSC: [B, M, S, C].
-            mask: [M, S] or [B, M, S] bool, False for padding, to which nothing attends (see `region_mask`).
+            attend_to: [M, S] or [B, M, S] bool, False for padding, to which nothing attends (see `region_mask`).
 
         Raises:
             InputError: a shape does not fit, or `impl` cannot run.
         """
-        _check_stream(z_BMSC, self.dim, mask)
-        n_BMSC = layers.norm(z_BMSC, self.norm, self.impl)
-        return self._end(self.attention.heads(n_BMSC, mask=mask), z_BMSC, 2)
+        check_stream(z_BMSC, self.dim, attend_to)
+        n_BMSC = apply_norm(z_BMSC, self.norm, self.impl)
+        return self._end(self.attention.heads(n_BMSC, attend_to=attend_to), z_BMSC, 2)
 
 
 class InterRegionAttention(_SubLayer):
@@ -106,9 +113,9 @@ class InterRegionAttention(_SubLayer):
         Raises:
             InputError: the shape does not fit, or `impl` cannot run.
         """
-        _check_stream(z_BMSC, self.dim)
+        check_stream(z_BMSC, self.dim)
         s_BMC = z_BMSC[:, :, 0]
-        heads = self.attention.heads(layers.norm(s_BMC, self.norm, self.impl))
+        heads = self.attention.heads(apply_norm(s_BMC, self.norm, self.impl))
         return torch.cat([self._end(heads, s_BMC, 1).unsqueeze(2), z_BMSC[:, :, 1:]], dim=2)
 
 
@@ -122,111 +129,29 @@ class LocalGlobalAttention(_SubLayer):
 
     _attends_to_another = True
 
-    def forward(self, z_BMSC: Tensor, next_norm: nn.LayerNorm | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, z_BMSC: Tensor) -> Tensor:
         """Update the local tokens of [B, M, S, C]; representative tokens stay as they are.
 
-        Args:
-            z_BMSC: [B, M, S, C].
-            next_norm: the LayerNorm that follows in your model, with the same eps, to be done in the same pass.
-
-        Returns:
-            The stream, with `next_norm` also its norm.
-
         Raises:
-            InputError: the shape or `next_norm` does not fit, or `impl` cannot run.
+            InputError: the shape does not fit, or `impl` cannot run.
         """
-        _check_stream(z_BMSC, self.dim)
-        after = self.norm if next_norm is None else next_norm
-        if after.eps != self.norm.eps:
-            raise InputError(f"next_norm has eps {after.eps}, this layer {self.norm.eps}: they must be the same")
+        check_stream(z_BMSC, self.dim)
         s_BMC, attention = z_BMSC[:, :, 0], self.attention
-        kv = attention.project_kv(layers.norm(s_BMC, self.context_norm, self.impl))
-        z_BMSC, n_BMSC = functional.local_global_interaction(
+        z_BMSC, _ = functional.local_global_interaction(
             z_BMSC,
             s_BMC,
-            kv,
-            norm=(self.norm.weight, self.norm.bias),
-            query=(attention.query_weight, attention.q_bias),
-            output=(attention.proj.weight, attention.proj.bias),
-            next_norm=(after.weight, after.bias),
+            attention.project_kv(apply_norm(s_BMC, self.context_norm, self.impl)),
+            norm=weights(self.norm),
+            query=attention.query,
+            output=weights(attention.proj),
+            # The operation ends with the LayerNorm of what follows, of which nothing is known here.
+            next_norm=weights(self.norm),
             num_heads=attention.num_heads,
             eps=self.norm.eps,
-            keep=layers.keep_factors(z_BMSC, self.drop_path, self.training, 1),
+            keep=keep_factors(z_BMSC, self.drop_path, self.training, 1),
             impl=self.impl,
         )
-        return z_BMSC if next_norm is None else (z_BMSC, n_BMSC)
-
-
-class LGIBlock(layers.LGIBlock):
-    """One block of LGI-Former (equations 2 to 6): the three attentions and the feed-forward network.
-
-    Args:
-        dim: C.
-        num_heads: H, which divides C.
-        mlp_ratio: hidden channels of the feed-forward network over C.
-        qkv_bias: bias on queries and values (keys have none).
-        drop_path: stochastic depth's probability.
-        inter_region: the second stage.
-        feedback: AVF-MAE++'s fourth attention: representative tokens attend to local tokens of their "region" or of
-            the whole "clip".
-        impl: "auto", "reference", "torch", "native" or "triton".
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-        inter_region: bool = True,
-        feedback: str = "none",
-        impl: Impl = "auto",
-    ) -> None:
-        _check_sizes(dim, num_heads, drop_path)
-        if feedback not in ("none", "region", "clip"):
-            raise InputError(f'feedback must be "none", "region" or "clip", got {feedback!r}')
-        super().__init__(
-            LGIFormerConfig(
-                embed_dim=dim,
-                num_heads=num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                inter_region=inter_region,
-                feedback=feedback,  # type: ignore[arg-type]
-                impl=impl,
-            ),
-            drop_path,
-        )
-        self.dim = dim
-
-    def forward(
-        self,
-        z_BMSC: Tensor,
-        representative_only: bool = False,
-        maps: layers.AttentionMaps | None = None,
-        normed: Tensor | None = None,
-        next_norm: nn.LayerNorm | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Run the block.
-
-        Args:
-            z_BMSC: [B, M, S, C].
-            representative_only: only row 0 of each region is read afterwards, so skip all that cannot reach it; gives
-                [B, M, 1, C].
-            maps: filled with the attention probabilities of each stage when given.
-            normed: [B, M, S, C] what the block's first LayerNorm makes of the stream, where the block before has done
-                it already.
-            next_norm: the first LayerNorm of the next block (`first_norm`), to be done in the same pass as the last
-                residual; gives the stream and its norm. `normed` and `next_norm` need `is_fast` and no hooks.
-            mask: [M, S] or [B, M, S] bool, False for padding, to which nothing attends (see `region_mask`).
-
-        Raises:
-            InputError: a shape does not fit, or `impl` cannot run.
-        """
-        _check_stream(z_BMSC, self.dim, mask)
-        return super().forward(z_BMSC, representative_only, maps, normed, next_norm, mask)
+        return z_BMSC
 
 
 def split_regions(x: Tensor, region_size: Sequence[int]) -> Tensor:
@@ -273,10 +198,10 @@ def join_regions(x_BMNC: Tensor, grid: Sequence[int], region_size: Sequence[int]
     grid = tuple(grid)
     region_size = _check_region(grid, region_size)
     regions = [math.ceil(size / part) for size, part in zip(grid, region_size, strict=True)]
-    wanted = (math.prod(regions), math.prod(region_size))
-    if x_BMNC.dim() != 4 or tuple(x_BMNC.shape[1:3]) != wanted:
+    count, tokens = math.prod(regions), math.prod(region_size)
+    if x_BMNC.dim() != 4 or tuple(x_BMNC.shape[1:3]) != (count, tokens):
         raise InputError(
-            f"a grid of {grid} in regions of {region_size} is [B, {wanted[0]}, {wanted[1]}, C], got "
+            f"a grid of {grid} in regions of {region_size} is [B, {count}, {tokens}, C], got "
             f"{list(x_BMNC.shape)} (a stream's representative tokens are left out: z[:, :, 1:])"
         )
     axes = range(len(grid))
@@ -290,7 +215,7 @@ def join_regions(x_BMNC: Tensor, grid: Sequence[int], region_size: Sequence[int]
 def region_mask(
     grid: Sequence[int], region_size: Sequence[int], device: torch.device | str | None = None
 ) -> Tensor | None:
-    """Which rows of a stream are tokens, for layers that take a mask.
+    """Which rows of a stream are tokens, for layers that take `attend_to`.
 
     Args:
         grid: tokens along each dimension.
@@ -323,28 +248,10 @@ def add_representative_tokens(x_BMNC: Tensor, tokens_MC: Tensor) -> Tensor:
         InputError: there is not one token of C channels for each region.
     """
     if tokens_MC.shape != (x_BMNC.shape[1], x_BMNC.shape[-1]):
-        wanted = [x_BMNC.shape[1], x_BMNC.shape[-1]]
-        raise InputError(f"one representative token for each region is {wanted}, got {list(tokens_MC.shape)}")
+        expected = [x_BMNC.shape[1], x_BMNC.shape[-1]]
+        raise InputError(f"one representative token for each region is {expected}, got {list(tokens_MC.shape)}")
     tokens = tokens_MC.to(x_BMNC.dtype)[None, :, None].expand(x_BMNC.shape[0], -1, -1, -1)
     return torch.cat([tokens, x_BMNC], dim=2)
-
-
-def _check_sizes(dim: int, num_heads: int, drop_path: float) -> None:
-    if dim < 1 or num_heads < 1 or dim % num_heads:
-        raise InputError(f"num_heads {num_heads} does not divide dim {dim}")
-    if not 0.0 <= drop_path < 1.0:
-        raise InputError(f"drop_path must be in [0, 1), got {drop_path}")
-
-
-def _check_stream(z: Tensor, dim: int, mask: Tensor | None = None) -> None:
-    if z.dim() != 4 or z.shape[-1] != dim:
-        raise InputError(f"the stream must be [B, M, S, {dim}], got {list(z.shape)}")
-    if z.shape[2] < 2:
-        raise InputError(f"a region has a representative token and one local token or more, got {z.shape[2]} rows")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (z.shape[1:3], z.shape[:3])):
-        raise InputError(
-            f"mask must be bool {list(z.shape[1:3])} or {list(z.shape[:3])}, got {mask.dtype} {list(mask.shape)}"
-        )
 
 
 def _check_region(grid: tuple[int, ...], region_size: Sequence[int]) -> tuple[int, ...]:

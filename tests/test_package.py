@@ -19,7 +19,7 @@ from tests.helpers import REPOSITORY
 OPTIONAL = ("av", "decord", "torchvision", "yaml", "matplotlib", "sklearn", "tqdm", "PIL", "tensorboard")
 
 
-@pytest.mark.parametrize("module", ["maedfer", "maedfer.models", "maedfer.models.layers", "maedfer.kernels"])
+@pytest.mark.parametrize("module", ["maedfer", "maedfer.models", "maedfer.layers", "maedfer.kernels"])
 def test_models_need_no_optional_package(module: str) -> None:
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in OPTIONAL)
     code = f"import sys\n{blocked}import {module}\nimport maedfer\nmaedfer.create_model('lgi_former_tiny', depth=1)\n"

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels.cubes import gather_cubes
+from maedfer.models.attention import AttentionMaps
 from maedfer.models.config import LGIFormerConfig, channel_statistics
-from maedfer.models.layers import (
-    AttentionMaps,
-    LGIBlock,
-    TransformerBlock,
-    interpolate_grid,
-    run_blocks,
-    sincos_positions,
-)
+from maedfer.models.fused import run_fused
+from maedfer.models.lgi_block import LGIBlock
+from maedfer.models.positions import interpolate_grid, sincos_positions
+from maedfer.models.transformer_block import TransformerBlock
 
 
 def region_order(config: LGIFormerConfig) -> Tensor:
@@ -101,11 +96,17 @@ class Encoder(nn.Module):
         if config.architecture == "lgi":
             self.representative_tokens = nn.Parameter(torch.zeros(config.num_regions, dim))
             nn.init.trunc_normal_(self.representative_tokens, std=0.02)
-            blocks: list[nn.Module] = [LGIBlock(config, rate) for rate in rates]
+            blocks: list[nn.Module] = [LGIBlock.from_config(config, rate) for rate in rates]
         else:
             blocks = [
                 TransformerBlock(
-                    dim, config.num_heads, config.mlp_ratio, config.qkv_bias, rate, config.impl, config.full_attention
+                    dim,
+                    config.num_heads,
+                    config.mlp_ratio,
+                    qkv_bias=config.qkv_bias,
+                    drop_path=rate,
+                    impl=config.impl,
+                    backend=config.full_attention,
                 )
                 for rate in rates
             ]
@@ -130,10 +131,10 @@ class Encoder(nn.Module):
             InputError: the clip's shape is not the configured one.
         """
         config = self.config
-        wanted = (config.in_channels, *config.clip_size)
-        if tuple(clips.shape[1:]) != wanted:
+        expected = (config.in_channels, *config.clip_size)
+        if tuple(clips.shape[1:]) != expected:
             raise InputError(
-                f"the model takes clips of shape [B, {', '.join(map(str, wanted))}] (channels, then clip_size), "
+                f"the model takes clips of shape [B, {', '.join(map(str, expected))}] (channels, then clip_size), "
                 f"got {list(clips.shape)}: resize or resample the clip, or set clip_size"
             )
         index = self.region_order.flatten() if visible is None else visible.flatten(1)
@@ -158,25 +159,18 @@ class Encoder(nn.Module):
             out = z
         return out
 
-    def run_blocks(self, z: Tensor, representative_only: bool = False, maps: list | None = None) -> Iterator[Tensor]:
-        """Yield the residual stream after each block; append the block's attention maps to `maps` when given."""
-        last = len(self.blocks) - 1
-        if maps is not None:
-            for number, block in enumerate(self.blocks):
-                block_maps: AttentionMaps = {}
-                maps.append(block_maps)
-                z = block(z, representative_only and number == last, block_maps)
-                yield z
-            return
-
+    def run_blocks(self, z: Tensor, representative_only: bool = False) -> Iterator[Tensor]:
+        """Yield the residual stream after each block."""
         recompute = self.config.checkpoint_blocks and self.training and torch.is_grad_enabled()
+        return run_fused(self.blocks, z, representative_only=representative_only, recompute=recompute)
 
-        def call(number: int, block: nn.Module, *args: Any) -> Tensor | tuple[Tensor, Tensor]:
-            z, normed, next_norm = args
-            args = (z, representative_only and number == last, None, normed, next_norm)
-            return checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
-
-        yield from run_blocks(list(self.blocks), z, call)
+    def attention_maps(self, z: Tensor) -> list[AttentionMaps]:
+        """The attention maps of every block, of the stream before the first."""
+        collected: list[AttentionMaps] = []
+        for block in self.blocks:
+            collected.append({})
+            z = block(z, maps=collected[-1])
+        return collected
 
     def freeze(self, blocks: int | None = None) -> None:
         """Stop training the embedding, the tokens, and the first `blocks` blocks (all when None).
@@ -192,3 +186,17 @@ class Encoder(nn.Module):
             frozen.extend(block.parameters())
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def init_weights(module: nn.Module, scheme: str) -> None:
+    """Initialise one module as the published code does: "trunc_normal" for classifiers, "xavier" for autoencoders."""
+    if isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        if scheme == "xavier":
+            nn.init.xavier_uniform_(module.weight)
+        else:
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from maedfer.models.attention import AttentionMaps, layer_norm
 from maedfer.models.config import LGIFormerConfig
-from maedfer.models.encoder import Encoder
-from maedfer.models.layers import AttentionMaps, init_weights, layer_norm
+from maedfer.models.encoder import Encoder, init_weights
 from maedfer.models.serialization import PretrainedModel
 
 
@@ -50,8 +50,12 @@ class LGIFormer(PretrainedModel):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         """The pooled and normalised feature that the head sees: [B, C]."""
-        only = self.encoder.has_representative_tokens and self.config.token_type == "region"
-        return self._pool(self.encoder(clips, representative_only=only))
+        return self._pool(self.encoder(clips, representative_only=self.reads_representative_only))
+
+    @property
+    def reads_representative_only(self) -> bool:
+        """Whether the head sees nothing but representative tokens, so that the last block need not finish others."""
+        return self.encoder.has_representative_tokens and self.config.token_type == "region"
 
     def forward_intermediates(self, clips: Tensor) -> list[Tensor]:
         """The residual stream after every block: depth tensors [B, M, S, C] (ViT: [B, 1, K, C])."""
@@ -67,9 +71,7 @@ class LGIFormer(PretrainedModel):
             representative token. A ViT has "attention" [B, H, K, K].
         """
         config = self.config
-        collected: list[AttentionMaps] = []
-        for _ in self.encoder.run_blocks(self.encoder.embed(clips), maps=collected):
-            pass
+        collected = self.encoder.attention_maps(self.encoder.embed(clips))
         if not self.encoder.has_representative_tokens:
             return [{"attention": maps["attention"][:, 0]} for maps in collected]
         row_major = self.encoder.region_order.flatten().argsort()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +9,14 @@ from maedfer.errors import InputError
 from maedfer.kernels import cubes as cut
 from maedfer.kernels import functional, reference
 from maedfer.kernels.cubes import gather_cubes
+from maedfer.models.attention import apply_norm, layer_norm
 from maedfer.models.config import MAEDFERConfig, channel_statistics
-from maedfer.models.encoder import Encoder
-from maedfer.models.layers import TransformerBlock, init_weights, layer_norm, norm, run_blocks, sincos_positions
+from maedfer.models.encoder import Encoder, init_weights
+from maedfer.models.fused import run_fused
 from maedfer.models.masking import running_cell_mask, token_numbers, tube_mask, visible_tokens
+from maedfer.models.positions import sincos_positions
 from maedfer.models.serialization import PretrainedModel
+from maedfer.models.transformer_block import TransformerBlock
 
 
 def normalize_frames(frames: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class MAEDFER(PretrainedModel):
                 config.decoder_dim,
                 config.decoder_heads,
                 encoder.mlp_ratio,
-                encoder.qkv_bias,
+                qkv_bias=encoder.qkv_bias,
                 impl=encoder.impl,
                 backend=encoder.full_attention,
             )
@@ -94,7 +95,7 @@ class MAEDFER(PretrainedModel):
         """The encoder's normalised output for the visible tokens, regions one after the other: [B, M * V, C]."""
         z = self.encoder(frames, visible)
         x = z[:, :, 1:] if self.encoder.has_representative_tokens else z
-        return norm(x, self.encoder_norm, self.config.encoder.impl).flatten(1, 2)
+        return apply_norm(x, self.encoder_norm, self.config.encoder.impl).flatten(1, 2)
 
     def training_loss(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         """Normalise, predict, and compare with the target.
@@ -233,18 +234,13 @@ class MAEDFER(PretrainedModel):
             # The published decoder takes the k-th visible token of the region order for the k-th in (t, h, w) order.
             places = places.sort(dim=1).values
         x = torch.cat([x + positions[places], self.mask_token.to(x.dtype) + positions[wanted]], dim=1)
-        for stream in run_blocks(list(self.decoder_blocks), x, _call_block):
+        for stream in run_fused(self.decoder_blocks, x):
             x = stream
-        return self.decoder_head(norm(x[:, -wanted.shape[1] :], self.decoder_norm, self.config.encoder.impl))
+        return self.decoder_head(apply_norm(x[:, -wanted.shape[1] :], self.decoder_norm, self.config.encoder.impl))
 
     def extra_repr(self) -> str:
         """Objective, for print(model)."""
         return f"mask_ratio={self.config.mask_ratio}, target={self.config.target!r}"
-
-
-def _call_block(number: int, block: nn.Module, *args: Any) -> Tensor | tuple[Tensor, Tensor]:
-    x, normed, next_norm = args
-    return block(x, normed=normed, next_norm=next_norm)
 
 
 def _paste(clip: Tensor, cubes: Tensor, index: Tensor, patch_size: tuple[int, ...]) -> Tensor:

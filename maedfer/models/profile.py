@@ -2,8 +2,9 @@
 
 Matrix products and convolutions are counted, one multiply-add each (the paper's tool also counts norms and the like,
 about 0.15 G for the base model). The published plan computes everything in every block and embeds every cube; the
-executed plan is what our models do unless impl="reference": hidden cubes are not embedded, the last block skips what
-cannot reach the head, and the projections of the interaction are folded into its keys and values where that pays.
+executed plan is that of our models, as fused.py has it: hidden cubes are not embedded, the last block skips what cannot
+reach the head, and, unless impl="reference", the projections of the interaction are folded into its keys and values
+where that takes fewer of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import math
 import torch
 
 from maedfer.kernels.interaction.folding import folds
+from maedfer.models.build import build_model
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
+from maedfer.models.fused import Step, plan
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.masking import hidden_per_window
@@ -53,7 +56,7 @@ class ModelProfile:
 def profile(config: ModelConfig) -> ModelProfile:
     """Count parameters and multiply-adds of the model that `config` describes, without allocating it."""
     with torch.device("meta"):
-        model = LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)
+        model = build_model(config)
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = _part_of(name)
@@ -69,29 +72,36 @@ def profile(config: ModelConfig) -> ModelProfile:
         tokens=encoder.num_tokens,
         visible_tokens=visible,
         regions=encoder.num_regions,
-        macs_published=_macs(config, visible, published=True),
-        macs_executed=_macs(config, visible, published=False),
+        macs_published=_macs(config, visible, None),
+        macs_executed=_macs(config, visible, _plan(model)),
     )
 
 
-def _macs(config: ModelConfig, visible: int, published: bool) -> Macs:
+def _plan(model: LGIFormer | MAEDFER) -> list[Step]:
+    """How the model runs the blocks of its encoder."""
+    only = isinstance(model, LGIFormer) and model.reads_representative_only
+    return plan(model.encoder.blocks, representative_only=only)
+
+
+def _macs(config: ModelConfig, visible: int, steps: list[Step] | None) -> Macs:
+    """Multiply-adds by part when blocks are run in `steps`; the published plan when None."""
+    classifier = isinstance(config, LGIFormerConfig)
     encoder = config if isinstance(config, LGIFormerConfig) else config.encoder
     dim, tokens = encoder.embed_dim, encoder.num_tokens
-    total: Macs = {"embedding": (tokens if published else visible) * encoder.cube_values * dim}
-    classifier = isinstance(config, LGIFormerConfig)
+    total: Macs = {"embedding": (tokens if steps is None else visible) * encoder.cube_values * dim}
     for number in range(encoder.depth):
-        last = number == encoder.depth - 1
-        prune = not published and last and classifier and encoder.token_type == "region"
-        block = _vit_macs(dim, encoder.mlp_ratio, tokens if classifier else visible)
+        step = None if steps is None else steps[number]
         if encoder.architecture == "lgi":
-            block = _lgi_macs(encoder, visible // encoder.num_regions, prune, fold=not published)
+            block = _lgi_macs(encoder, visible // encoder.num_regions, step)
+        else:
+            block = _vit_macs(dim, encoder.mlp_ratio, tokens if classifier else visible)
         for part, macs in block.items():
             total[part] = total.get(part, 0) + macs
     if isinstance(config, LGIFormerConfig):
         total["head"] = dim * config.num_classes
         return total
     hidden = tokens - visible
-    decoded = hidden if published else max(1, int(config.decoder_keep * hidden))
+    decoded = hidden if steps is None else max(1, int(config.decoder_keep * hidden))
     width = config.decoder_dim
     total["encoder to decoder"] = visible * dim * width
     for part, macs in _vit_macs(width, encoder.mlp_ratio, visible + decoded).items():
@@ -104,20 +114,14 @@ def _vit_macs(dim: int, mlp_ratio: float, rows: int) -> Macs:
     return {"attention": 4 * rows * dim**2 + 2 * rows**2 * dim, "feed-forward": 2 * rows * dim * int(dim * mlp_ratio)}
 
 
-def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool, fold: bool) -> Macs:
-    """One block with `local` tokens a region.
-
-    Args:
-        config: the encoder.
-        local: visible tokens of a region.
-        prune: only representative tokens are read afterwards.
-        fold: the interaction is folded where that pays.
-    """
+def _lgi_macs(config: LGIFormerConfig, local: int, step: Step | None) -> Macs:
+    """One block with `local` tokens a region, run as `step` says; everything in full when None."""
     dim, regions = config.embed_dim, config.num_regions
     rows = regions * (1 + local)
-    skips_local = prune and config.interaction != "self" and config.feedback == "none"
+    only = step is not None and step.representative_only
+    prunes = step is not None and step.prunes
     cross_intra = config.intra_region == "cross"
-    queries = regions if cross_intra or skips_local else rows
+    queries = regions if cross_intra or prunes else rows
     keys = regions * local if cross_intra else rows
     keys_of_a_query = local if cross_intra else 1 + local
     macs = {"intra-region attention": _attention_macs(dim, queries, keys, keys_of_a_query)}
@@ -125,10 +129,8 @@ def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool, fold: bool) -> M
         macs["inter-region attention"] = _attention_macs(dim, regions, regions, regions)
     if config.interaction == "self":
         macs["local-global interaction"] = _attention_macs(dim, rows, rows, 1 + local)
-    elif config.interaction == "cross" and not skips_local:
-        # As LGIBlock.is_fast has it.
-        fast = config.intra_region == "self" and config.impl != "reference"
-        if fold and fast and folds(config.num_heads, regions, dim):
+    elif config.interaction == "cross" and not prunes:
+        if step is not None and step.block.is_fused and folds(config.num_heads, regions, dim):
             # Scores and their product with the folded values; keys, values, and the folding of each.
             folded = 2 * regions * local * config.num_heads * regions * dim + 4 * regions * dim**2
             macs["local-global interaction"] = folded
@@ -137,7 +139,7 @@ def _lgi_macs(config: LGIFormerConfig, local: int, prune: bool, fold: bool) -> M
     if config.feedback != "none":
         keys_of_a_query = regions * local if config.feedback == "clip" else local
         macs["feedback attention"] = _attention_macs(dim, regions, regions * local, keys_of_a_query)
-    macs["feed-forward"] = 2 * (regions if prune else rows) * dim * int(dim * config.mlp_ratio)
+    macs["feed-forward"] = 2 * (regions if only else rows) * dim * int(dim * config.mlp_ratio)
     return macs
 
 

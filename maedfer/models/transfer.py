@@ -8,10 +8,10 @@ from torch import Tensor
 from maedfer.dataclass_tree import differences, keys_of, to_dict
 from maedfer.errors import InputError
 from maedfer.models.config import LGIFormerConfig
-from maedfer.models.layers import interpolate_grid
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER
+from maedfer.models.positions import interpolate_grid
 from maedfer.models.serialization import key_problems
 
 

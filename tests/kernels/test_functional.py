@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -74,12 +75,12 @@ OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]]
 }
 
 
-def interaction(z: Tensor, s: Tensor, kv: Tensor, *weights: Any, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+def interaction(z: Tensor, s: Tensor, kv: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
     """The interaction of weights side by side, then the implementation."""
-    *weights, impl = weights
+    *weights, impl = rest
     norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
-    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm}
-    return functional.local_global_interaction(z, s, kv, **parts, num_heads=H, eps=EPS, keep=keep, impl=impl)
+    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm, **others}
+    return functional.local_global_interaction(z, s, kv, **parts, num_heads=H, eps=EPS, impl=impl)
 
 
 def keep(like: Tensor, dims: int) -> Tensor:
@@ -100,6 +101,18 @@ def test_implementations_agree_with_the_reference(name: str, impl: str) -> None:
     device = device_of(impl)
     inputs = tensors(shapes, device)
     check(lambda *x: call(*x, impl), lambda *x: call(*x, "reference"), inputs)
+
+
+@pytest.mark.parametrize("impl", FAST)
+@pytest.mark.parametrize("regions", [4, 16])
+def test_folded_and_unfolded_interaction_agree(regions: int, impl: str) -> None:
+    """Whichever of the two would be chosen."""
+    dim, device = 32, device_of(impl)
+    shapes = ((2, regions, 3, dim), (2, regions, dim), (2, regions, 2 * dim), *[(dim,)] * 2, *[(dim, dim), (dim,)] * 2)
+    inputs = tensors((*shapes, (dim,), (dim,)), device)
+    for folded in (True, False):
+        call = functools.partial(interaction, keep=None, folded=folded)
+        check(lambda *x, call=call: call(*x, impl), lambda *x, call=call: call(*x, "reference"), inputs)
 
 
 @pytest.mark.parametrize("impl", FAST)

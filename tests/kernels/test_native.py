@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,14 +12,15 @@ from torch import Tensor
 from maedfer import _native
 from maedfer._native import build_record
 from maedfer.errors import InputError
-from maedfer.kernels import functional, reference
+from maedfer.kernels import Impl, functional, reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._native_calls import cube_reasons
 from maedfer.kernels.loss import native as native_loss
 from maedfer.kernels.loss.native import NativeLoss, not_supported_reasons, reconstruction_loss
 from maedfer.kernels.tubelets import native as native_tubelets
 from maedfer.kernels.tubelets.native import tubelets
-from maedfer.models import IMAGENET_MEAN, IMAGENET_STD
+from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFER
+from tests.helpers import relative_error, small, small_mae
 
 pytestmark = [
     pytest.mark.skipif(interpreting(), reason="nothing here is Triton's"),
@@ -191,7 +195,7 @@ def test_roundings_are_pytorchs(dtype: torch.dtype) -> None:
     assert torch.equal(widened.nan_to_num(1.5), cubes.nan_to_num(1.5))
 
 
-def test_opcheck_and_compile() -> None:
+def test_opcheck() -> None:
     frames, index = clips(2, 3, (4, 32, 48)), numbers(2, (4, 32, 48), CUBE)
     predicted = torch.randn(2, index.shape[1], 1536)
     ops, statistics = torch.ops.maedfer, (list(IMAGENET_MEAN), list(IMAGENET_STD))
@@ -200,13 +204,18 @@ def test_opcheck_and_compile() -> None:
         ops.native_reconstruction_loss_fwd.default, (predicted, frames, index, list(CUBE), True, True, True)
     )
 
-    def step(predicted: Tensor) -> Tensor:
-        cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl="torch")
-        appearance, motion = functional.masked_appearance_motion_loss(
-            predicted, frames, index, patch_size=CUBE, impl="torch"
-        )
-        return appearance + 2 * motion + cubes.mean()
 
+@pytest.mark.parametrize("impl", ["auto", "native", "torch"])
+def test_compiles_without_a_graph_break(impl: Impl) -> None:
+    frames, index = clips(2, 3, (4, 32, 48)), numbers(2, (4, 32, 48), CUBE)
+    predicted = torch.randn(2, index.shape[1], 1536)
+
+    def step(predicted: Tensor) -> Tensor:
+        cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl=impl)
+        losses = functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl=impl)
+        return losses[0] + 2 * losses[1] + cubes.mean()
+
+    torch._dynamo.reset()
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     results = []
     for run in (step, compiled):
@@ -218,14 +227,22 @@ def test_opcheck_and_compile() -> None:
 
 def test_auto_takes_it_and_torch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, index = clips(2, 3, (4, 32, 48)), numbers(2, (4, 32, 48), CUBE)
-    predicted, called = torch.randn(2, index.shape[1], 1536), []
-    for module, name in ((native_tubelets, "tubelets"), (native_loss, "reconstruction_loss")):
-        original = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda *args, original=original, name=name: called.append(name) or original(*args)
-        )
+    predicted = torch.randn(2, index.shape[1], 1536)
+    called: list[str] = []
 
-    def run(impl: str) -> list[Tensor]:
+    def watch(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*args: Any) -> Any:
+            called.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(native_tubelets, "tubelets")
+    watch(native_loss, "reconstruction_loss")
+
+    def run(impl: Impl) -> list[Tensor]:
         called.clear()
         cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl=impl)
         losses = functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl=impl)
@@ -242,6 +259,20 @@ def test_auto_takes_it_and_torch_does_not(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setitem(_native.MODULES, part, None)
     assert all(torch.equal(one, other) for one, other in zip(plain, run("auto"), strict=True))
     assert not called
+
+
+def test_whole_models_take_the_rest_from_pytorch() -> None:
+    results = []
+    for impl in ("auto", "native", "torch"):
+        torch.manual_seed(0)
+        model = MAEDFER(small_mae(encoder=small(impl=impl)))
+        frames = clips(2, 3, model.config.encoder.clip_size)
+        loss = model.training_loss(frames, *model.token_numbers(model.random_masks(2)[0]))["loss"]
+        loss.backward()
+        results.append([loss.detach(), *(x.grad for x in model.parameters() if x.grad is not None)])
+    auto, native, plain = results
+    assert all(torch.equal(one, other) for one, other in zip(auto, native, strict=True))
+    assert all(relative_error(one, other) < 1e-4 for one, other in zip(native, plain, strict=True))
 
 
 def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

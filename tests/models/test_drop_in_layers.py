@@ -15,8 +15,8 @@ from maedfer.errors import InputError
 from maedfer.kernels import use_impl
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models import LGIFormerConfig
+from maedfer.models.attention import Attention
 from maedfer.models.encoder import region_order
-from maedfer.models.layers import Attention
 from tests.helpers import IMPLEMENTATIONS, REPOSITORY, device_of, randomize, relative_error
 
 DIM, HEADS = 32, 2
@@ -106,7 +106,7 @@ def test_a_block_is_its_layers_in_turn(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "auto"])
-def test_nothing_attends_to_what_a_mask_hides(impl: str) -> None:
+def test_nothing_attends_to_what_it_must_not(impl: str) -> None:
     torch.manual_seed(0)
     layer = drop_in.RegionAttention(DIM, HEADS, impl=impl)  # type: ignore[arg-type]
     randomize(layer)
@@ -127,7 +127,7 @@ def test_padding_does_not_reach_a_block(feedback: str, impl: str) -> None:
     x = stream(2, *grid, DIM)
     z = drop_in.add_representative_tokens(drop_in.split_regions(x, region), torch.randn(6, DIM))
     noisy = torch.where(mask[..., None], z, 100.0 * torch.randn_like(z))  # type: ignore[index]
-    one, other = block(z, mask=mask), block(noisy, mask=mask)
+    one, other = block(z, attend_to=mask), block(noisy, attend_to=mask)
     assert relative_error(other[:, mask], one[:, mask]) <= 1e-6
     assert relative_error(block(noisy)[:, mask], one[:, mask]) > 1e-3
 
@@ -148,16 +148,6 @@ def test_feedback_is_the_same_by_every_implementation(impl: str, feedback: str) 
             got = block(x, representative_only=only)
         assert relative_error(got, want) <= 1e-5
         assert relative_error(got, block(x)[:, :, : got.shape[2]]) <= 1e-5
-
-
-def test_the_norm_that_follows_comes_along() -> None:
-    layer, norm = drop_in.LocalGlobalAttention(DIM, HEADS), nn.LayerNorm(DIM, eps=1e-6)
-    randomize(layer)
-    randomize(norm)
-    z, normed = layer(stream(), next_norm=norm)
-    assert torch.equal(z, layer(stream())) and relative_error(normed, norm(z)) <= 1e-6
-    with pytest.raises(InputError, match="next_norm has eps 1e-05, this layer 1e-06"):
-        layer(stream(), next_norm=nn.LayerNorm(DIM))
 
 
 @pytest.mark.parametrize("kind", [*WRITTEN_OUT, drop_in.LGIBlock], ids=lambda kind: kind.__name__)
@@ -200,14 +190,16 @@ def test_wrong_input_is_refused() -> None:
         layer(z[..., :16])
     with pytest.raises(InputError, match="one local token or more, got 1 rows"):
         layer(z[:, :, :1])
-    with pytest.raises(InputError, match=r"mask must be bool \[4, 7\] or \[2, 4, 7\], got torch.float32 \[4, 7\]"):
+    with pytest.raises(InputError, match=r"attend_to must be bool \[4, 7\] or \[2, 4, 7\], got torch.float32 \[4, 7\]"):
         layer(z, torch.ones(4, 7))
     with pytest.raises(InputError, match="num_heads 3 does not divide dim 32"):
         drop_in.LocalGlobalAttention(DIM, 3)
     with pytest.raises(InputError, match="drop_path must be in"):
         drop_in.LGIBlock(DIM, HEADS, drop_path=1.0)
-    with pytest.raises(InputError, match='feedback must be "none"'):
+    with pytest.raises(InputError, match="unknown value for feedback: 'all'"):
         drop_in.LGIBlock(DIM, HEADS, feedback="all")
+    with pytest.raises(InputError, match="feedback follows the local-global interaction"):
+        drop_in.LGIBlock(DIM, HEADS, feedback="clip", interaction="none")
     with pytest.raises(InputError, match="one number for each dimension"):
         drop_in.split_regions(z, (2, 2, 2))
     with pytest.raises(InputError, match="must be positive"):

@@ -7,7 +7,7 @@ import torch
 
 from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer, load_pretrained
-from maedfer.models.layers import interpolate_grid, sincos_positions
+from maedfer.models.positions import interpolate_grid, sincos_positions
 from tests.helpers import randomize, relative_error, small, small_mae
 
 

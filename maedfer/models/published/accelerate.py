@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels._dispatch import check_name
-from maedfer.models.layers import Attention, FullAttention, LGIBlock, TransformerBlock, chosen, hooked
+from maedfer.models.attention import attend_to_all, library, packed_bias
+from maedfer.models.fused import BlockParts, has_plain_parameters, is_hooked
+from maedfer.models.lgi_block import LGIStages
+from maedfer.models.transformer_block import TransformerStages
 
 # Where a block keeps what runs in its place: in its dictionary, where no module is looked for.
-_STAND_IN = "_maedfer"
+_ADAPTER = "_maedfer"
 
 _STAGES = {"first": "intra", "second": "inter", "third": "interaction", "fourth": "feedback"}
 
@@ -43,7 +46,7 @@ class Acceleration:
         """Give every block its own `forward` back."""
         for block in self._modules:
             block.__dict__.pop("forward", None)
-            block.__dict__.pop(_STAND_IN, None)
+            block.__dict__.pop(_ADAPTER, None)
         torch.compiler.reset()
 
 
@@ -69,7 +72,7 @@ def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Ac
             then unchanged.
     """
     check_name(impl)
-    stand_ins: dict[str, tuple[nn.Module, nn.Module]] = {}
+    adapters: dict[str, PublishedLGIBlock | PublishedTransformerBlock] = {}
     left: dict[str, str] = {}
     for name, block in model.named_modules():
         kind = _kind(block)
@@ -79,138 +82,144 @@ def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Ac
         if reason:
             left[name] = reason
         else:
-            stand_ins[name] = block, _PublishedLGIBlock(block, impl) if kind == "lgi" else _PublishedBlock(block, impl)
+            adapters[name] = (PublishedLGIBlock if kind == "lgi" else PublishedTransformerBlock)(block, impl)
     if left and strict:
         name, reason = next(iter(left.items()))
         more = f" ({len(left)} blocks in all)" if len(left) > 1 else ""
         raise InputError(f"{name or 'the model'} cannot be accelerated: {reason}{more}; strict=False leaves it alone")
-    if not stand_ins:
+    if not adapters:
         raise InputError(
             f"{type(model).__name__} has no blocks of the published MAE-DFER or AVF-MAE++ code "
             "(modules with first_attn, norm2 and mlp, or with norm1, attn, norm2 and mlp)"
         )
-    for block, stand_in in stand_ins.values():
-        block.__dict__[_STAND_IN] = stand_in
-        forward = _lgi_forward if isinstance(stand_in, LGIBlock) else _forward
-        block.__dict__["forward"] = MethodType(forward, block)
+    for adapter in adapters.values():
+        forward = _lgi_forward if isinstance(adapter, PublishedLGIBlock) else _forward
+        adapter.block.__dict__[_ADAPTER] = adapter
+        adapter.block.__dict__["forward"] = MethodType(forward, adapter.block)
     # What was compiled before has the old way in it.
     torch.compiler.reset()
-    return Acceleration(list(stand_ins), left, [block for block, _ in stand_ins.values()])
+    return Acceleration(list(adapters), left, [adapter.block for adapter in adapters.values()])
 
 
 def _lgi_forward(block: Any, x: Tensor, b: int) -> Tensor:
     """The published signature: x [B * M, S, C] and B; returns [B * M, S, C]."""
-    stand_in = block.__dict__[_STAND_IN]
-    if not stand_in.can_stand_in():
+    adapter = block.__dict__[_ADAPTER]
+    if not adapter.is_current:
         return type(block).forward(block, x, b)
-    return stand_in(x.unflatten(0, (b, len(x) // max(1, b)))).flatten(0, 1)
+    return adapter.run(x.unflatten(0, (b, len(x) // max(1, b)))).flatten(0, 1)
 
 
 def _forward(block: Any, x: Tensor) -> Tensor:
     """The published signature: x [B, K, C]; returns [B, K, C]."""
-    stand_in = block.__dict__[_STAND_IN]
-    if not stand_in.can_stand_in():
-        return type(block).forward(block, x)
-    return stand_in(x)
+    adapter = block.__dict__[_ADAPTER]
+    return adapter.run(x) if adapter.is_current else type(block).forward(block, x)
 
 
 # A copy or pickle of a bound method looks for this name in the block.
 _lgi_forward.__name__ = _forward.__name__ = "forward"
 
 
-class _SplitAttention(Attention):
-    """The published attention of two projections, `q` and `kv`, as ours is called."""
+class SplitAttention:
+    """The published attention of two projections, `q` and `kv`, as ours is called.
 
-    inner: Any
+    Args:
+        inner: holds the projections.
+        impl: who computes.
+    """
 
     def __init__(self, inner: Any, impl: Impl) -> None:
-        nn.Module.__init__(self)
-        self.inner, self.impl = inner, impl
-        self.num_heads = inner.num_heads
+        self.inner, self.impl, self.num_heads = inner, impl, inner.num_heads
 
-    def heads(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Both projections of x where there is no context."""
-        return super().heads(x, x if context is None else context, mask)
+    def __call__(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
+        """See `Attention.forward`."""
+        return self.proj(self.heads(x, context, attend_to))
+
+    def heads(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
+        """See `Attention.heads`."""
+        q = functional.linear(x, self.query, impl=self.impl)
+        kv = self.project_kv(x if context is None else context)
+        return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=attend_to, impl=self.attending)
 
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values: [..., 2C]."""
-        bias = None if self.v_bias is None else torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+        bias = None if self.inner.v_bias is None else packed_bias(self.inner.v_bias)
         return functional.linear(context, (self.inner.kv.weight, bias), impl=self.impl)
 
     @property
-    def query_weight(self) -> Tensor:
-        """[C, C]."""
-        return self.inner.q.weight
+    def query(self) -> functional.Linear:
+        """Weight [C, C] and bias [C] of the queries' projection."""
+        return self.inner.q.weight, self.inner.q_bias
 
     @property
-    def q_bias(self) -> Tensor | None:  # type: ignore[override]
-        """[C]."""
-        return self.inner.q_bias
+    def proj(self) -> nn.Linear:
+        """The output projection."""
+        return self.inner.proj
 
     @property
-    def v_bias(self) -> Tensor | None:  # type: ignore[override]
-        """[C]."""
-        return self.inner.v_bias
+    def attending(self) -> Impl:
+        """Who computes the attention itself."""
+        return self.impl
+
+
+class SplitFullAttention(SplitAttention):
+    """The same over all tokens of a clip, left to a library."""
 
     @property
-    def proj(self) -> nn.Linear:  # type: ignore[override]
+    def attending(self) -> Impl:
+        """PyTorch, or the specification."""
+        return library(self.impl)
+
+
+class PackedAttention:
+    """The published attention of one projection, `qkv`, over all tokens, as ours is called.
+
+    Args:
+        inner: holds the projection.
+        impl: who computes.
+    """
+
+    def __init__(self, inner: Any, impl: Impl) -> None:
+        self.inner, self.impl, self.num_heads = inner, impl, inner.num_heads
+
+    def __call__(self, x: Tensor, attend_to: Tensor | None = None) -> Tensor:
+        """See `Attention.forward`."""
+        return self.proj(self.heads(x, attend_to))
+
+    def heads(self, x: Tensor, attend_to: Tensor | None = None) -> Tensor:
+        """See `Attention.heads`."""
+        inner = self.inner
+        if inner.q_bias is None:
+            qkv = inner.qkv(x)
+        else:
+            qkv = functional.linear(x, (inner.qkv.weight, packed_bias(inner.q_bias, inner.v_bias)), impl=self.impl)
+        return attend_to_all(qkv, self.num_heads, impl=self.impl, attend_to=attend_to)
+
+    @property
+    def proj(self) -> nn.Linear:
         """The output projection."""
         return self.inner.proj
 
 
-class _SplitFullAttention(_SplitAttention, FullAttention):
-    """The same over all tokens of a clip."""
-
-    def __init__(self, inner: Any, impl: Impl) -> None:
-        super().__init__(inner, impl)
-        self.backend = "sdpa"
-
-
-class _PackedAttention(FullAttention):
-    """The published attention of one projection, `qkv`, over all tokens."""
-
-    inner: Any
-
-    def __init__(self, inner: Any, impl: Impl) -> None:
-        nn.Module.__init__(self)
-        self.inner, self.impl, self.backend = inner, impl, "sdpa"
-        self.num_heads = inner.num_heads
-
-    qkv = property(lambda self: self.inner.qkv)
-    q_bias = property(lambda self: self.inner.q_bias)
-    v_bias = property(lambda self: self.inner.v_bias)
-    proj = property(lambda self: self.inner.proj)
-
-
-class _StandIn(nn.Module):
-    """What both kinds of stand-ins share: the published block behind them, and its stochastic depth."""
+class Adapter(BlockParts):
+    """What both kinds of adapters share: the published block behind them, and its stochastic depth."""
 
     block: Any
-    impl: Impl
 
-    def can_stand_in(self) -> bool:
+    @property
+    def is_current(self) -> bool:
         """Whether nothing has been put into the block that has to be called."""
         for layer in self.block.modules():
             if layer is self.block:
                 continue
-            if hooked(layer) or (isinstance(layer, nn.Dropout) and layer.p > 0.0 and layer.training):
+            if is_hooked(layer) or (isinstance(layer, nn.Dropout) and layer.p > 0.0 and layer.training):
                 return False
             if isinstance(layer, nn.Linear | nn.LayerNorm) and type(layer) not in (nn.Linear, nn.LayerNorm):
                 return False
-            if any(
-                type(parameter) is not nn.Parameter for parameter in layer._parameters.values() if parameter is not None
-            ):
+            if not has_plain_parameters(layer):
                 return False
         return True
 
-    @property
-    def is_fast(self) -> bool:
-        """Whether the fast way of the block is taken."""
-        return self._has_fast_way and chosen(self.impl) != "reference"
-
-    _has_fast_way = True
-
-    def _keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
+    def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Factors of the block's own stochastic depth, drawn as it draws them: one for each row of a published call."""
         drop = self.block.drop_path
         if isinstance(drop, nn.Identity) or not drop.training:
@@ -219,49 +228,45 @@ class _StandIn(nn.Module):
         ones = functional.product_operand(x.new_ones(math.prod(shape), 1, 1))
         return drop(ones).to(x.dtype).reshape(shape)
 
-    def _drop(self, branch: Tensor, batch_dims: int) -> Tensor:
-        keep = self._keep(branch, batch_dims)
-        return branch if keep is None else branch * keep.reshape(keep.shape + (1,) * (branch.dim() - batch_dims))
 
+class PublishedLGIBlock(Adapter, LGIStages):
+    """A published LGI-Former block with the stages of ours.
 
-class _PublishedLGIBlock(_StandIn, LGIBlock):
-    """A published LGI-Former block with the stages of ours."""
+    Args:
+        block: the published one.
+        impl: who computes.
+    """
 
     def __init__(self, block: Any, impl: Impl) -> None:
-        nn.Module.__init__(self)
         self.block, self.impl = block, impl
+        self.dim = block.norm2.normalized_shape[0]
         self.intra_region = getattr(block, "first_attn_type", "self")
         self.inter_region = hasattr(block, "second_attn")
         self.interaction = getattr(block, "third_attn_type", "cross") if hasattr(block, "third_attn") else "none"
         self.feedback = "clip" if hasattr(block, "fourth_attn") else "none"
-        made: dict[nn.Module, Attention] = {}
         for theirs, ours in _STAGES.items():
             if not hasattr(block, f"{theirs}_attn"):
                 continue
-            inner = getattr(block, f"{theirs}_attn")
-            kind = _SplitFullAttention if ours == "feedback" else _SplitAttention
-            setattr(self, f"{ours}_attention", made.setdefault(inner, kind(inner, impl)))
+            kind = SplitFullAttention if ours == "feedback" else SplitAttention
+            setattr(self, f"{ours}_attention", kind(getattr(block, f"{theirs}_attn"), impl))
             setattr(self, f"{ours}_norm", getattr(block, f"{theirs}_attn_norm0"))
             if hasattr(block, f"{theirs}_attn_norm1"):
                 setattr(self, f"{ours}_context_norm", getattr(block, f"{theirs}_attn_norm1"))
         self.ffn_norm, self.ffn = block.norm2, block.mlp
-        self._has_fast_way = self.intra_region == "self" and self.interaction == "cross"
 
 
-class _PublishedBlock(_StandIn, TransformerBlock):
-    """A published transformer block (the decoder's, the ViT's) with the steps of ours."""
+class PublishedTransformerBlock(Adapter, TransformerStages):
+    """A published transformer block (the decoder's, the ViT's) with the steps of ours.
+
+    Args:
+        block: the published one.
+        impl: who computes.
+    """
 
     def __init__(self, block: Any, impl: Impl) -> None:
-        nn.Module.__init__(self)
         self.block, self.impl = block, impl
-        self.norm, self.attention = block.norm1, _PackedAttention(block.attn, impl)
+        self.norm, self.attention = block.norm1, PackedAttention(block.attn, impl)
         self.ffn_norm, self.ffn = block.norm2, block.mlp
-
-    def _keep(self, x: Tensor, batch_dims: int = 1) -> Tensor | None:
-        return super()._keep(x, batch_dims)
-
-    def _drop(self, branch: Tensor, batch_dims: int = 1) -> Tensor:
-        return super()._drop(branch, batch_dims)
 
 
 def _kind(block: nn.Module) -> str | None:
@@ -281,7 +286,7 @@ def _parts(block: nn.Module) -> dict[str, Any]:
 
 def _refusal(block: nn.Module, kind: str) -> str:
     """Why a block cannot be stood in for; empty when it can."""
-    if "forward" in block.__dict__ and _STAND_IN not in block.__dict__:
+    if "forward" in block.__dict__ and _ADAPTER not in block.__dict__:
         return "its forward has been replaced already, by something else"
     parts = _parts(block)
     drop = parts.pop("drop_path", None)
@@ -290,10 +295,10 @@ def _refusal(block: nn.Module, kind: str) -> str:
     own = next((name for name, parameter in block._parameters.items() if parameter is not None), None)
     if own:
         return f"it has parameters of its own ({own}): scaled residuals are not known"
-    wanted = {"norm1", "attn"} if kind == "vit" else _lgi_parts(block)
-    wanted |= {"norm2", "mlp"}
-    if wanted != parts.keys():
-        absent, strange = ", ".join(sorted(wanted - parts.keys())), ", ".join(sorted(parts.keys() - wanted))
+    known = {"norm1", "attn"} if kind == "vit" else _lgi_parts(block)
+    known |= {"norm2", "mlp"}
+    if known != parts.keys():
+        absent, strange = ", ".join(sorted(known - parts.keys())), ", ".join(sorted(parts.keys() - known))
         return f"its parts are not the published ones (absent: {absent or 'none'}; not known: {strange or 'none'})"
     attentions = [name for name in parts if name.endswith("attn")]
     norms: list[Any] = [part for name, part in parts.items() if "norm" in name]

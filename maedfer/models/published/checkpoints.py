@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from maedfer.errors import InputError, unknown
-from maedfer.models.layers import Attention, LGIBlock, TransformerBlock
+from maedfer.models.attention import Attention
+from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.arguments import infer_arguments, read_arguments
 from maedfer.models.published.videomae import from_videomae, is_videomae
 from maedfer.models.serialization import PretrainedModel, key_problems
+from maedfer.models.transformer_block import TransformerBlock
 
 Task = Literal["finetune", "pretrain"]
 

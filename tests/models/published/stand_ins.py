@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer.layers import split_regions
-from maedfer.models.layers import sincos_positions
+from maedfer.models.positions import sincos_positions
 
 
 class DropPath(nn.Module):

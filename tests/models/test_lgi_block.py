@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.models.encoder import Encoder, region_order
-from maedfer.models.layers import Attention, LGIBlock, interpolate_grid, sincos_positions
+from maedfer.models.attention import Attention
+from maedfer.models.lgi_block import LGIBlock
 from tests.helpers import randomize, relative_error, small
 
 
@@ -90,7 +90,7 @@ SWITCHES = {
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
 def test_block_follows_the_equations(switches: dict, impl: str) -> None:
     config = small(**switches, impl=impl)
-    block = LGIBlock(config).double()
+    block = LGIBlock.from_config(config).double()
     randomize(block)
     z = torch.randn(2, config.num_regions, 1 + config.region_tokens, config.embed_dim, dtype=torch.float64)
     expected = torch.stack([plain_block(block, clip) for clip in z])
@@ -100,9 +100,9 @@ def test_block_follows_the_equations(switches: dict, impl: str) -> None:
 
 
 def test_shared_attention_is_one_module() -> None:
-    block = LGIBlock(small(share_attention="all"))
+    block = LGIBlock.from_config(small(share_attention="all"))
     assert block.inter_attention is block.intra_attention is block.interaction_attention
-    block = LGIBlock(small(share_attention="first_third"))
+    block = LGIBlock.from_config(small(share_attention="first_third"))
     assert block.interaction_attention is block.intra_attention is not block.inter_attention
 
 
@@ -111,7 +111,7 @@ def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_other
     impl: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(embed_dim=8, impl=impl)
-    block = LGIBlock(config, drop_path=0.5).train()
+    block = LGIBlock.from_config(config, drop_path=0.5).train()
     randomize(block)
     drawn: list[Tensor] = []
     draw = reference.drop_path_factors
@@ -128,43 +128,3 @@ def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_other
     untouched = (drawn[0] == 0) & (drawn[2] == 0)[:, None] & (drawn[3] == 0)
     same = (out[:, :, 1:] == z[:, :, 1:]).flatten(2).all(dim=2)
     assert untouched.any() and torch.equal(untouched, same)
-
-
-def test_region_order_is_row_major_within_row_major_regions() -> None:
-    order = region_order(small())
-    assert order.shape == (8, 8)
-    # Grid (4, 4, 4), regions of (2, 2, 2): the second region starts at column 2, the third at row 2.
-    assert order[0].tolist() == [0, 1, 4, 5, 16, 17, 20, 21]
-    assert order[1, 0] == 2 and order[2, 0] == 8 and order[4, 0] == 32
-    flat = region_order(small(clip_size=(32, 64), patch_size=(8, 8), region_size=(4, 4)))
-    assert flat.shape == (2, 16) and flat[1, :5].tolist() == [4, 5, 6, 7, 12]
-
-
-def test_embedding_equals_the_strided_convolution() -> None:
-    config = small()
-    encoder = Encoder(config)
-    video = torch.randn(2, 3, *config.clip_size)
-    weight = encoder.embedding.weight
-    convolved = F.conv3d(video, weight, encoder.embedding.bias, stride=config.patch_size).flatten(2).transpose(1, 2)
-    expected = (convolved + sincos_positions(config.num_tokens, config.embed_dim))[:, encoder.region_order]
-    z = encoder.embed(video)
-    assert relative_error(z[:, :, 1:], expected) < 1e-6
-    assert torch.equal(z[1, :, 0], encoder.representative_tokens)
-    visible = encoder.region_order[None, :, [1, 5]].expand(2, -1, -1)
-    assert relative_error(encoder.embed(video, visible)[:, :, 1:], expected[:, :, [1, 5]]) < 1e-6
-
-
-def test_sincos_table() -> None:
-    table = sincos_positions(10, 6)[0].double()
-    assert table[0].tolist() == [0, 1, 0, 1, 0, 1]
-    assert abs(float(table[3, 2]) - float(torch.tensor(3 / 10000 ** (2 / 6), dtype=torch.float64).sin())) < 1e-7
-
-
-def test_interpolation_keeps_constants_and_follows_a_ramp_in_time() -> None:
-    ramp = torch.arange(4.0)[:, None, None, None].expand(4, 3, 3, 2).reshape(1, 36, 2)
-    assert interpolate_grid(ramp, (4, 3, 3), (4, 3, 3)) is ramp
-    wide = interpolate_grid(ramp, (4, 3, 3), (8, 5, 6)).reshape(8, 5, 6, 2)
-    assert torch.allclose(wide[:, 0, 0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]), atol=1e-5)
-    assert torch.allclose(wide, wide[:, :1, :1].expand_as(wide), atol=1e-5)
-    flat = interpolate_grid(torch.ones(1, 6, 3), (2, 3), (4, 4))
-    assert flat.shape == (1, 16, 3) and torch.allclose(flat, torch.ones(()), atol=1e-6)

@@ -1,0 +1,84 @@
+"""The transformer block of the ViT and of the decoder."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from maedfer.kernels import Impl
+from maedfer.models.attention import AttentionMaps, FeedForward, FullAttention, keep_factors, layer_norm
+from maedfer.models.fused import TransformerParts, is_untouched, run_block
+
+
+class TransformerStages(TransformerParts):
+    """What the block computes, whoever holds its parts."""
+
+    def forward(
+        self,
+        x: Tensor,
+        attend_to: Tensor | None = None,
+        *,
+        representative_only: bool = False,
+        maps: AttentionMaps | None = None,
+    ) -> Tensor:
+        """Run the block.
+
+        Args:
+            x: [..., K, C].
+            attend_to: [..., K] bool, True for rows that may be attended to; all when None.
+            representative_only: changes nothing, as there are no representative tokens.
+            maps: filled with the attention probabilities when given.
+
+        Returns:
+            [..., K, C].
+        """
+        if self.is_fused and maps is None:
+            return run_block(self, x, attend_to=attend_to)[0]
+        n = self.norm(x)
+        if maps is not None:
+            maps["attention"] = self.attention.weights(n)
+        x = x + self.drop(self.attention(n, attend_to=attend_to), x.dim() - 2)
+        return x + self.drop(self.ffn(self.ffn_norm(x)), x.dim() - 2)
+
+    run = forward
+
+
+class TransformerBlock(TransformerStages, nn.Module):
+    """Pre-norm self-attention and feed-forward network over all rows.
+
+    Args:
+        dim: C.
+        num_heads: H, which divides C.
+        mlp_ratio: hidden channels of the feed-forward network over C.
+        qkv_bias: bias on queries and values (keys have none).
+        drop_path: stochastic depth's probability.
+        impl: who computes.
+        backend: "sdpa" or "xformers", who computes attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        *,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        impl: Impl = "auto",
+        backend: str = "sdpa",
+    ) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.impl = impl
+        self.norm = layer_norm(dim)
+        self.attention = FullAttention(dim, num_heads, qkv_bias, impl, backend)
+        self.ffn_norm = layer_norm(dim)
+        self.ffn = FeedForward(dim, int(dim * mlp_ratio))
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether `run_block` does what the block does: its layers need not be called."""
+        return super().is_fused and is_untouched(self)
+
+    def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
+        """Draw stochastic depth's factors."""
+        return keep_factors(x, self.drop_path, self.training, batch_dims)
