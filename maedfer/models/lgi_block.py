@@ -30,7 +30,17 @@ class LGIStages(LGIParts):
 
     Stochastic depth is drawn per region in the first stage and the feed-forward network and per clip in the others,
     as in the published code, whose rows are regions.
+
+    Attributes:
+        dim: C.
+        intra_region: "self", or "cross" for a first stage that updates representative tokens alone.
+        interaction: "cross", or "self" or "none" for another third stage, or none.
     """
+
+    dim: int
+    intra_region: str
+    interaction: str
+    intra_context_norm: nn.LayerNorm
 
     def forward(
         self,
@@ -76,6 +86,16 @@ class LGIStages(LGIParts):
         return z_BMSC + self.drop(self.ffn(self.ffn_norm(z_BMSC)), 2)  # equation 6
 
     run = forward
+
+    @property
+    def has_schedule(self) -> bool:
+        """For the published design, with and without its second stage and the feedback."""
+        return self.intra_region == "self" and self.interaction == "cross"
+
+    @property
+    def prunes_local_tokens(self) -> bool:
+        """Whether no stage after the first lets local tokens reach representative ones."""
+        return self.interaction != "self" and self.feedback == "none"
 
     def attend_within_regions(
         self, z_BMSC: Tensor, attend_to: Tensor | None, representative_only: bool, maps: AttentionMaps | None

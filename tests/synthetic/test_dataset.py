@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from maedfer.errors import InputError
 from maedfer.synthetic import EXPRESSIONS, FaceStyle, render_clip, write_dataset
 from maedfer.synthetic import dataset as synthetic
 
-SMALL = {"clips": 21, "size": 32, "frames": 8, "folds": 3, "subjects": 6, "workers": 1}
+SMALL: dict[str, Any] = {"clips": 21, "size": 32, "frames": 8, "folds": 3, "subjects": 6, "workers": 1}
 
 
 def decode(path: Path) -> np.ndarray:
@@ -66,7 +67,7 @@ def test_default_sizes_give_balanced_folds():
     settings = synthetic._Settings(
         clips=700, seed=0, folds=5, size=96, frames=48, fps=25, subjects=70, style=FaceStyle()
     )
-    count = Counter()
+    count: Counter[tuple[int, int]] = Counter()
     for index in range(700):
         subject, label, _ = settings.clip(index)
         count[settings.fold(subject), label] += 1
