@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from torch.utils.data import DataLoader
 from maedfer.data import dataset as dataset_module
 from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
-from maedfer.data.dataset import ClipDataset, collate
+from maedfer.data.dataset import ClipDataset, Mode, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
-from maedfer.data.video.readers import open_video
+from maedfer.data.video.readers import Backend, VideoReader, open_video
 from maedfer.errors import InputError
 from tests.data.media import pictures, write_video
 
@@ -50,7 +51,8 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_frames_are_those_of_the_sampling_rules(clips_list: list[Clip]) -> None:
-    for mode, rule in (("train", train_indices), ("pretrain", pretrain_indices)):
+    rules: dict[Mode, Any] = {"train": train_indices, "pretrain": pretrain_indices}
+    for mode, rule in rules.items():
         dataset = ClipDataset(clips_list, mode, frames=8, stride=4, repeats=3)
         for index in (0, 3, 1, 6):
             sample = dataset[SampleKey(index, seed=77)]
@@ -87,11 +89,16 @@ def test_repeats_decode_once(clips_list: list[Clip], monkeypatch: pytest.MonkeyP
     opened: list[Path] = []
     reads: list[list[int]] = []
 
-    def counting(path: Path, backend: str):
+    def counting(path: Path, backend: Backend) -> VideoReader:
         opened.append(path)
         reader = open_video(path, backend)
         read = reader.read
-        reader.read = lambda positions: (reads.append(list(positions)), read(positions))[1]  # type: ignore[method-assign]
+
+        def count(positions: Any) -> np.ndarray:
+            reads.append(list(positions))
+            return read(positions)
+
+        monkeypatch.setattr(reader, "read", count)
         return reader
 
     monkeypatch.setattr(dataset_module, "open_video", counting)
@@ -106,9 +113,12 @@ def test_cache_decodes_once_and_changes_nothing(clips_list: list[Clip], monkeypa
     cached = ClipDataset(clips_list, "train", 8, 4, TrainAugment(32), repeats=2, mask_fn=draw_mask, cache=True)
     expected = [plain[key] for key in keys]
     opened: list[Path] = []
-    monkeypatch.setattr(
-        dataset_module, "open_video", lambda path, backend: (opened.append(path), open_video(path, backend))[1]
-    )
+
+    def counting(path: Path, backend: Backend) -> VideoReader:
+        opened.append(path)
+        return open_video(path, backend)
+
+    monkeypatch.setattr(dataset_module, "open_video", counting)
     for _ in range(2):
         assert all(same(cached[key], sample) for key, sample in zip(keys, expected, strict=True))
     assert len(opened) == 3

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -101,7 +103,7 @@ def test_evaluation_fits() -> None:
 def test_flip_mirrors_about_half_of_the_clips() -> None:
     torch.manual_seed(0)
     source = clip(1, 32, 32)
-    options = {"randaugment": "", "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "erase": 0.0}
+    options: dict[str, Any] = {"randaugment": "", "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "erase": 0.0}
     transform = TrainAugment(32, flip=0.5, **options)
     outs = [transform(source) for _ in range(100)]
     flipped = sum(torch.equal(out, source.flip(-1)) for out in outs)
