@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,19 @@ def test_a_killed_worker_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="killed when 0 clips were written"):
         write_dataset(tmp_path / "data", **SMALL | {"workers": 2})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, maedfer.synthetic as s\n"
+        "s.write_dataset(sys.argv[1], clips=4000, size=32, frames=8, workers=2, progress=lambda *_: print(flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data")], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.kill()
+        # Its workers hold the other end of the pipe, which is open for as long as one of them lives.
+        parent.communicate(timeout=120)
 
 
 @pytest.mark.parametrize(
