@@ -148,6 +148,10 @@ class LGIStages(LGIParts):
         return s_BMC + self.drop(self.feedback_attention.proj(heads), 1)
 
 
+# What a class that derives from `LGIBlock` may replace one by one.
+_STAGES = ("attend_within_regions", "attend_among_regions", "interact", "feed_back", "feedback_heads")
+
+
 class LGIBlock(LGIStages, nn.Module):
     """One block of LGI-Former: three attentions and the feed-forward network.
 
@@ -228,8 +232,12 @@ class LGIBlock(LGIStages, nn.Module):
 
     @property
     def is_fused(self) -> bool:
-        """Whether `run_block` does what the block does: its layers need not be called."""
-        return super().is_fused and is_untouched(self)
+        """Whether `run_block` does what the block does: it has these stages, and its layers need not be called."""
+        kind = type(self)
+        own_stages = kind is not LGIBlock and any(
+            getattr(kind, name) is not getattr(LGIStages, name) for name in _STAGES
+        )
+        return super().is_fused and not own_stages and is_untouched(self)
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Draw stochastic depth's factors."""
