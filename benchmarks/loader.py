@@ -4,7 +4,8 @@
 
 CLIP is a video file or a folder of frames. Each is loaded as in fine-tuning (RandAugment, random resized crop, flip,
 erasing) and as in pre-training (multi-scale crop) in one thread, 16 frames of 160 x 160; both ways change the same
-frames by the same random numbers, in turn. Before that every operation by itself; both ways must give the same bytes.
+frames by the same random numbers, in turn. Times are those that the thread worked, without what the machine did for
+others between. Before that every operation by itself; both ways must give the same bytes.
 Writes loader_cpu.json.
 """
 
@@ -84,9 +85,9 @@ def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
         changing: dict[str, list[float]] = {impl: [] for impl in transforms}
         shape = None
         for number in range(rounds + 2):
-            started = time.perf_counter()
+            started = time.thread_time()
             pictures = _read(clip, rule, generator)
-            read, shape = 1e3 * (time.perf_counter() - started), [*pictures.shape]
+            read, shape = 1e3 * (time.thread_time() - started), [*pictures.shape]
             state = torch.get_rng_state()
             # The first two warm up.
             if number > 1:
@@ -156,9 +157,9 @@ def _sample(change: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
 
 
 def _time(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()
     function()
-    return 1e3 * (time.perf_counter() - started)
+    return 1e3 * (time.thread_time() - started)
 
 
 if __name__ == "__main__":

@@ -65,13 +65,14 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
 
     say("2/5 pre-training without labels, on the people of the training fold")
     line.start("pre-training")
-    root = f"data.root={data}"
-    pretraining = Job("pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", root))
+    # The line of progress follows the runs' own.
+    common = (f"data.root={data}", "train.log_every=5")
+    pretraining = Job("pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", *common))
     run_jobs([pretraining], 1, say, line)
 
     say(f"3/5 fine-tuning on {labelled} labelled clips, {seeds} seeds, from pre-trained weights and from scratch")
     line.start(f"fine-tuning, {2 * seeds} runs")
-    shared = (f"data.train={few}", f"data.test={test}", root, "eval.save_features=true")
+    shared = (f"data.train={few}", f"data.test={test}", *common, "eval.save_features=true")
     conditions = {
         "from scratch": seed_jobs(out, "scratch", seeds, shared, None),
         "pre-trained": seed_jobs(out, "pretrained", seeds, shared, pretraining.output),
@@ -81,7 +82,7 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
     say("4/5 evaluating one saved model again, from its folder")
     saved = conditions["pre-trained"][0].output
     check = Job(
-        "evaluate", "synth_finetune", out / "evaluation", (f"eval.checkpoint={saved}", f"data.test={test}", root)
+        "evaluate", "synth_finetune", out / "evaluation", (f"eval.checkpoint={saved}", f"data.test={test}", *common)
     )
     run_jobs([check], 1, say)
 

@@ -1,9 +1,10 @@
-"""The package is built as CONTRIBUTING.md says: who imports whom."""
+"""The package is built as CONTRIBUTING.md says: who imports whom, how long files are, and one name for one thing."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -61,3 +62,25 @@ def test_imports_are_those_of_the_table_in_contributing() -> None:
 def test_imports_go_round_in_no_circle() -> None:
     # `from maedfer import __version__` needs nothing of the package.
     TopologicalSorter({name: others - {"maedfer"} for name, others in GRAPH.items()}).prepare()
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    lengths = {str(path.relative_to(REPOSITORY)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: length for name, length in lengths.items() if length > 450}
+
+
+def test_functions_take_few_parameters_by_position() -> None:
+    wide = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno} {node.name}"
+        for path, tree in TREES.items()
+        # Kernels take a pointer, a stride or a size in every place.
+        if PACKAGE / "kernels" not in path.parents
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs + node.args.args) > 8
+    ]
+    assert not wide
+
+
+def test_every_class_name_is_defined_once() -> None:
+    names = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert not [name for name, count in names.items() if count > 1]

@@ -20,12 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maedfer.data.annotations import Clip, ClipTable
-from maedfer.data.sampler import EpochSampler, SampleKey
+from maedfer.data.sampler import SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
 from maedfer.data.video.readers import Backend, open_video
 from maedfer.errors import InputError, unknown
-
-__all__ = ["ClipDataset", "ClipError", "EpochSampler", "Mode", "SampleKey", "collate", "seeded"]
 
 Mode = Literal["pretrain", "train", "views"]
 _log = logging.getLogger(__name__)
@@ -67,6 +65,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         frames: int = 16,
         stride: int = 4,
         transform: Callable[[Tensor], Tensor] | None = None,
+        *,
         repeats: int = 1,
         views: int = 2,
         backend: Backend = "auto",
@@ -179,7 +178,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def _finish(self, pictures: np.ndarray) -> Tensor:
         """Transform [T, H, W, 3] and put channels before time."""
-        # In memory channels stay last, which is what torchvision resizes fastest.
+        # In memory channels stay last, which is what PyTorch resizes fastest.
         frames = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         if self.transform is not None:
             frames = self.transform(frames)

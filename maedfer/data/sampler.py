@@ -43,6 +43,7 @@ class EpochSampler(Sampler[SampleKey]):
     def __init__(
         self,
         n: int,
+        *,
         seed: int = 0,
         shuffle: bool = True,
         rank: int = 0,

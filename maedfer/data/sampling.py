@@ -1,6 +1,7 @@
 """Which frames of a clip make up a sample: the published rules for fine-tuning, pre-training and testing.
 
-All take n (frames of the clip), frames (wanted), stride, and return int64 arrays of `frames` positions in [0, n).
+All take n (frames of the clip), frames (of the sample) and stride, and return int64 arrays of `frames` positions in
+[0, n).
 """
 
 from __future__ import annotations

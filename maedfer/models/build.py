@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from maedfer.models.config import LGIFormerConfig, ModelConfig, model_config
+from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig, model_config
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.serialization import read_config
@@ -24,6 +24,10 @@ def create_model(name: str, **overrides: Any) -> LGIFormer | MAEDFER:
     return build_model(model_config(name, **overrides))
 
 
+@overload
+def build_model(config: LGIFormerConfig) -> LGIFormer: ...
+@overload
+def build_model(config: MAEDFERConfig) -> MAEDFER: ...
 def build_model(config: ModelConfig) -> LGIFormer | MAEDFER:
     """Make the model that a configuration describes, with fresh weights."""
     return LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)

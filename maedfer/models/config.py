@@ -303,5 +303,5 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     )
 
 
-def _nearest_divisor(size: int, wanted: int) -> int:
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - wanted), d))
+def _nearest_divisor(size: int, near: int) -> int:
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - near), d))

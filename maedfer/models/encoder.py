@@ -131,10 +131,10 @@ class Encoder(nn.Module):
             InputError: the clip's shape is not the configured one.
         """
         config = self.config
-        wanted = (config.in_channels, *config.clip_size)
-        if tuple(clips.shape[1:]) != wanted:
+        expected = (config.in_channels, *config.clip_size)
+        if tuple(clips.shape[1:]) != expected:
             raise InputError(
-                f"the model takes clips of shape [B, {', '.join(map(str, wanted))}] (channels, then clip_size), "
+                f"the model takes clips of shape [B, {', '.join(map(str, expected))}] (channels, then clip_size), "
                 f"got {list(clips.shape)}: resize or resample the clip, or set clip_size"
             )
         index = self.region_order.flatten() if visible is None else visible.flatten(1)

@@ -83,18 +83,18 @@ class TransformerParts(BlockParts):
 
 
 class LGIParts(BlockParts):
-    """A block of LGI-Former: its switches, and for each stage that it has an attention with its LayerNorms.
+    """A block of LGI-Former of the published design: for each stage that it has, an attention with its LayerNorms.
 
     Cross-attention has a second LayerNorm, of what is attended to.
+
+    Attributes:
+        inter_region: whether there is a second stage.
+        feedback: "none", or what representative tokens attend to in the fourth stage: their "region" or the "clip".
     """
 
-    dim: int
-    intra_region: str
     inter_region: bool
-    interaction: str
     feedback: str
     intra_norm: nn.LayerNorm
-    intra_context_norm: nn.LayerNorm
     intra_attention: Any
     inter_norm: nn.LayerNorm
     inter_attention: Any
@@ -111,14 +111,9 @@ class LGIParts(BlockParts):
         return self.intra_norm
 
     @property
-    def has_schedule(self) -> bool:
-        """For the published design, with and without its second stage and the feedback."""
-        return self.intra_region == "self" and self.interaction == "cross"
-
-    @property
     def prunes_local_tokens(self) -> bool:
         """Whether no stage after the first lets local tokens reach representative ones."""
-        return self.interaction != "self" and self.feedback == "none"
+        raise NotImplementedError
 
     def feedback_heads(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None) -> Tensor:
         """Normed representative tokens attend to normed local ones, of their region or of the clip: [B, M, C]."""

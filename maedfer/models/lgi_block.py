@@ -30,7 +30,17 @@ class LGIStages(LGIParts):
 
     Stochastic depth is drawn per region in the first stage and the feed-forward network and per clip in the others,
     as in the published code, whose rows are regions.
+
+    Attributes:
+        dim: C.
+        intra_region: "self", or "cross" for a first stage that updates representative tokens alone.
+        interaction: "cross", or "self" or "none" for another third stage, or none.
     """
+
+    dim: int
+    intra_region: str
+    interaction: str
+    intra_context_norm: nn.LayerNorm
 
     def forward(
         self,
@@ -76,6 +86,16 @@ class LGIStages(LGIParts):
         return z_BMSC + self.drop(self.ffn(self.ffn_norm(z_BMSC)), 2)  # equation 6
 
     run = forward
+
+    @property
+    def has_schedule(self) -> bool:
+        """For the published design, with and without its second stage and the feedback."""
+        return self.intra_region == "self" and self.interaction == "cross"
+
+    @property
+    def prunes_local_tokens(self) -> bool:
+        """Whether no stage after the first lets local tokens reach representative ones."""
+        return self.interaction != "self" and self.feedback == "none"
 
     def attend_within_regions(
         self, z_BMSC: Tensor, attend_to: Tensor | None, representative_only: bool, maps: AttentionMaps | None
@@ -126,6 +146,10 @@ class LGIStages(LGIParts):
         """The fourth attention of AVF-MAE++: s += MHCA(q = LN(s), kv = LN(x)), x of the own region or of the clip."""
         heads = self.feedback_heads(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), attend_to)
         return s_BMC + self.drop(self.feedback_attention.proj(heads), 1)
+
+
+# What a class that derives from `LGIBlock` may replace one by one.
+_STAGES = ("attend_within_regions", "attend_among_regions", "interact", "feed_back", "feedback_heads")
 
 
 class LGIBlock(LGIStages, nn.Module):
@@ -208,8 +232,12 @@ class LGIBlock(LGIStages, nn.Module):
 
     @property
     def is_fused(self) -> bool:
-        """Whether `run_block` does what the block does: its layers need not be called."""
-        return super().is_fused and is_untouched(self)
+        """Whether `run_block` does what the block does: it has these stages, and its layers need not be called."""
+        kind = type(self)
+        own_stages = kind is not LGIBlock and any(
+            getattr(kind, name) is not getattr(LGIStages, name) for name in _STAGES
+        )
+        return super().is_fused and not own_stages and is_untouched(self)
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Draw stochastic depth's factors."""

@@ -62,11 +62,11 @@ def render_clip(
     return add_noise(render_track(track, size), track.scene.noise, *entropy_of(seed), *entropy_of(subject))
 
 
-def encode_clip(video: NDArray[np.uint8], fps: float = 25, crf: int = 18) -> bytes:
+def encode_clip(frames: NDArray[np.uint8], fps: float = 25, crf: int = 18) -> bytes:
     """Encode RGB frames as an h264 mp4 file (yuv420p, closed groups of 12 frames).
 
     Args:
-        video: uint8 [T, H, W, 3], H and W even.
+        frames: uint8 [T, H, W, 3], H and W even.
         fps: frames per second.
         crf: x264's constant rate factor; 18 is close to lossless to the eye.
 
@@ -83,10 +83,10 @@ def encode_clip(video: NDArray[np.uint8], fps: float = 25, crf: int = 18) -> byt
             "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:threads=1:lookahead-threads=1:mbtree=0",
         }
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = video.shape[1:3]
+        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        for picture in video:
+        for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
@@ -120,11 +120,11 @@ def contact_sheet(
     for row, name in enumerate(names):
         # The two of a pair get the same person and the same draws.
         act = next((k for k, pair in enumerate(TWINS) if name in pair), len(TWINS) + row)
-        video = render_clip((seed, act), name, (seed, act), 48, size, style)
+        clip = render_clip((seed, act), name, (seed, act), 48, size, style)
         top = gap + row * (size + gap)
         pen.text((margin - 2 * gap, top + size // 2), name, fill=(40, 40, 40), font=font, anchor="rm")
         for column, frame in enumerate(np.linspace(0, 47, columns).round().astype(int)):
-            sheet.paste(Image.fromarray(video[frame]), (margin + gap + column * (size + gap), top))
+            sheet.paste(Image.fromarray(clip[frame]), (margin + gap + column * (size + gap), top))
     path = Path(path)
     sheet.save(path)
     return path

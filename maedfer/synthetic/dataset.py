@@ -161,9 +161,9 @@ def _is_written(out: Path, settings: _Settings) -> bool:
         found = json.loads((out / "dataset.json").read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out} is not empty and holds no data set of this kind: choose another folder") from None
-    wanted = settings.as_json()
-    if found != wanted:
-        other = [key for key in wanted if found.get(key) != wanted[key]]
+    own = settings.as_json()
+    if found != own:
+        other = [key for key in own if found.get(key) != own[key]]
         raise InputError(
             f"{out} holds a data set with other settings ({', '.join(other)}): delete it or choose another folder"
         )
@@ -222,10 +222,10 @@ def _work(folder: Path, settings: _Settings, index: int) -> None:
 
 def _write_clip(folder: Path, settings: _Settings, index: int) -> None:
     subject, label, path = settings.clip(index)
-    video = render_clip(
+    clip = render_clip(
         (settings.seed, index), label, (settings.seed, subject), settings.frames, settings.size, settings.style
     )
-    (folder / path).write_bytes(encode_clip(video, settings.fps))
+    (folder / path).write_bytes(encode_clip(clip, settings.fps))
 
 
 def _write_lists(folder: Path, settings: _Settings) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from maedfer.data.annotations import Clip, check_exists
-from maedfer.data.dataset import SampleKey, collate
+from maedfer.data.dataset import collate
+from maedfer.data.sampler import SampleKey
 from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views

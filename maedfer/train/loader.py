@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from maedfer.data.annotations import Clip, check_exists, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
-from maedfer.data.dataset import ClipDataset, EpochSampler, collate
+from maedfer.data.dataset import ClipDataset, collate
+from maedfer.data.sampler import EpochSampler
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig

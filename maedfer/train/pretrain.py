@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from maedfer._files import atomic_path
-from maedfer.data.dataset import SampleKey
+from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.loader import TrainBatches

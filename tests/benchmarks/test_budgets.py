@@ -48,8 +48,8 @@ def test_what_keeps_within_its_budget(version: str) -> None:
     [
         (ATTENTION, replace(GOOD, shared=228 * 1024), "does not fit"),
         (ATTENTION, replace(GOOD, columns=640), "does not fit"),
-        (ATTENTION, replace(GOOD, registers=255, warps=8), "room for fewer than 2 programs"),
-        (LOSS, replace(GOOD, registers=160), "room for fewer than 4 programs"),
+        (ATTENTION, replace(GOOD, registers=255, warps=8), "runs fewer than 2 programs"),
+        (LOSS, replace(GOOD, registers=160), "runs fewer than 4 programs"),
         (ATTENTION, replace(GOOD, matrix=frozenset()), "has the matrix instructions []"),
         (ATTENTION, replace(GOOD, matrix=frozenset({"tcgen05.mma"})), "has the matrix instructions ['tcgen05.mma']"),
         (ATTENTION, replace(GOOD, spills=SPILLS_OF_OTHERS + 8), "spills more than"),
@@ -86,7 +86,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert said.endswith("all within their budgets\n")
     monkeypatch.setattr(budgets, "_LEAST_RESIDENT", {"": 33})
     assert cli.main(command) == 1
-    assert "leaves room for fewer than 33 programs at once" in capsys.readouterr().out
+    assert "runs fewer than 33 programs at once" in capsys.readouterr().out
 
 
 def test_unknown_cases_are_said(capsys: pytest.CaptureFixture[str]) -> None:

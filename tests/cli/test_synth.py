@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 from pathlib import Path
+
+import pytest
 
 from maedfer.cli import build_parser
 from maedfer.data.annotations import check_exists, read_annotations
@@ -20,6 +23,22 @@ def test_the_data_set_is_written_and_the_same_command_again_leaves_it(call: Call
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")}
     assert call(*argv).status == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")} == written
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_how_far_it_is(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    argv = ["synth", "--out", tmp_path / "s", *"--clips 7 --size 32 --frames 4 --folds 2 --workers 1".split()]
+    assert call(*argv).status == 0
+    shown = terminal.getvalue()
+    assert "drawing: 14 %" in shown and "\n" not in shown
+    # In the end the line is taken away.
+    assert shown.endswith("\r\x1b[K")
 
 
 def test_defaults_are_those_of_the_generator() -> None:

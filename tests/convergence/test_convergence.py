@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maedfer.kernels import use_impl
+from maedfer.kernels import Impl, use_impl
 from maedfer.models import MAEDFER, LGIFormer, normalize_frames
 from tests.helpers import IMPLEMENTATIONS, device_of, small, small_mae
 
@@ -23,7 +23,7 @@ TOLERANCES = {torch.float64: (1e-9, 1e-8), torch.float32: (1e-3, 1e-2)}
 FAST = [impl for impl in IMPLEMENTATIONS if impl != "reference"]
 
 
-def train(task: str, impl: str, device: torch.device, dtype: torch.dtype) -> tuple[list[float], Tensor]:
+def train(task: str, impl: Impl, device: torch.device, dtype: torch.dtype) -> tuple[list[float], Tensor]:
     """Losses of every step and the change of all weights as one vector."""
     torch.manual_seed(0)
     encoder = small(drop_path=0.2 if task == "finetune" else 0.0)
@@ -58,7 +58,7 @@ def train(task: str, impl: str, device: torch.device, dtype: torch.dtype) -> tup
 
 @pytest.mark.parametrize("impl", FAST)
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_trains_as_the_reference_does(task: str, impl: str) -> None:
+def test_trains_as_the_reference_does(task: str, impl: Impl) -> None:
     device = device_of(impl)
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     want, want_change = train(task, "reference", device, dtype)

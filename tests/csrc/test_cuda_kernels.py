@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,8 @@ def emulated_attention(emulator: Emulator, heads: int):
 
         @staticmethod
         def backward(ctx, dout: Tensor) -> Tensor:
-            return attention_gradient(emulator, dout, *ctx.saved_tensors, heads)
+            (qkv,) = ctx.saved_tensors
+            return attention_gradient(emulator, dout, qkv, heads)
 
     return Attention.apply
 
@@ -252,7 +254,7 @@ def test_interaction_keeps_probabilities_of_any_walkers(emulator: Emulator, walk
     inputs = interaction_inputs(2, 6, 23, 5, 256, torch.bfloat16, torch.bfloat16)
     check(
         lambda *x: interaction(emulator, *x, keep_p=True, walkers=walkers),
-        lambda *x: plain_interaction(*x, keep_p=True),
+        partial(plain_interaction, keep_p=True),
         inputs,
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from maedfer.data import dataset as datasets
+from maedfer.data import dataset as dataset_module
 from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
-from maedfer.data.dataset import ClipDataset, EpochSampler, SampleKey, collate
+from maedfer.data.dataset import ClipDataset, Mode, collate
+from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
-from maedfer.data.video.readers import open_video
+from maedfer.data.video.readers import Backend, VideoReader, open_video
 from maedfer.errors import InputError
 from tests.data.media import pictures, write_video
 
@@ -49,7 +51,8 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_frames_are_those_of_the_sampling_rules(clips_list: list[Clip]) -> None:
-    for mode, rule in (("train", train_indices), ("pretrain", pretrain_indices)):
+    rules: dict[Mode, Any] = {"train": train_indices, "pretrain": pretrain_indices}
+    for mode, rule in rules.items():
         dataset = ClipDataset(clips_list, mode, frames=8, stride=4, repeats=3)
         for index in (0, 3, 1, 6):
             sample = dataset[SampleKey(index, seed=77)]
@@ -86,14 +89,19 @@ def test_repeats_decode_once(clips_list: list[Clip], monkeypatch: pytest.MonkeyP
     opened: list[Path] = []
     reads: list[list[int]] = []
 
-    def counting(path: Path, backend: str):
+    def counting(path: Path, backend: Backend) -> VideoReader:
         opened.append(path)
         reader = open_video(path, backend)
         read = reader.read
-        reader.read = lambda positions: (reads.append(list(positions)), read(positions))[1]  # type: ignore[method-assign]
+
+        def count(positions: Any) -> np.ndarray:
+            reads.append(list(positions))
+            return read(positions)
+
+        monkeypatch.setattr(reader, "read", count)
         return reader
 
-    monkeypatch.setattr(datasets, "open_video", counting)
+    monkeypatch.setattr(dataset_module, "open_video", counting)
     ClipDataset(clips_list, "pretrain", 8, 4, repeats=4)[SampleKey(3, 1)]
     assert len(opened) == 1 and len(reads) == 1
     assert reads[0] == sorted(set(reads[0]))
@@ -105,9 +113,12 @@ def test_cache_decodes_once_and_changes_nothing(clips_list: list[Clip], monkeypa
     cached = ClipDataset(clips_list, "train", 8, 4, TrainAugment(32), repeats=2, mask_fn=draw_mask, cache=True)
     expected = [plain[key] for key in keys]
     opened: list[Path] = []
-    monkeypatch.setattr(
-        datasets, "open_video", lambda path, backend: (opened.append(path), open_video(path, backend))[1]
-    )
+
+    def counting(path: Path, backend: Backend) -> VideoReader:
+        opened.append(path)
+        return open_video(path, backend)
+
+    monkeypatch.setattr(dataset_module, "open_video", counting)
     for _ in range(2):
         assert all(same(cached[key], sample) for key, sample in zip(keys, expected, strict=True))
     assert len(opened) == 3
@@ -196,66 +207,6 @@ def test_settings_are_checked(clips_list: list[Clip]) -> None:
         ClipDataset(clips_list, "train", repeats=0)
     with pytest.raises(InputError, match="on_error"):
         ClipDataset(clips_list, "train", on_error="ignore")  # type: ignore[arg-type]
-
-
-# Order of an epoch
-
-
-def keys(epoch: int = 0, start: int = 0, **settings: object) -> list[SampleKey]:
-    sampler = EpochSampler(**settings)  # type: ignore[arg-type]
-    sampler.set_epoch(epoch)
-    sampler.start_batch = start
-    out = list(sampler)
-    assert len(out) == len(sampler)
-    return out
-
-
-@pytest.mark.parametrize("world", [2, 3, 4])
-@pytest.mark.parametrize("drop_last", [True, False])
-def test_processes_share_the_batches_of_one_process(world: int, drop_last: bool) -> None:
-    for n in (24, 25, 31, 35):
-        one = keys(2, n=n, seed=7, batch_size=3 * world, drop_last=drop_last)
-        parts = [
-            keys(2, n=n, seed=7, rank=rank, world=world, batch_size=3, drop_last=drop_last) for rank in range(world)
-        ]
-        whole = n // (3 * world)
-        for batch in range(whole):
-            mine = [key for part in parts for key in part[3 * batch : 3 * batch + 3]]
-            assert mine == one[3 * world * batch : 3 * world * (batch + 1)]
-        rest = [key for part in parts for key in part[3 * whole :]]
-        assert rest == one[3 * world * whole :]
-        assert len(one) == (whole * 3 * world if drop_last else n)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_every_epoch_has_its_own_order_and_seeds() -> None:
-    first, second = keys(0, n=50, seed=1, batch_size=5), keys(1, n=50, seed=1, batch_size=5)
-    assert sorted(key.index for key in first) == sorted(key.index for key in second) == list(range(50))
-    assert [key.index for key in first] != [key.index for key in second]
-    assert first == keys(0, n=50, seed=1, batch_size=5) != keys(0, n=50, seed=2, batch_size=5)
-    seeds = {key.seed for epoch in range(20) for seed in range(5) for key in keys(epoch, n=50, seed=seed)}
-    assert len(seeds) == 20 * 5 * 50 and max(seeds) < 2**63
-    in_order = keys(3, n=7, shuffle=False, batch_size=2, drop_last=False)
-    assert [key.index for key in in_order] == list(range(7))
-
-
-def test_going_on_inside_an_epoch() -> None:
-    for rank in range(2):
-        settings = {"n": 33, "seed": 4, "rank": rank, "world": 2, "batch_size": 4}
-        whole = keys(3, **settings)
-        for start in range(5):
-            assert keys(3, start, **settings) == whole[4 * start :]
-    sampler = EpochSampler(33, batch_size=4)
-    sampler.start_batch = 2
-    sampler.set_epoch(1)
-    assert sampler.start_batch == 0 and sampler.batches == 8
-
-
-def test_sampler_errors() -> None:
-    with pytest.raises(InputError, match=r"5 clips are fewer than one batch of 8 \(2 x 4\): lower train.batch_size"):
-        EpochSampler(5, world=2, batch_size=4)
-    with pytest.raises(InputError, match="rank 2 of 2"):
-        EpochSampler(5, rank=2, world=2)
 
 
 @pytest.mark.parametrize("cache", [False, True])

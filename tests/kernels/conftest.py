@@ -6,6 +6,8 @@ own, with TRITON_INTERPRET=1. Tests that take the `device` fixture are marked "g
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,7 +37,7 @@ def _uninitialised_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kernel does not write must not look right by accident."""
     plain = torch.Tensor.new_empty
 
-    def new_empty(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+    def new_empty(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         out = plain(self, *args, **kwargs)
         return out.fill_(float("nan")) if out.is_floating_point() else out
 

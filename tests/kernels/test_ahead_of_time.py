@@ -1,4 +1,4 @@
-"""Every shipped kernel compiled for sm_80, sm_90 and sm_100, which needs no GPU."""
+"""Shipped kernels compiled for sm_80, sm_90 and sm_100 and held to their budgets, which needs no GPU."""
 
 from __future__ import annotations
 

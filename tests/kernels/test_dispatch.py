@@ -183,8 +183,8 @@ def test_full_attention_through_xformers_has_its_layout(monkeypatch: pytest.Monk
         def memory_efficient_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             # The library's documented layout: [batch, rows, heads, head dim].
             assert q.shape == k.shape == v.shape == (2, 7, 4, 4)
-            parts = (part.transpose(1, 2) for part in (q, k, v))
-            return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
     monkeypatch.setattr("maedfer.kernels.region_attention.api.require", lambda module, extra: Stand)
     want = functional.full_attention(qkv, num_heads=4)

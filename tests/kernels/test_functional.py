@@ -75,9 +75,9 @@ OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]]
 }
 
 
-def interaction(z: Tensor, s: Tensor, kv: Tensor, *weights: Any, **others: Any) -> tuple[Tensor, Tensor]:
+def interaction(z: Tensor, s: Tensor, kv: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
     """The interaction of weights side by side, then the implementation."""
-    *weights, impl = weights
+    *weights, impl = rest
     norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
     parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm, **others}
     return functional.local_global_interaction(z, s, kv, **parts, num_heads=H, eps=EPS, impl=impl)

@@ -44,20 +44,19 @@ def assert_same(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict
 
 @pytest.mark.parametrize("task", ["finetune", "pretrain"])
 def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
+    run: torch.nn.Module
+    arguments: list[Tensor]
     if task == "finetune":
-        model, inputs = classifier(device)
-        arguments: tuple[Any, ...] = (inputs,)
-        run: Any = model
+        run, *arguments = classifier(device)
     else:
-        model = MAEDFER(small_mae(encoder=small(impl="triton"))).to(device)
-        randomize(model)
-        frames = torch.randint(0, 256, (2, 3, *model.config.encoder.clip_size), dtype=torch.uint8, device=device)
-        visible, wanted = (part.to(device) for part in model.token_numbers(*model.random_masks(2)))
-        arguments = (frames, visible, wanted)
-        run = Objective(model)
+        mae = MAEDFER(small_mae(encoder=small(impl="triton"))).to(device)
+        randomize(mae)
+        frames = torch.randint(0, 256, (2, 3, *mae.config.encoder.clip_size), dtype=torch.uint8, device=device)
+        arguments = [frames, *(part.to(device) for part in mae.token_numbers(*mae.random_masks(2)))]
+        run = Objective(mae)
     torch._dynamo.reset()
     want = step(run, *arguments)
-    got = step(torch.compile(run, fullgraph=True, backend="aot_eager"), *arguments)
+    got = step(torch.compile(run, fullgraph=True, backend="aot_eager"), *arguments)  # type: ignore[arg-type]
     got = got[0], {name.removeprefix("_orig_mod."): gradient for name, gradient in got[1].items()}
     assert_same(got, want, 1e-5)
 
@@ -151,7 +150,7 @@ def test_other_designs(changes: dict, device: torch.device) -> None:
     got = step(model, video)
     for module in model.modules():
         if hasattr(module, "impl"):
-            module.impl = "auto"
+            module.impl = "auto"  # type: ignore[assignment]
     with use_impl("reference"):
         want = step(model, video)
     assert_same(got, want, 1e-4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -224,14 +227,22 @@ def test_compiles_without_a_graph_break(impl: Impl) -> None:
 
 def test_auto_takes_it_and_torch_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     frames, index = clips(2, 3, (4, 32, 48)), numbers(2, (4, 32, 48), CUBE)
-    predicted, called = torch.randn(2, index.shape[1], 1536), []
-    for module, name in ((native_tubelets, "tubelets"), (native_loss, "reconstruction_loss")):
-        original = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda *args, original=original, name=name: called.append(name) or original(*args)
-        )
+    predicted = torch.randn(2, index.shape[1], 1536)
+    called: list[str] = []
 
-    def run(impl: str) -> list[Tensor]:
+    def watch(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*args: Any) -> Any:
+            called.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(native_tubelets, "tubelets")
+    watch(native_loss, "reconstruction_loss")
+
+    def run(impl: Impl) -> list[Tensor]:
         called.clear()
         cubes = functional.tubelets(frames, index, patch_size=CUBE, mean=IMAGENET_MEAN, std=IMAGENET_STD, impl=impl)
         losses = functional.masked_appearance_motion_loss(predicted, frames, index, patch_size=CUBE, impl=impl)

@@ -97,4 +97,5 @@ def test_loss_is_the_mean_square_of_each_half() -> None:
     assert relative_error(appearance, F.mse_loss(prediction[..., :48], target[..., :48])) < 1e-6
     assert relative_error(motion, F.mse_loss(prediction[..., 48:], target[..., 48:])) < 1e-6
     motion.backward()
+    assert prediction.grad is not None
     assert not prediction.grad[..., :48].any() and prediction.grad[..., 48:].any()

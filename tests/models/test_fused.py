@@ -89,6 +89,25 @@ class Doubling(LGIBlock):
         return 2 * super().forward(*args, **settings)
 
 
+class Deaf(LGIBlock):
+    """A user's block with a stage of its own."""
+
+    def interact(self, x_BMNC: Tensor, s_BMC: Tensor, maps: Any) -> Tensor:
+        return x_BMNC
+
+
+def test_a_stage_of_ones_own_is_called() -> None:
+    torch.manual_seed(0)
+    deaf, block = Deaf(DIM, HEADS), LGIBlock(DIM, HEADS)
+    randomize(block)
+    deaf.load_state_dict(block.state_dict())
+    z = stream()
+    assert block.is_fused and not deaf.is_fused
+    # Representative tokens are read before the stage, local ones only after it.
+    assert relative_error(deaf(z)[:, :, 0], block(z)[:, :, 0]) <= 1e-5
+    assert relative_error(deaf(z)[:, :, 1:], block(z)[:, :, 1:]) > 1e-3
+
+
 class Wrapper(nn.Module):
     """Passes attributes on, as torch.compile's and FSDP's do."""
 

@@ -41,7 +41,7 @@ def test_clips_are_h264_with_a_key_frame_every_twelve(tmp_path: Path) -> None:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
-        assert float(stream.average_rate) == 12.5
+        assert stream.average_rate == 12.5
         assert [k for k, frame in enumerate(container.decode(stream)) if frame.key_frame] == [0, 12, 24]
 
 

@@ -4,8 +4,11 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +18,7 @@ from maedfer.errors import InputError
 from maedfer.synthetic import EXPRESSIONS, FaceStyle, render_clip, write_dataset
 from maedfer.synthetic import dataset as synthetic
 
-SMALL = {"clips": 21, "size": 32, "frames": 8, "folds": 3, "subjects": 6, "workers": 1}
+SMALL: dict[str, Any] = {"clips": 21, "size": 32, "frames": 8, "folds": 3, "subjects": 6, "workers": 1}
 
 
 def decode(path: Path) -> np.ndarray:
@@ -64,7 +67,7 @@ def test_default_sizes_give_balanced_folds():
     settings = synthetic._Settings(
         clips=700, seed=0, folds=5, size=96, frames=48, fps=25, subjects=70, style=FaceStyle()
     )
-    count = Counter()
+    count: Counter[tuple[int, int]] = Counter()
     for index in range(700):
         subject, label, _ = settings.clip(index)
         count[settings.fold(subject), label] += 1
@@ -150,6 +153,19 @@ def test_a_killed_worker_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="killed when 0 clips were written"):
         write_dataset(tmp_path / "data", **SMALL | {"workers": 2})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, maedfer.synthetic as s\n"
+        "s.write_dataset(sys.argv[1], clips=4000, size=32, frames=8, workers=2, progress=lambda *_: print(flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data")], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        parent.kill()
+        # Its workers hold the other end of the pipe, which is open for as long as one of them lives.
+        parent.communicate(timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def posed(subject: int = 0, **values: float) -> FaceTrack:
     return dataclasses.replace(track, units=units, pose=pose, scene=dataclasses.replace(track.scene, blobs=()))
 
 
-def picture(subject: int = 0, size: int = 96, **values: float) -> np.ndarray:
-    return render_track(posed(subject, **values), size)[0].astype(int)
+def picture(subject: int = 0, **values: float) -> np.ndarray:
+    return render_track(posed(subject, **values), 96)[0].astype(int)
 
 
 def changed(subject: int = 0, **values: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maedfer.train import RunConfig, load_config
+from maedfer.train import RunConfig, RunResult, load_config
 from tests.helpers import REPOSITORY
 
 # Seconds after which a process that takes a few is taken for one that hangs.
@@ -116,6 +116,12 @@ def in_process(task: str, settings: list[str], before: str = "", processes: int 
                 worker.join()
         text = "".join(Path(f"{folder}/{rank}").read_text() for rank in range(processes))
     return Done([worker.exitcode or 0 for worker in workers], text)
+
+
+def scores(result: RunResult) -> dict[str, Any]:
+    """What metrics.json of a run holds."""
+    assert result.metrics is not None
+    return result.metrics
 
 
 def torchrun(task: str, settings: list[str], script: Path, processes: int = 2) -> Done:

@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,11 @@ CPU = torch.device("cpu")
 
 
 def test_tensors_and_plain_values_survive(tmp_path):
-    state = {"model": {"w": torch.randn(3, 4)}, "position": {"step": 3, "best": None}, "betas": (0.9, 0.95)}
+    state: dict[str, Any] = {
+        "model": {"w": torch.randn(3, 4)},
+        "position": {"step": 3, "best": None},
+        "betas": (0.9, 0.95),
+    }
     save_checkpoint(tmp_path / "last.pt", state)
     again = load_checkpoint(tmp_path / "last.pt")
     assert torch.equal(again["model"]["w"], state["model"]["w"])

@@ -30,7 +30,7 @@ def test_recipe_then_overrides(tmp_path):
     recipe.write_text("optim: {lr: 2e-4, epochs: 7}\nmodel: {name: lgi_former_tiny}\ndata: {train: a.csv}\n")
     cfg = load_config("finetune", recipe, ["optim.epochs=9", "data.classes=[sad, happy]"])
     assert (cfg.optim.lr, cfg.optim.epochs, cfg.data.train) == (2e-4, 9, "a.csv")
-    assert (cfg.model.embed_dim, cfg.model.num_classes, cfg.model.drop_path) == (256, 2, 0.1)
+    assert (cfg.clip_model.embed_dim, cfg.clip_model.num_classes, cfg.clip_model.drop_path) == (256, 2, 0.1)
     assert cfg.output == "runs/mine"
     assert cfg.classes == ("sad", "happy")
 

@@ -15,7 +15,7 @@ DESCRIBED = {item.key: item for section in describe() for item in section.settin
 
 
 def leaves(tree: dict, path: str = "") -> dict:
-    found = {}
+    found: dict = {}
     for key, value in tree.items():
         found |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
     return found

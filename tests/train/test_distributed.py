@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from maedfer.train import run_finetune, run_pretrain
-from tests.train.runs import in_process, overrides, records, tiny, torchrun, write_clips
+from tests.train.runs import in_process, overrides, records, scores, tiny, torchrun, write_clips
 
 # What is drawn per process (stochastic depth, mixup) is off: everything else must not depend on their number.
 PLAIN = ["augment.mixup=0", "augment.cutmix=0", "optim.epochs=2"]
@@ -37,8 +37,8 @@ def test_two_processes_give_the_losses_of_one(task, data, tmp_path):
     if task == "pretrain":
         return
     # The run of two processes can go on in one, and the other way round.
-    metrics = run_finetune(tiny(task, data, tmp_path / "two", *changes, "train.batch_size=4")).metrics
-    assert metrics["n"] == 7
+    result = run_finetune(tiny(task, data, tmp_path / "two", *changes, "train.batch_size=4"))
+    assert scores(result)["n"] == 7
 
 
 def test_interrupted_run_of_two_processes_repeats_the_uninterrupted_one(data, tmp_path):

@@ -22,7 +22,7 @@ def run(data, tmp_path_factory):
 
 
 def lines(cfg):
-    said = []
+    said: list[str] = []
     dry_run(cfg, said.append)
     assert said[-1] == "dry run complete: nothing was written"
     return said

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from maedfer.models import MAEDFER, LGIFormer, from_pretrained, load
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from tests.helpers import ASSETS
-from tests.train.runs import write_clips
+from tests.train.runs import scores, write_clips
 
 FRAMES = (torch.arange(2 * 3 * 4 * 16 * 16) * 37 % 251).to(torch.uint8).reshape(2, 3, 4, 16, 16)
 HIDDEN = (torch.arange(32) // 4 % 2 == 0).expand(2, -1)
@@ -64,4 +64,4 @@ def test_checkpoints_are_weights_to_score_and_to_start_from(data, tmp_path):
     assert isinstance(load(ASSETS / "run_pretrain/checkpoints/last.pt"), MAEDFER)
     given = [f"eval.checkpoint={ASSETS / 'run_finetune/checkpoints/last.pt'}", f"data.test={data / 'test.csv'}"]
     result = run_evaluate(load_config("evaluate", None, [*given, f"output={tmp_path / 'scores'}"]))
-    assert result.metrics["n"] == 7
+    assert scores(result)["n"] == 7

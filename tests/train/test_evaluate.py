@@ -10,12 +10,12 @@ from maedfer.data.augment.transforms import EvalTransform
 from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
-from maedfer.models import from_pretrained, normalize_frames, to_published
+from maedfer.models import LGIFormer, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from maedfer.train.evaluate import model_to_score, predict_list
 from maedfer.train.loader import ViewBatches, read_clips
 from maedfer.train.processes import Runtime
-from tests.train.runs import in_process, tiny, write_clips
+from tests.train.runs import in_process, scores, tiny, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_probability_is_the_mean_softmax_of_the_views(data, run, tmp_path):
     cfg = evaluate(run, "eval.views=3", f"output={tmp_path / 'out'}", "eval.save_features=true", "eval.batch_size=3")
     run_evaluate(cfg)
     found = read_predictions(tmp_path / "out" / "pred.csv")
-    model = from_pretrained(run / "model")
+    model = LGIFormer.from_pretrained(run / "model")
     clips = read_clips(cfg, cfg.data.test)
     views = ClipDataset(clips, "views", frames=4, stride=1, transform=EvalTransform(16), views=3)
     with torch.no_grad(), np.load(tmp_path / "out" / "features.npz") as saved:
@@ -59,8 +59,8 @@ def test_evaluation_gives_the_scores_of_the_run(data, run):
     trained = json.loads((run / "metrics.json").read_text())
     result = run_evaluate(evaluate(run))
     assert result.output == run / "evaluation"
-    assert result.metrics["confusion"] == trained["confusion"]
-    assert result.metrics["loss"] == pytest.approx(trained["loss"], rel=1e-5)
+    assert scores(result)["confusion"] == trained["confusion"]
+    assert scores(result)["loss"] == pytest.approx(trained["loss"], rel=1e-5)
     assert (run / "metrics.json").read_text() == json.dumps(trained, indent=2) + "\n"
 
 
@@ -78,7 +78,9 @@ def test_who_computes_is_asked_of_the_evaluation_and_not_of_the_run(data, run, t
 
 def test_every_kind_of_weights_can_be_scored(data, run, tmp_path):
     script = argparse.Namespace(input_size=16, num_frames=4, lg_region_size=[1, 2, 4], tubelet_size=2, num_heads=2)
-    torch.save({"model": to_published(from_pretrained(run / "model")), "args": script}, tmp_path / "published.pth")
+    torch.save(
+        {"model": to_published(LGIFormer.from_pretrained(run / "model")), "args": script}, tmp_path / "published.pth"
+    )
     arguments = [f"data.test={data / 'test.csv'}", "data.classes=[up, down, still]", "data.stride=1", "data.workers=0"]
     expected = json.loads((run / "metrics.json").read_text())["confusion"]
     for number, source in enumerate((run / "model", run / "checkpoints" / "last.pt", tmp_path / "published.pth")):
@@ -87,7 +89,7 @@ def test_every_kind_of_weights_can_be_scored(data, run, tmp_path):
             None,
             [f"eval.checkpoint={source}", f"output={tmp_path / str(number)}", *arguments, "report=false"],
         )
-        assert run_evaluate(cfg).metrics["confusion"] == expected
+        assert scores(run_evaluate(cfg))["confusion"] == expected
 
 
 def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
@@ -99,10 +101,10 @@ def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
     cfg = load_config("evaluate", None, [f"eval.runs=[{parts[0]}, {parts[1]}]", f"output={tmp_path / 'all'}"])
     result = run_evaluate(cfg)
     whole = json.loads((run / "metrics.json").read_text())
-    assert result.metrics["confusion"] == whole["confusion"]
-    assert result.metrics["uar"] == whole["uar"]
-    assert result.metrics["classes"] == ["up", "down", "still"]
-    assert [fold["n"] for fold in result.metrics["folds"]] == [3, 4]
+    assert scores(result)["confusion"] == whole["confusion"]
+    assert scores(result)["uar"] == whole["uar"]
+    assert scores(result)["classes"] == ["up", "down", "still"]
+    assert [fold["n"] for fold in scores(result)["folds"]] == [3, 4]
     assert len(read_predictions(tmp_path / "all" / "pred.csv").names) == 7
     with pytest.raises(InputError, match=r"has no pred\.csv"):
         run_evaluate(load_config("evaluate", None, [f"eval.runs=[{data}]", f"output={tmp_path / 'x'}"]))
@@ -117,13 +119,13 @@ def test_each_clip_is_scored_once_whatever_the_number_of_processes(data, run, tm
     left, right = (read_predictions(tmp_path / name / "pred.csv") for name in ("one", "two"))
     assert left.names == right.names and len(set(left.names)) == 7
     np.testing.assert_allclose(left.probabilities, right.probabilities, rtol=1e-5)
-    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["confusion"] == one.metrics["confusion"]
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["confusion"] == scores(one)["confusion"]
     assert done.text.count("UAR") == 1
 
 
 def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
     cfg, here = evaluate(run), Runtime(torch.device("cpu"))
-    model = from_pretrained(run / "model").train()
+    model = LGIFormer.from_pretrained(run / "model").train()
     state = torch.get_rng_state()
     assert predict_list(model, ViewBatches(cfg, here, cfg.data.test), here, cfg).predicted.shape == (7,)
     assert model.training
@@ -133,8 +135,8 @@ def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
 def test_class_without_test_clips_is_told(data, run, tmp_path):
     (data / "two.csv").write_text("clip_0 0\nclip_1 1\n")
     result = run_evaluate(evaluate(run, f"data.test={data / 'two.csv'}", f"output={tmp_path}"))
-    assert result.metrics["notes"] == ["no clips of still: left out of UAR"]
-    assert result.metrics["recall"][2] is None
+    assert scores(result)["notes"] == ["no clips of still: left out of UAR"]
+    assert scores(result)["recall"][2] is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.learning import CONDITIONS
 from maedfer.errors import InputError
+from maedfer.models import MAEDFERConfig
 from maedfer.train.config import load_config
 from maedfer.train.pretrain import run_pretrain
 from maedfer.train.study import Job, few_labels, run_jobs, seed_jobs, steps_done
@@ -62,7 +63,7 @@ def test_conditions_of_the_learning_benchmark_are_valid_settings(condition: str,
     settings = CONDITIONS[condition]
     if settings is not None:
         cfg = load_config("pretrain", "synth_pretrain", ["data.train=x.csv", *settings])
-        assert cfg.model.target == condition
+        assert isinstance(cfg.model, MAEDFERConfig) and cfg.model.target == condition
     init = None if settings is None else tmp_path
     for seed, job in enumerate(seed_jobs(tmp_path, condition, 2, ("data.train=x.csv",), init)):
         cfg = load_config(job.task, job.recipe, job.overrides)

@@ -31,6 +31,7 @@ class Mixup:
         cutmix: float,
         smoothing: float,
         num_classes: int,
+        *,
         prob: float = 1.0,
         switch_prob: float = 0.5,
         seed: int = 0,
@@ -44,11 +45,11 @@ class Mixup:
         self.smoothing, self.num_classes = smoothing, num_classes
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, video: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch.
 
         Args:
-            video: float [B, ..., H, W], normalised; not changed in place.
+            clips: float [B, ..., H, W], normalised; not changed in place.
             labels: int64 [B].
 
         Returns:
@@ -61,16 +62,16 @@ class Mixup:
         apply, switch, row, column = random.random(4)
         ratios = [random.beta(alpha, alpha) if alpha else 1.0 for alpha in (self.mixup, self.cutmix)]
         if apply >= self.prob or not (self.mixup or self.cutmix):
-            return video, targets
-        other = video.flip(0)
+            return clips, targets
+        other = clips.flip(0)
         if self.cutmix and (not self.mixup or switch < self.switch_prob):
-            top, bottom, left, right, keep = cut_box(video.shape[-2], video.shape[-1], ratios[1], row, column)
-            video = video.clone()
-            video[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+            top, bottom, left, right, keep = cut_box(clips.shape[-2], clips.shape[-1], ratios[1], row, column)
+            clips = clips.clone()
+            clips[..., top:bottom, left:right] = other[..., top:bottom, left:right]
         else:
             keep = ratios[0]
-            video = torch.lerp(other, video, keep)
-        return video, targets * keep + targets.flip(0) * (1 - keep)
+            clips = torch.lerp(other, clips, keep)
+        return clips, targets * keep + targets.flip(0) * (1 - keep)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the random numbers stand."""

@@ -59,7 +59,7 @@ class Operations:
     """The operations, by one of the two modules.
 
     All take uint8 [T, 3, H, W] on the CPU, leave it as it is, and return new frames; where nothing is to be done they
-    may return the ones that were given. Others raise `InputError`.
+    may return the same. Others raise `InputError`.
     """
 
     def __init__(self, pictures: Pictures) -> None:

@@ -16,13 +16,10 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from maedfer.data.augment.mixup import Mixup
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import RandAugment
 from maedfer.data.augment.torch_pictures import resize
 from maedfer.errors import InputError, unknown
-
-__all__ = ["EvalTransform", "Mixup", "PretrainAugment", "RandAugment", "TrainAugment", "multiscale_boxes"]
 
 Fit = Literal["stretch", "crop"]
 # ImageNet's mean and deviation in steps of uint8: erased boxes are normal noise after normalisation.
@@ -71,6 +68,7 @@ class TrainAugment:
     def __init__(
         self,
         size: int | Sequence[int],
+        *,
         randaugment: str = "rand-m7-n4-mstd0.5-inc1",
         scale: Sequence[float] = (0.08, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),

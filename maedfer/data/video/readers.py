@@ -105,17 +105,18 @@ class VideoReader(abc.ABC):
             uint8 [n, H, W, 3], RGB.
 
         Raises:
-            InputError: the file is damaged where a frame is wanted.
+            InputError: the file is damaged where one of the frames is.
             IndexError: a position outside the clip.
         """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size == 0:
+        requested = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if requested.size == 0:
             return np.zeros((0, *self.size, 3), np.uint8)
-        if wanted.min() < 0 or wanted.max() >= len(self):
-            raise IndexError(f"{self.path}: frames {wanted.min()} to {wanted.max()} wanted, there are {len(self)}")
-        positions, inverse = np.unique(wanted, return_inverse=True)
+        first, last = requested.min(), requested.max()
+        if first < 0 or last >= len(self):
+            raise IndexError(f"{self.path}: frames {first} to {last} are asked for, there are {len(self)}")
+        positions, inverse = np.unique(requested, return_inverse=True)
         frames = self._read(positions.tolist())
-        return frames if np.array_equal(positions, wanted) else frames[inverse]
+        return frames if np.array_equal(positions, requested) else frames[inverse]
 
     def __enter__(self) -> VideoReader:
         return self
@@ -159,22 +160,22 @@ class PyAVReader(VideoReader):
             frames[row] = self._index.orientation.apply(picture)
         return frames
 
-    def _advance(self, wanted: int) -> Any:
-        """Decode up to the frame at `wanted`."""
-        before = self._keys[: np.searchsorted(self._keys, wanted, side="right")]
+    def _advance(self, position: int) -> Any:
+        """Decode up to the frame at `position`."""
+        before = self._keys[: np.searchsorted(self._keys, position, side="right")]
         key = int(before[-1]) if len(before) else 0
-        if self._frames is None or wanted < self._next or key > self._next + _SEEK_MARGIN:
+        if self._frames is None or position < self._next or key > self._next + _SEEK_MARGIN:
             self._start(key)
         assert self._frames is not None
         try:
-            for position, frame in self._frames:
-                self._next = position + 1
-                if position == wanted:
+            for decoded, frame in self._frames:
+                self._next = decoded + 1
+                if decoded == position:
                     return frame
         except _InexactSeekError:
             self._keys = self._keys[:0]
             self.close()
-            return self._advance(wanted)
+            return self._advance(position)
         raise InputError(f"{self.path}: damaged, only {self._next} of {len(self)} frames can be decoded")
 
     def _start(self, key: int) -> None:
@@ -273,7 +274,7 @@ class FrameFolderReader(VideoReader):
         )
         if not self._files:
             raise InputError(f"{path}: the folder has no frames ({', '.join(PICTURE_SUFFIXES)})")
-        # The first picture is decoded to learn the size, and mostly wanted anyway.
+        # The first picture is decoded to learn the size, and mostly asked for anyway.
         self._first: np.ndarray | None = _read_picture(self._files[0], None)
         self.size = self._first.shape[0], self._first.shape[1]
 

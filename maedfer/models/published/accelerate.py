@@ -295,10 +295,10 @@ def _refusal(block: nn.Module, kind: str) -> str:
     own = next((name for name, parameter in block._parameters.items() if parameter is not None), None)
     if own:
         return f"it has parameters of its own ({own}): scaled residuals are not known"
-    wanted = {"norm1", "attn"} if kind == "vit" else _lgi_parts(block)
-    wanted |= {"norm2", "mlp"}
-    if wanted != parts.keys():
-        absent, strange = ", ".join(sorted(wanted - parts.keys())), ", ".join(sorted(parts.keys() - wanted))
+    known = {"norm1", "attn"} if kind == "vit" else _lgi_parts(block)
+    known |= {"norm2", "mlp"}
+    if known != parts.keys():
+        absent, strange = ", ".join(sorted(known - parts.keys())), ", ".join(sorted(parts.keys() - known))
         return f"its parts are not the published ones (absent: {absent or 'none'}; not known: {strange or 'none'})"
     attentions = [name for name in parts if name.endswith("attn")]
     norms: list[Any] = [part for name, part in parts.items() if "norm" in name]

@@ -108,37 +108,37 @@ def read_arguments(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAED
 
 
 def infer_arguments(
-    state: Mapping[str, Tensor], task: str, given: Mapping[str, Any], namespace: Mapping[str, Any], source: str
+    state: Mapping[str, Tensor], task: str, arguments: Mapping[str, Any], namespace: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
-    """Complete the given arguments from the weights.
+    """Complete the user's arguments from the weights.
 
     Args:
         state: published state dict.
         task: "finetune" or "pretrain".
-        given: the user's arguments, published constructor or script names; they must agree with the weights.
+        arguments: the user's, published constructor or script names; they must agree with the weights.
         namespace: what the training script had saved beside the weights; what the weights say goes before it.
         source: the checkpoint's name, for messages.
 
     Raises:
         InputError: an argument is unknown, contradicts the weights, or cannot be inferred.
     """
-    given = _known_arguments(given, task, strict=True)
-    args = {**_known_arguments(namespace, task, strict=False), **given}
+    arguments = _known_arguments(arguments, task, strict=True)
+    args = {**_known_arguments(namespace, task, strict=False), **arguments}
     prefix = "encoder." if task == "pretrain" else ""
     arg_prefix = "encoder_" if task == "pretrain" else ""
     seen = _seen_in_weights(state, task, prefix, source)
     dim = seen[f"{arg_prefix}embed_dim"]
     for name, value in seen.items():
-        if name == "mlp_ratio" and name in given and int(dim * given[name]) == round(dim * value):
+        if name == "mlp_ratio" and name in arguments and int(dim * arguments[name]) == round(dim * value):
             # The hidden width is rounded down, so the weights tell the ratio only roughly.
             continue
-        if name in given and _plain(given[name]) != _plain(value):
+        if name in arguments and _plain(arguments[name]) != _plain(value):
             raise InputError(
-                f"{source}: the argument {name}={given[name]!r} contradicts the weights, which say {value!r}"
+                f"{source}: the argument {name}={arguments[name]!r} contradicts the weights, which say {value!r}"
             )
         args[name] = value
     if args["attn_type"] == "local_global":
-        args |= _sharing(state, prefix, args[f"{arg_prefix}depth"], given, source)
+        args |= _sharing(state, prefix, args[f"{arg_prefix}depth"], arguments, source)
     head_dims = {"num_heads" if task == "finetune" else "encoder_num_heads": dim}
     if task == "pretrain":
         head_dims["decoder_num_heads"] = args["decoder_embed_dim"]
@@ -160,11 +160,11 @@ def infer_arguments(
     return args
 
 
-def _known_arguments(given: Mapping[str, Any], task: str, strict: bool) -> dict[str, Any]:
+def _known_arguments(arguments: Mapping[str, Any], task: str, strict: bool) -> dict[str, Any]:
     """Keep what the constructors know, under their names; when `strict`, refuse the rest."""
     known = set(_KNOWN[task])
     args: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in arguments.items():
         name = _SCRIPT_NAMES.get(name, name)
         if task == "pretrain" and name == "num_classes":
             continue
@@ -232,7 +232,7 @@ def _seen_in_weights(state: Mapping[str, Tensor], task: str, prefix: str, source
 
 
 def _sharing(
-    state: Mapping[str, Tensor], prefix: str, depth: int, given: Mapping[str, Any], source: str
+    state: Mapping[str, Tensor], prefix: str, depth: int, arguments: Mapping[str, Any], source: str
 ) -> dict[str, bool]:
     """Which stages share attention weights: in a state dict, equal tensors under two names in every block."""
 
@@ -247,8 +247,8 @@ def _sharing(
     stages = {name for name in ("second_attn", "third_attn") if f"{prefix}blocks.0.{name}.q.weight" in state}
     shared = {stage for stage in stages if shares(stage)}
     names = ("lg_attn_param_sharing_first_third", "lg_attn_param_sharing_all")
-    if any(name in given for name in names):
-        first_third, everything = (bool(given.get(name, False)) for name in names)
+    if any(name in arguments for name in names):
+        first_third, everything = (bool(arguments.get(name, False)) for name in names)
         claimed = stages if everything else stages & {"third_attn"} if first_third else set()
         if claimed - shared:
             raise InputError(

@@ -1,32 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pytest
 import torch
 
-from maedfer.data.augment.mixup import cut_box
-from maedfer.data.augment.rand_augment import OPERATIONS, RandAugment, apply_operation, parse_randaugment
-from maedfer.data.augment.transforms import (
-    EvalTransform,
-    Mixup,
-    PretrainAugment,
-    TrainAugment,
-    erase_box,
-    multiscale_boxes,
-)
+from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment, erase_box, multiscale_boxes
 from maedfer.errors import InputError
-
-
-def clip(frames: int = 4, height: int = 48, width: int = 64, seed: int = 0) -> torch.Tensor:
-    """Smooth random pictures, all frames equal: what is done alike to all frames keeps them equal."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(1, 3, 6, 8, generator=generator)
-    picture = torch.nn.functional.interpolate(small, (height, width), mode="bilinear")
-    return (picture * 255).to(torch.uint8).repeat(frames, 1, 1, 1)
-
-
-def frames_equal(frames: torch.Tensor) -> bool:
-    return bool((frames == frames[:1]).all())
+from tests.data.augment.helpers import clip, frames_equal
 
 
 @pytest.mark.parametrize("size", [32, (24, 40)])
@@ -58,91 +39,6 @@ def test_input_is_not_changed_in_place() -> None:
         for _ in range(5):
             transform(source)
     assert torch.equal(source, clip())
-
-
-# RandAugment
-
-
-def test_notation() -> None:
-    settings = parse_randaugment("rand-m7-n4-mstd0.5-inc1")
-    assert (settings.magnitude, settings.operations, settings.deviation) == (7.0, 4, 0.5)
-    assert settings.increasing and settings.probability == 0.5
-    settings = parse_randaugment("rand-m9-p0.25")
-    assert (settings.operations, settings.deviation, settings.increasing, settings.probability) == (2, 0, False, 0.25)
-
-
-@pytest.mark.parametrize("text", ["", "rand-m11", "augmix-m3", "rand-m7-x2", "rand-m7_n4", "rand-mstd", "rand-p2"])
-def test_wrong_notation_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="not understood"):
-        parse_randaugment(text)
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("increasing", [True, False])
-def test_operations_keep_shape_and_frames_alike(name: str, increasing: bool) -> None:
-    for magnitude in (0.0, 5.5, 10.0):
-        out = apply_operation(clip(), name, magnitude, increasing)
-        assert out.dtype == torch.uint8 and out.shape == clip().shape and frames_equal(out)
-
-
-def value(name: str, number: int, magnitude: float, negative: bool = False, increasing: bool = True) -> int:
-    frames = torch.full((1, 3, 4, 4), number, dtype=torch.uint8)
-    return int(apply_operation(frames, name, magnitude, increasing, negative)[0, 0, 1, 1])
-
-
-def test_strengths_worked_by_hand() -> None:
-    assert value("invert", 200, 3) == 55
-    # 4 - int(2.8) = 2 bits stay.
-    assert value("posterize", 0b10110111, 7) == 0b10000000
-    assert value("posterize", 0b10110111, 0) == 0b10110000
-    assert value("posterize", 255, 10) == 0
-    assert value("posterize", 0b11110111, 7, increasing=False) == 0b11000000
-    # Threshold 256 - int(179.2) = 77.
-    assert (value("solarize", 76, 7), value("solarize", 77, 7)) == (76, 178)
-    assert value("solarize", 255, 0) == 255
-    # int(77) is added below 128.
-    assert (value("solarize_add", 127, 7), value("solarize_add", 128, 7)) == (204, 128)
-    assert value("solarize_add", 127, 10) == 237
-    # Factors 1.63 and 0.37; 0.1 at least.
-    assert value("brightness", 100, 7) == 163
-    assert value("brightness", 100, 7, negative=True) == 37
-    assert value("brightness", 100, 10, negative=True) == 10
-    assert value("brightness", 100, 5, increasing=False) == 100
-    for name in ("color", "contrast", "sharpness", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
-        assert torch.equal(apply_operation(clip(), name, 0.0), clip()), name
-
-
-def test_geometry_moves_the_right_way_by_the_right_amount() -> None:
-    frames = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
-    frames[..., 20, 20] = 255
-    # 0.45 * 40 at magnitude 5 of 10: 9 pixels.
-    assert (apply_operation(frames, "translate_x", 5)[0, 0] == 255).nonzero().tolist() == [[20, 29]]
-    assert (apply_operation(frames, "translate_y", 5, negative=True)[0, 0] == 255).nonzero().tolist() == [[11, 20]]
-    border = apply_operation(frames, "translate_x", 5)[0, :, 0, 0].tolist()
-    assert border == [124, 116, 104]
-    # Shears hold the upper left corner: 0.3 * 30 = 9 pixels 30 rows (or columns) away from it.
-    frames = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
-    frames[..., 30, 30] = 255
-    for name, negative, place in (
-        ("shear_x", False, [30, 21]),
-        ("shear_x", True, [30, 39]),
-        ("shear_y", False, [21, 30]),
-        ("shear_y", True, [39, 30]),
-    ):
-        assert (apply_operation(frames, name, 10, negative=negative)[0, 0] > 180).nonzero().tolist() == [place]
-    picture = clip(1, 40, 40)
-    # A full turn of 30 degrees and back leaves the middle as it was.
-    back = apply_operation(apply_operation(picture, "rotate", 10), "rotate", 10, negative=True)
-    assert (back.int() - picture.int())[..., 14:26, 14:26].abs().float().mean() < 4
-
-
-def test_how_often_operations_are_applied() -> None:
-    torch.manual_seed(0)
-    source = clip(1, 16, 16)
-    unchanged = sum(torch.equal(RandAugment("rand-m7-n1-p0.25")(source), source) for _ in range(400))
-    # Three quarters, and hardly any operation that leaves the picture as it is.
-    assert 270 < unchanged < 340
-    assert torch.equal(RandAugment("rand-m7-n3-p0")(source), source)
 
 
 # Crops
@@ -207,7 +103,7 @@ def test_evaluation_fits() -> None:
 def test_flip_mirrors_about_half_of_the_clips() -> None:
     torch.manual_seed(0)
     source = clip(1, 32, 32)
-    options = {"randaugment": "", "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "erase": 0.0}
+    options: dict[str, Any] = {"randaugment": "", "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "erase": 0.0}
     transform = TrainAugment(32, flip=0.5, **options)
     outs = [transform(source) for _ in range(100)]
     flipped = sum(torch.equal(out, source.flip(-1)) for out in outs)
@@ -250,93 +146,3 @@ def test_erasing() -> None:
     transform = TrainAugment(60, randaugment="", scale=(1, 1), ratio=(1, 1), flip=0, erase=0.25)
     erased = sum(not torch.equal(transform(source), source) for _ in range(200))
     assert 30 < erased < 75
-
-
-# Mixup and CutMix
-
-
-def batch(size: int = 4, classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return torch.rand(size, 3, 2, 16, 20, generator=generator), torch.arange(size) % classes
-
-
-def test_smoothing_alone() -> None:
-    video, labels = batch()
-    mixed, targets = Mixup(0.0, 0.0, 0.1, 7)(video, labels)
-    assert torch.equal(mixed, video)
-    assert torch.allclose(targets.sum(1), torch.ones(4))
-    assert torch.allclose(targets[2, 2], torch.tensor(0.9 + 0.1 / 7)) and torch.allclose(
-        targets[2, 0], torch.tensor(0.1 / 7)
-    )
-    assert torch.equal(Mixup(0.8, 1.0, 0.1, 7, prob=0.0)(video, labels)[0], video)
-
-
-def test_mixup_blends_with_the_opposite_clip_by_one_ratio() -> None:
-    video, labels = batch()
-    kept = video.clone()
-    mixer = Mixup(0.8, 0.0, 0.0, 7)
-    ratios = []
-    for _ in range(20):
-        mixed, targets = mixer(video, labels)
-        ratio = float(targets[0, 0])
-        assert torch.allclose(mixed, ratio * video + (1 - ratio) * video.flip(0), atol=1e-6)
-        assert torch.allclose(targets[0, 3], torch.tensor(1 - ratio)) and torch.allclose(targets[1, 2], targets[0, 3])
-        ratios.append(ratio)
-    assert len(set(ratios)) == 20
-    assert torch.equal(video, kept)
-
-
-def test_cutmix_takes_one_box_and_counts_its_area() -> None:
-    video, labels = batch()
-    mixer = Mixup(0.0, 1.0, 0.0, 7)
-    for _ in range(20):
-        mixed, targets = mixer(video, labels)
-        from_other = (mixed == video.flip(0)).all(dim=1)
-        from_own = (mixed == video).all(dim=1)
-        assert (from_other | from_own).all()
-        # The same pixels in every clip and frame.
-        assert (from_other == from_other[:1, :1]).all()
-        share = from_own[0, 0].float().mean()
-        assert torch.allclose(targets[0, 0], share, atol=1e-6)
-        assert torch.allclose(targets.sum(1), torch.ones(4))
-
-
-def test_cut_box_is_clipped_and_its_ratio_corrected() -> None:
-    assert cut_box(16, 20, 0.75, 0.5, 0.5) == (4, 12, 5, 15, 1 - 80 / 320)
-    # Centre at the corner: a quarter of the box is inside.
-    top, bottom, left, right, keep = cut_box(16, 20, 0.75, 0.0, 0.0)
-    assert (top, bottom, left, right) == (0, 4, 0, 5) and keep == pytest.approx(1 - 20 / 320)
-    assert cut_box(16, 20, 1.0, 0.3, 0.3)[4] == 1.0
-    assert cut_box(16, 20, 0.0, 0.5, 0.5)[4] == 0.0
-
-
-def test_both_kinds_are_used_in_turn() -> None:
-    video, labels = batch()
-    mixer = Mixup(0.8, 1.0, 0.0, 7, seed=1)
-    boxes = 0
-    for _ in range(100):
-        mixed, _ = mixer(video, labels)
-        boxes += bool(((mixed == video) | (mixed == video.flip(0))).all())
-    assert 30 < boxes < 70
-
-
-def test_mixup_is_resumable_and_leaves_other_generators_alone() -> None:
-    video, labels = batch()
-    mixer = Mixup(0.8, 1.0, 0.1, 7, seed=5)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    mixer(video, labels)
-    state = mixer.state_dict()
-    expected = [mixer(video, labels) for _ in range(3)]
-    assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
-    other = Mixup(0.8, 1.0, 0.1, 7, seed=99)
-    other.load_state_dict(state)
-    for one, two in expected:
-        again = other(video, labels)
-        assert torch.equal(one, again[0]) and torch.equal(two, again[1])
-
-
-def test_mixup_errors() -> None:
-    with pytest.raises(InputError, match="must not be negative"):
-        Mixup(-1.0, 0.0, 0.1, 7)
-    with pytest.raises(InputError, match="smoothing"):
-        Mixup(1.0, 0.0, 1.0, 7)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from maedfer.data.video import readers
 from maedfer.data.video.index import Orientation, index_video
-from maedfer.data.video.readers import PyAVReader, open_video
+from maedfer.data.video.readers import Backend, PyAVReader, open_video
 from maedfer.errors import InputError, MissingDependencyError
 from tests.data.media import pictures, set_matrix, write_sound, write_video
 
@@ -106,7 +107,7 @@ def test_inexact_seek_falls_back_to_decoding_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_b_frames_and_variable_rate_come_in_display_order(tmp_path: Path, backend: str) -> None:
+def test_b_frames_and_variable_rate_come_in_display_order(tmp_path: Path, backend: Backend) -> None:
     frames = pictures(40)
     times = np.cumsum(np.random.default_rng(0).integers(1, 5, 40)).tolist()
     path = write_video(tmp_path / "a.mp4", frames, times=times, options={"bf": "3", "g": "12", "crf": "10"})
@@ -163,7 +164,7 @@ def test_short_last_group_of_pictures(tmp_path: Path, length: int) -> None:
     ],
     ids=["0", "90", "180", "270"],
 )
-def test_rotation_is_honoured(tmp_path: Path, backend: str, matrix: tuple[int, int, int, int], turn) -> None:
+def test_rotation_is_honoured(tmp_path: Path, backend: Backend, matrix: tuple[int, int, int, int], turn) -> None:
     plain = write_video(tmp_path / "plain.mp4", pictures(6))
     turned = set_matrix(plain, tmp_path / "turned.mp4", matrix)
     with open_video(plain, backend) as reader, open_video(turned, backend) as other:
@@ -196,7 +197,7 @@ def test_orientation_of_two_mirrors_is_a_rotation() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_grey_video_has_three_equal_channels(tmp_path: Path, backend: str) -> None:
+def test_grey_video_has_three_equal_channels(tmp_path: Path, backend: Backend) -> None:
     path = write_video(tmp_path / "a.mkv", pictures(5), codec="ffv1", pixels="gray")
     with open_video(path, backend) as reader:
         frames = reader.read(range(5))
@@ -204,7 +205,7 @@ def test_grey_video_has_three_equal_channels(tmp_path: Path, backend: str) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_frame_and_odd_sizes(tmp_path: Path, backend: str) -> None:
+def test_one_frame_and_odd_sizes(tmp_path: Path, backend: Backend) -> None:
     with open_video(write_video(tmp_path / "one.mp4", pictures(1)), backend) as reader:
         assert len(reader) == 1 and reader.read([0, 0]).shape == (2, 64, 96, 3)
     source = pictures(7, 63, 95)
@@ -242,7 +243,7 @@ def test_clip_that_starts_within_a_group_of_pictures(tmp_path: Path) -> None:
         assert reader.read(range(count)).shape[0] == count
 
 
-def save(path: Path, picture: np.ndarray, **options: object) -> None:
+def save(path: Path, picture: np.ndarray, **options: Any) -> None:
     Image.fromarray(picture).save(path, **options)
 
 
@@ -311,12 +312,12 @@ def test_decord_failing_while_reading_gives_way_to_pyav(tmp_path: Path, monkeypa
 
     with open_video(path) as reader:
         assert reader.backend == "decord"
-        reader._reader = Broken()
+        monkeypatch.setattr(reader, "_reader", Broken())
         assert (reader.read([4, 19]) == standard[[4, 19]]).all()
         assert reader.backend == "pyav"
         assert (reader.read([7]) == standard[[7]]).all()
     with open_video(path, "decord") as reader:
-        reader._reader = Broken()
+        monkeypatch.setattr(reader, "_reader", Broken())
         with pytest.raises(InputError, match="a.mp4: decord cannot decode it"):
             reader.read([4])
 
@@ -339,7 +340,7 @@ def one_line(error: Exception, path: Path) -> bool:
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
-def test_bad_files_have_one_line_errors(tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_have_one_line_errors(tmp_path: Path, backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "zero.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
     (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
@@ -371,7 +372,7 @@ def test_bad_files_have_one_line_errors(tmp_path: Path, backend: str, capfd: pyt
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
-def test_damage_in_the_middle(tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damage_in_the_middle(tmp_path: Path, backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_video(tmp_path / "a.mp4", pictures(60), container={"movflags": "faststart"})
     data = bytearray(path.read_bytes())
     start = data.find(b"mdat") + (len(data) - data.find(b"mdat")) // 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ def fast(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 def inputs(
     batch: int, regions: int, rows: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device
 ) -> list[Tensor]:
-    make = {"dtype": dtype, "device": device}
+    make: dict[str, Any] = {"dtype": dtype, "device": device}
     return [
         randn(batch, regions, rows, dim, **make),
         randn(batch, regions, dim, **make),
@@ -145,10 +147,10 @@ def test_opcheck(device: torch.device) -> None:
 @pytest.mark.parametrize("regions", [1, 4, 9])
 def test_folding_is_exact(regions: int, with_keep: bool, with_bias: bool) -> None:
     batch, rows, heads, dim = 2, 4, 3, 12
-    make = {"dtype": torch.float64, "device": torch.device("cpu")}
+    make: dict[str, Any] = {"dtype": torch.float64, "device": torch.device("cpu")}
     z, s = randn(batch, regions, rows, dim, **make), randn(batch, regions, dim, **make)
     kv = randn(batch, regions, 2 * dim, **make)
-    weights = [randn(*shape, **make) for shape in ((dim,), (dim,), (dim, dim), (dim,), (dim, dim), (dim,))]
+    weights: list[Any] = [randn(*shape, **make) for shape in ((dim,), (dim,), (dim, dim), (dim,), (dim, dim), (dim,))]
     if not with_bias:
         weights[3] = weights[5] = None
     keep = torch.tensor([0.0, 1.25], dtype=torch.float64) if with_keep else None

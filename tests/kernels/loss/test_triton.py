@@ -111,7 +111,7 @@ def test_batches(batch: int, device: torch.device) -> None:
         return
     losses = fast(index)(prediction, frames)
     assert all(loss.isnan() for loss in losses)
-    (gradient,) = torch.autograd.grad(sum(losses), prediction)
+    (gradient,) = torch.autograd.grad(torch.stack([*losses]).sum(), prediction)
     assert gradient.shape == prediction.shape
 
 
@@ -208,7 +208,7 @@ def test_flat_cubes_have_a_target_of_zero(
     frames[:] = 200 if dtype == torch.uint8 else 0.3
     prediction = predicted(frames, index, patch_size)
     losses = fast(index, patch_size)(prediction, frames)
-    (gradient,) = torch.autograd.grad(sum(losses), prediction)
+    (gradient,) = torch.autograd.grad(torch.stack([*losses]).sum(), prediction)
     halves = prediction.detach().unflatten(2, (2, -1))
     count = halves[:, :, 0].numel()
     torch.testing.assert_close(torch.stack(losses), halves.square().mean((0, 1, 3)))
@@ -228,7 +228,7 @@ def test_results_repeat_bit_for_bit(device: torch.device) -> None:
     runs = []
     for _ in range(2):
         losses = fast(index)(prediction, frames)
-        runs.append([*losses, *torch.autograd.grad(sum(losses), prediction)])
+        runs.append([*losses, *torch.autograd.grad(torch.stack([*losses]).sum(), prediction)])
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 

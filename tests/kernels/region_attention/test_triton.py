@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -105,13 +107,13 @@ def test_repeats_bit_for_bit(device: torch.device) -> None:
 
 @pytest.mark.skipif(not interpreting(), reason="float64 exists under the interpreter only")
 def test_gradcheck(device: torch.device) -> None:
-    make = {"dtype": torch.float64, "device": device}
+    make: dict[str, Any] = {"dtype": torch.float64, "device": device}
     assert torch.autograd.gradcheck(fast_self, [randn(2, 3, 12, **make)], fast_mode=True)
     assert torch.autograd.gradcheck(fast_cross, [randn(2, 3, 8, **make), randn(2, 5, 16, **make)], fast_mode=True)
 
 
 def test_opcheck(device: torch.device) -> None:
-    make = {"dtype": torch.float32, "device": device, "grad": False}
+    make: dict[str, Any] = {"dtype": torch.float32, "device": device, "grad": False}
     out, q, qkv, kv = randn(2, 5, 32, **make), randn(2, 5, 32, **make), randn(2, 5, 96, **make), randn(2, 3, 64, **make)
     ops = torch.ops.maedfer
     torch.library.opcheck(ops.region_attention_fwd.default, (qkv, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 EPS = 1e-5
 
-Inputs = list[Tensor | None]
+# Tensors, and None where there is no bias or nothing is dropped.
+Inputs = list[Any]
+
+
+def detached(x: Any) -> Any:
+    return None if x is None else x.detach()
 
 
 def fast_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -37,21 +43,21 @@ def plain_add(residual: Tensor, branch: Tensor, bias: Tensor | None, keep: Tenso
     return reference.residual_add(residual, branch, bias=bias, keep=keep)
 
 
-def fast_residual(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+def fast_residual(*inputs: Any) -> tuple[Tensor, Tensor]:
     return ResidualLayerNorm.apply(*inputs, EPS, inputs[1].dtype)
 
 
-def plain_residual(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+def plain_residual(*inputs: Any) -> tuple[Tensor, Tensor]:
     residual, branch, bias, keep, *norm = inputs
     z, n = reference.residual_layer_norm(residual, branch, tuple(norm), eps=EPS, bias=bias, keep=keep)
     return z, n.to(inputs[1].dtype)
 
 
-def fast_representative(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def fast_representative(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ResidualLayerNormRepresentative.apply(*inputs, EPS, inputs[1].dtype)
 
 
-def plain_representative(*inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def plain_representative(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     residual, branch, bias, keep, *norm = inputs
     normed = reference.residual_layer_norm_representative
     z, s, n = normed(residual, branch, tuple(norm), eps=EPS, bias=bias, keep=keep)
@@ -270,9 +276,8 @@ def test_gradcheck(device: torch.device) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1], ids=["always kept", "keep"])
 def test_opcheck(keep: int, device: torch.device) -> None:
-    residual, branch, branch_bias, factors, weight, bias = (
-        None if x is None else x.detach() for x in inputs(2, 3, 5, 32, device=device, keep=keep)
-    )
+    given = inputs(2, 3, 5, 32, device=device, keep=keep)
+    residual, branch, branch_bias, factors, weight, bias = map(detached, given)
     half, ops = torch.float16, torch.ops.maedfer
     branch = branch.half()
     norm = (weight, bias, EPS, half)
