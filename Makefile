@@ -8,7 +8,7 @@ TEST_ARGS ?=
 PY := $(VENV)/bin/python
 OLDEST := .venv-oldest
 # The longest first, so that workers end together.
-KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_layers.py \
+KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_lgi_block.py \
 	tests/models/published/test_accelerate.py tests/models/test_drop_in_layers.py
 STAMP := $(VENV)/.installed
 CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')

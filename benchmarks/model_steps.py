@@ -35,7 +35,7 @@ from benchmarks.workload import (
     compare_models,
     nbytes,
 )
-from maedfer.kernels import use_impl
+from maedfer.kernels import Impl, use_impl
 from maedfer.models import MAEDFER, LGIFormerConfig, MAEDFERConfig, ModelConfig, build_model, model_config, profile
 from maedfer.models.lgi_block import LGIBlock
 
@@ -80,6 +80,7 @@ class Family:
     def _inputs(self, batch: int) -> tuple[Tensor, ...]:
         device, config = self.settings.device, self.config
         if isinstance(config, MAEDFERConfig):
+            assert isinstance(self.network, MAEDFER)
             numbers = self.network.token_numbers(*self.network.random_masks(batch))
             frames = torch.randint(0, 256, (batch, 3, *config.encoder.clip_size), dtype=torch.uint8)
             return tuple(part.to(device) for part in (frames, *numbers))
@@ -145,7 +146,7 @@ class Family:
         return Cost(nbytes(self.inputs) + 9 * weights, 3 * 2 * macs * batch)
 
     def candidate(
-        self, impl: str = "auto", wrap: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network
+        self, impl: Impl = "auto", wrap: Callable[[Any], Callable[..., Tensor]] = lambda network: network
     ) -> Candidate:
         """A provider: the network by an implementation, wrapped by a compiler or the like."""
         network = self.fresh()
@@ -267,7 +268,7 @@ def _block(settings: Settings, sizes: Sizes) -> Builders:
     backward = Cost(2 * nbytes(inputs) + z.nbytes, 2 * flops)
     costs = {"forward": forward, "backward": backward, "both": forward + backward}
 
-    def function(impl: str, call: Callable[[Tensor], Tensor] = block, precise: bool = False) -> Function:
+    def function(impl: Impl, call: Callable[[Tensor], Tensor] = block, precise: bool = False) -> Function:
         def run(x: Tensor, *parameters: Tensor) -> Tensor:
             with use_impl(impl), autocast(settings, precise):
                 # The stream stays float32 under autocast.

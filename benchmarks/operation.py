@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.measure import Timed
 from benchmarks.workload import Builders, Candidate, Cost, Settings, Skip, Verdict, Workload, compare, nbytes
+from maedfer.kernels import Impl
 
 Sizes = dict[str, Any]
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -66,7 +67,7 @@ class Operation:
         torch.manual_seed(0)
         inputs = self.inputs(settings, sizes)
 
-        def function(impl: str) -> Function:
+        def function(impl: Impl) -> Function:
             return functools.partial(self.call, sizes, impl)
 
         with torch.no_grad():

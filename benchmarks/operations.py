@@ -20,7 +20,7 @@ from benchmarks.operation import BASE, Function, Operation, Sizes, compiled
 from benchmarks.workload import Settings, Skip, nbytes
 from maedfer._native import build_record
 from maedfer.errors import MissingDependencyError, require
-from maedfer.kernels import functional
+from maedfer.kernels import Impl, functional
 from maedfer.kernels.interaction.folding import folds
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
 from maedfer.models.attention import LAYER_NORM_EPS
@@ -120,7 +120,7 @@ def _interaction_flops(sizes: Sizes) -> int:
     return 2 * batch * (2 * tokens * dim**2 + 2 * tokens * regions * dim)
 
 
-def _call_interaction(sizes: Sizes, impl: str, *inputs: Tensor, folded: bool | None = None) -> tuple[Tensor, Tensor]:
+def _call_interaction(sizes: Sizes, impl: Impl, *inputs: Tensor, folded: bool | None = None) -> tuple[Tensor, Tensor]:
     z, s, kv, *weights = inputs
     norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
     return functional.local_global_interaction(
@@ -160,10 +160,11 @@ def _residual_norm(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
     return [_stream(settings, sizes), *linear, _stream(settings, sizes), *_norm(settings, dim)]
 
 
-def _call_residual_norm(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    x, *linear, residual, weight, bias = inputs
-    norm = weight, bias
-    return functional.linear_residual_layer_norm(x, linear, residual, norm, eps=LAYER_NORM_EPS, impl=impl)
+def _call_residual_norm(sizes: Sizes, impl: Impl, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    x, weight, bias, residual, *norm = inputs
+    return functional.linear_residual_layer_norm(
+        x, (weight, bias), residual, (norm[0], norm[1]), eps=LAYER_NORM_EPS, impl=impl
+    )
 
 
 def _gelu(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
@@ -211,7 +212,7 @@ def _loss_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
     return nbytes([prediction, index]) + prediction.numel() * frames.element_size()
 
 
-def _call_loss(sizes: Sizes, impl: str, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _call_loss(sizes: Sizes, impl: Impl, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     return functional.masked_appearance_motion_loss(*inputs, patch_size=sizes["patch"], impl=impl)
 
 
@@ -246,7 +247,7 @@ def _cubes(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
     return [frames, index, torch.empty(0, dtype=settings.dtype, device=settings.device)]
 
 
-def _call_cubes(sizes: Sizes, impl: str, frames: Tensor, index: Tensor, like: Tensor) -> Tensor:
+def _call_cubes(sizes: Sizes, impl: Impl, frames: Tensor, index: Tensor, like: Tensor) -> Tensor:
     return functional.tubelets(
         frames,
         index,

@@ -23,6 +23,9 @@ class PublishedPlan(nn.Module):
         model: whose parameters are used.
     """
 
+    order: Tensor
+    back: Tensor
+
     def __init__(self, model: LGIFormer) -> None:
         super().__init__()
         self.model = model
@@ -38,6 +41,7 @@ class PublishedPlan(nn.Module):
         x = x + encoder.positions
         s = encoder.representative_tokens.expand(len(video), -1, -1)  # [B, M, C]
         for block in encoder.blocks:
+            assert isinstance(block, LGIBlock)
             x, s = self._block(block, x, s, regions)
         return model.head(model.head_norm(s.mean(dim=1)))
 
@@ -62,6 +66,7 @@ def attention(layer: Attention, x: Tensor, context: Tensor) -> Tensor:
     """Multi-head attention with its matrix formed in full."""
     dim, heads = x.shape[-1], layer.num_heads
     weight = layer.qkv.weight
+    assert layer.v_bias is not None
     q = F.linear(x, weight[:dim], layer.q_bias)
     k, v = F.linear(context, weight[dim:], torch.cat([torch.zeros_like(layer.v_bias), layer.v_bias])).chunk(2, dim=-1)
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))

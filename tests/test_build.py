@@ -118,6 +118,9 @@ def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_p
     assert all(f"'{name}'" in found for name in ("reconstruction_loss", "resize", "tubelets"))
     objects = {path: path.stat().st_mtime_ns for path in folder.glob("build/**/*.o")}
     assert {path.stem for path in objects} == {path.name for path in (folder / "csrc" / "cpu").glob("*.cpp")}
+    # Its bytes are those of plain PyTorch, which multiplies and adds one after the other.
+    plan = next(folder.glob("build/**/build.ninja")).read_text()
+    assert "clips.cpp\n flags = -ffp-contract=off\n" in plan
     source = folder / "csrc" / "cpu" / "tubelets.cpp"
     source.write_text(source.read_text() + "\n")
     assert run_build(folder, MAEDFER_BUILD_CUDA="0").returncode == 0

@@ -106,6 +106,11 @@ def test_every_file_of_the_package_is_installed() -> None:
     assert all((path.parent / "__init__.py").is_file() for path in files if path.suffix == ".py")
 
 
+def test_tests_that_the_makefile_names_exist() -> None:
+    named = re.findall(r"tests/[\w/.]+", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    assert len(named) > 5 and all((REPOSITORY / name).exists() for name in named), named
+
+
 def test_versions_that_stand_twice_agree() -> None:
     files = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("CITATION.cff", "pyproject.toml")}
     assert f"\nversion: {maedfer.__version__}\n" in files["CITATION.cff"]

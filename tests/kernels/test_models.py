@@ -158,7 +158,7 @@ def test_other_designs(changes: dict, device: torch.device) -> None:
 
 def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
     model, video = classifier(device)
-    block = model.encoder.blocks[1]
+    block: Any = model.encoder.blocks[1]
     assert block.is_fused
     seen: list[Tensor] = []
     handle = block.ffn.register_forward_hook(lambda module, args, out: seen.append(out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from maedfer.models import MAEDFER, LGIFormer, from_pretrained, model_config, read_config
+from maedfer.models import MAEDFER, LGIFormer, MAEDFERConfig, from_pretrained, model_config, read_config
 from tests.helpers import small, small_mae
 
 
@@ -18,6 +18,7 @@ def test_the_architecture_was_called_encoder(tmp_path: Path) -> None:
         section["encoder"] = section.pop("architecture")
         path.write_text(json.dumps(settings))
         assert read_config(tmp_path / name) == model.config == from_pretrained(tmp_path / name).config
-    assert model_config("lgi_former_base", encoder="vit").architecture == "vit"
-    assert model_config("mae_dfer_base", encoder={"encoder": "vit"}).encoder.architecture == "vit"
-    assert model_config("mae_dfer_base", architecture="vit").encoder.architecture == "vit"
+    assert model_config("lgi_former_base", encoder="vit") == model_config("lgi_former_base", architecture="vit")
+    for given in ({"encoder": {"encoder": "vit"}}, {"architecture": "vit"}):
+        config = model_config("mae_dfer_base", **given)
+        assert isinstance(config, MAEDFERConfig) and config.encoder.architecture == "vit"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from maedfer import layers as drop_in
 from maedfer.errors import InputError
-from maedfer.kernels import use_impl
+from maedfer.kernels import Impl, use_impl
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models import LGIFormerConfig
 from maedfer.models.attention import Attention
@@ -28,6 +29,7 @@ def stream(*shape: int, device: torch.device | None = None) -> Tensor:
 
 def attend(layer: Attention, x: Tensor, context: Tensor) -> Tensor:
     """Rows of matrices, one head after the other."""
+    assert layer.q_bias is not None and layer.v_bias is not None
     w_q, w_k, w_v = layer.qkv.weight.chunk(3)
     q, k, v = x @ w_q.T + layer.q_bias, context @ w_k.T, context @ w_v.T + layer.v_bias
     size = DIM // HEADS
@@ -74,7 +76,7 @@ WRITTEN_OUT = {
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", WRITTEN_OUT, ids=lambda kind: kind.__name__)
-def test_layers_follow_the_equations(kind: type[nn.Module], impl: str) -> None:
+def test_layers_follow_the_equations(kind: Any, impl: Impl) -> None:
     device = device_of(impl)
     layer = kind(DIM, HEADS, eps=1e-5, impl=impl)
     randomize(layer)
@@ -89,7 +91,7 @@ def test_layers_follow_the_equations(kind: type[nn.Module], impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-def test_a_block_is_its_layers_in_turn(impl: str) -> None:
+def test_a_block_is_its_layers_in_turn(impl: Impl) -> None:
     device = device_of(impl)
     block = drop_in.LGIBlock(DIM, HEADS, mlp_ratio=2, impl=impl)
     randomize(block)

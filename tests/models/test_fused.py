@@ -177,7 +177,7 @@ def test_hooks_on_all_modules_see_every_block() -> None:
 
 @pytest.mark.parametrize("kind", ["lgi", "transformer"])
 def test_replaced_and_hooked_layers_are_called(kind: str) -> None:
-    blocks = row(kind)
+    blocks: Any = row(kind)
     want = run(blocks)
     seen: list[Tensor] = []
     handle = blocks[1].ffn.register_forward_hook(lambda layer, args, out: seen.append(out))

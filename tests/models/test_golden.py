@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maedfer.kernels import Impl, use_impl
 from maedfer.kernels import reference as ops
-from maedfer.kernels import use_impl
 from maedfer.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -36,9 +36,9 @@ def check_gradients(gradients: dict[str, torch.Tensor], tensors: dict[str, torch
         got = gradients.get(name, torch.zeros_like(want))
         assert relative_error(got, want) <= GRADIENT_TOLERANCE, name
     for name in norms:
-        want = float(tensors[f"gradnorm.{name}"])
-        got = float(gradients[name].norm()) if name in gradients else 0.0
-        assert abs(got - want) <= GRADIENT_TOLERANCE * want, name
+        norm = float(tensors[f"gradnorm.{name}"])
+        found = float(gradients[name].norm()) if name in gradients else 0.0
+        assert abs(found - norm) <= GRADIENT_TOLERANCE * norm, name
     # A parameter that the published code gives no gradient must not get one here.
     for name in gradients.keys() - expected - norms:
         assert not gradients[name].any(), name
@@ -46,7 +46,7 @@ def check_gradients(gradients: dict[str, torch.Tensor], tensors: dict[str, torch
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("path", CASES.values(), ids=CASES)
-def test_golden_case(path: Path, impl: str) -> None:
+def test_golden_case(path: Path, impl: Impl) -> None:
     golden, device = load_golden(path), device_of(impl)
     tensors = {name: tensor.to(device) for name, tensor in golden.tensors.items()}
     model = load_published(golden.state, golden.meta["task"], golden.args).to(device)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, model_config, profile
+from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, build_model, model_config, profile
 from maedfer.models.profile import giga
 from tests.helpers import small, small_mae
 
@@ -59,10 +59,9 @@ def test_executed_plan_is_what_pytorch_counts(switches: dict, task: str, monkeyp
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     encoder: LGIFormerConfig = small(**switches)
     config = encoder if task == "finetune" else small_mae(encoder=encoder, decoder_keep=0.5)
-    model = LGIFormer(config) if task == "finetune" else MAEDFER(config)
-    model.eval()
+    model = build_model(config).eval()
     inputs = [torch.randn(1, 3, *encoder.clip_size)]
-    if task == "pretrain":
+    if isinstance(model, MAEDFER):
         inputs += model.token_numbers(*model.random_masks(1))
     # The unfused backend is made of plain products, which the counter knows on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -34,6 +34,8 @@ def test_round_trip(tmp_path: Path, share: str) -> None:
 class Measured(LGIFormer):
     """A user's classifier with a layer, and something counted, of its own."""
 
+    seen: torch.Tensor
+
     def __init__(self, config: LGIFormerConfig) -> None:
         super().__init__(config)
         self.scale = torch.nn.Parameter(torch.ones(config.num_classes))

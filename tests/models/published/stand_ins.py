@@ -266,12 +266,14 @@ class Autoencoder(nn.Module):
         """Predictions of the masked tokens, [B, n, 1536]."""
         z = self.encoder.encode(video, mask)
         z = z[:, :, 1:] if self.encoder.region else z
-        x = self.encoder_to_decoder(self.encoder.norm(z.flatten(1, 2)))
+        norm: Any = self.encoder.norm
+        x = self.encoder_to_decoder(norm(z.flatten(1, 2)))
         b, tokens = mask.shape
         positions = sincos_positions(tokens, x.shape[-1]).to(x.device).expand(b, -1, -1)
         x = x + positions[~mask].reshape(b, -1, x.shape[-1])
         hidden = self.mask_token + positions[mask].reshape(b, -1, x.shape[-1])
         x = torch.cat([x, hidden], 1)
-        for block in self.decoder.blocks:
+        decoder: Any = self.decoder
+        for block in decoder.blocks:
             x = block(x)
-        return self.decoder.head(self.decoder.norm(x[:, -hidden.shape[1] :]))
+        return decoder.head(decoder.norm(x[:, -hidden.shape[1] :]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import maedfer
 from maedfer.errors import InputError
-from maedfer.kernels import reference, use_impl
+from maedfer.kernels import Impl, reference, use_impl
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers import (
@@ -33,7 +33,7 @@ from tests.models.published.stand_ins import Autoencoder, Block, Classifier, Gen
 CASES = {path.stem: path for path in [*sorted(ASSETS.glob("*.safetensors")), *golden_files()]}
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
-IMPL = "triton" if interpreting() else "torch"
+IMPL: Impl = "triton" if interpreting() else "torch"
 
 
 def stand_in(golden: Golden) -> nn.Module:
@@ -60,7 +60,7 @@ def run(golden: Golden, model: nn.Module, tensors: dict[str, Tensor]) -> tuple[T
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS if interpreting() else ["published", *IMPLEMENTATIONS])
 @pytest.mark.parametrize("path", CASES.values(), ids=CASES)
-def test_golden_case(path: Path, impl: str) -> None:
+def test_golden_case(path: Path, impl: Impl | Literal["published"]) -> None:
     golden = load_golden(path)
     device = torch.device("cpu") if impl == "published" else device_of(impl)
     tensors = {name: tensor.to(device) for name, tensor in golden.tensors.items()}
@@ -89,7 +89,7 @@ class Blocks(nn.Module):
 
     def __init__(self, depth: int = 2, **switches: Any) -> None:
         super().__init__()
-        self.video = nn.ModuleDict({"blocks": nn.ModuleList(LGBlock(32, 2, **switches) for _ in range(depth))})
+        self.video: Any = nn.ModuleDict({"blocks": nn.ModuleList(LGBlock(32, 2, **switches) for _ in range(depth))})
         self.fusion = nn.Linear(32, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def blocks(seed: int = 0, **switches: Any) -> tuple[Blocks, Tensor]:
     return model.to(device), torch.randn(2, 4, 6, 32, device=device)
 
 
-def results(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def results(model: Any, x: Tensor) -> dict[str, Tensor]:
     """Outputs, and the gradients of input and parameters, by name."""
     x = x.clone().requires_grad_()
     model.zero_grad()
@@ -246,7 +246,7 @@ def test_with_compile(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = blocks()
     want = results(model, x)
     noted.clear()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
     if when == "before":
         results(compiled, x)
         assert noted
@@ -297,7 +297,7 @@ class CrossBlock(Block):
 
 
 def spoiled(change: str) -> LGBlock:
-    block = LGBlock(32, 2)
+    block: Any = LGBlock(32, 2)
     if change == "scale":
         block.first_attn.scale = 0.5
     elif change == "gelu":

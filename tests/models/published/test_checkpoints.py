@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 import maedfer
 from maedfer.errors import InputError
 from maedfer.models import LGIFormer, load_published, to_published
+from maedfer.models.published.checkpoints import Task
 from tests.helpers import ASSETS, Golden, load_golden, randomize, relative_error, small, small_mae
 
 ARGS = {"img_size": 32, "patch_size": 8, "all_frames": 8, "num_heads": 2, "lg_region_size": [2, 2, 2]}
@@ -48,11 +50,12 @@ SWITCHES = {
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
 @pytest.mark.parametrize("task", ["finetune", "pretrain"])
-def test_every_switch_survives_the_way_there_and_back(switches: dict, task: str) -> None:
+def test_every_switch_survives_the_way_there_and_back(switches: dict, task: Task) -> None:
     config = small(
         **{k: v for k, v in switches.items() if task == "finetune" or k not in ("token_type", "num_classes")}
     )
     args = dict(ARGS)
+    model: Any
     if task == "pretrain":
         model = maedfer.MAEDFER(small_mae(encoder=config, decoder_order="published"))
         args |= {"encoder_num_heads": args.pop("num_heads"), "decoder_num_heads": 2, "mask_ratio": 0.5}
@@ -62,7 +65,7 @@ def test_every_switch_survives_the_way_there_and_back(switches: dict, task: str)
     args["mlp_ratio"] = config.mlp_ratio
     randomize(model)
     model.eval()
-    loaded = load_published(to_published(model), task, args)
+    loaded: Any = load_published(to_published(model), task, args)
     video = torch.randn(2, 3, *config.clip_size)
     inputs = (video,) if task == "finetune" else (video, *model.token_numbers(*model.random_masks(2)))
     assert torch.equal(loaded(*inputs), model(*inputs))
@@ -88,6 +91,7 @@ def test_file_with_namespace_and_optimizer(golden: Golden, tmp_path: Path) -> No
     content = {"model": golden.state, "optimizer": {"state": {}, "param_groups": []}, "epoch": 99, "args": namespace}
     torch.save(content, path)
     model = load_published(path, "finetune", {"num_heads": 4})
+    assert isinstance(model, LGIFormer) and model.load_report is not None
     video = golden.tensors["video"].float()
     assert relative_error(model(video), golden.tensors["logits"]) < 1e-5
     assert model.config.drop_path == 0.1
@@ -104,7 +108,7 @@ def test_state_dict_of_a_data_parallel_wrapper(golden: Golden) -> None:
 
 def test_pretraining_weights_come_with_the_published_decoder_order(golden_pretrain: Golden) -> None:
     model = load_published(golden_pretrain.state, "pretrain", golden_pretrain.args)
-    assert model.config.decoder_order == "published"
+    assert isinstance(model, maedfer.MAEDFER) and model.config.decoder_order == "published"
 
 
 class _Evil:
@@ -128,7 +132,7 @@ def test_pickle_with_code_is_refused_and_not_run(golden: Golden, tmp_path: Path)
 def test_a_script_namespace_may_be_given_as_arguments(golden: Golden) -> None:
     namespace = argparse.Namespace(input_size=64, num_frames=8, lg_region_size=[2, 2, 4], num_heads=4, epochs=100)
     model = load_published(golden.state, "finetune", namespace)
-    assert model.config.clip_size == (8, 64, 64)
+    assert isinstance(model, LGIFormer) and model.config.clip_size == (8, 64, 64)
     with pytest.raises(InputError, match="args must be a mapping or an argparse.Namespace, got list"):
         load_published(golden.state, "finetune", [1])  # type: ignore[arg-type]
 
@@ -228,11 +232,11 @@ def test_videomae_model_of_transformers() -> None:
     loaded = load_published(theirs, "finetune", args)
     assert torch.equal(loaded(video), model.eval()(video))
     # The biases of queries and values take part: without them the result differs.
-    assert loaded.encoder.blocks[0].attention.v_bias.abs().max() > 0
+    assert loaded.get_parameter("encoder.blocks.0.attention.v_bias").abs().max() > 0
     assert loaded.load_report is not None and not loaded.load_report.fresh
     pooled = {key: value for key, value in theirs.items() if not key.startswith("layernorm.")}
     bare = load_published(pooled, "finetune", args)
-    assert bare.load_report.fresh == ("fc_norm.weight", "fc_norm.bias")
+    assert bare.load_report is not None and bare.load_report.fresh == ("fc_norm.weight", "fc_norm.bias")
     assert torch.equal(bare.encoder(video), model.encoder(video))
     with pytest.raises(InputError, match="has v_bias but lacks q_bias"):
         load_published(
