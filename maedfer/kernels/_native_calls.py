@@ -7,7 +7,7 @@ allocate outputs and call them, as operators that torch.compile, fake tensors an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,14 @@ def module_for(x: Tensor) -> tuple[Any, str]:
     """
     part = "cuda" if x.device.type == "cuda" else "cpu"
     return module(part), part
+
+
+def constant(question: Callable[..., bool]) -> Callable[..., bool]:
+    """Let torch.compile take the answer to plain numbers as it is, without looking inside.
+
+    Marking a function imports PyTorch's compiler, a second that is spent only where there is something to ask.
+    """
+    return torch.compiler.assume_constant_result(question) if MODULES["cuda"] else question
 
 
 @contextlib.contextmanager

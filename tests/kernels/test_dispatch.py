@@ -140,6 +140,15 @@ def test_the_environment_sets_the_default(value: str, answer: str) -> None:
     assert (run.returncode == 0) == (answer != "choose one of")
 
 
+def test_without_csrc_for_gpus_pytorchs_compiler_is_not_imported() -> None:
+    code = (
+        "import sys, torch; before = 'torch._dynamo' in sys.modules; sys.modules['maedfer._cuda'] = None; "
+        "import maedfer.kernels; sys.exit(not before and 'torch._dynamo' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
 def test_reasons_are_asked_only_where_code_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(impl: str, dtype: torch.dtype = torch.float32, **operation: Any) -> str:
         return _dispatch.resolve(impl, CPU, dtype, **operation)

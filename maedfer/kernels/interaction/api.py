@@ -53,10 +53,10 @@ def local_global_interaction(
         # The backward pass is Triton's.
         return native.not_supported_reasons(z, num_heads, dtype) or triton_reasons()
 
-    chosen = resolve(
+    choice = resolve(
         impl, z.device, z.dtype, triton=triton_reasons, native={"cuda": native_reasons} if by_kernels else None
     )
-    if chosen == "reference":
+    if choice == "reference":
         return reference.local_global_interaction(
             z,
             s,
@@ -69,7 +69,7 @@ def local_global_interaction(
             eps=eps,
             keep=keep,
         )
-    if chosen == "torch":
+    if choice == "torch":
         z = plain.local_global_interaction(
             z, s, kv, norm=norm, query=query, output=output, num_heads=num_heads, eps=eps, keep=keep, folded=folded
         )
@@ -78,7 +78,7 @@ def local_global_interaction(
         from maedfer.kernels.interaction.triton import FoldedInteraction
 
         matrices = fold(kv, norm=norm, query=query, output=output, num_heads=num_heads, keep=keep)
-        forward = "native_interaction_fwd" if chosen == "native" else "interaction_fwd"
+        forward = "native_interaction_fwd" if choice == "native" else "interaction_fwd"
         return FoldedInteraction.apply(z, s, *matrices, *next_norm, eps, dtype, forward)
     x = z[:, :, 1:]
     q = F.linear(sub_layer.layer_norm(x, norm, eps=eps, impl=impl).flatten(1, 2), *query)

@@ -30,8 +30,7 @@ def not_supported_reasons(z: Tensor, num_heads: int, dtype: torch.dtype) -> list
     return reasons
 
 
-# Plain numbers in, a truth value out: torch.compile need not look inside.
-@torch.compiler.assume_constant_result
+@calls.constant
 def _supported(regions: int, heads: int, dim: int, limit: int) -> bool:
     return calls.module("cuda").local_global_interaction_supported(regions, heads, dim, limit)
 

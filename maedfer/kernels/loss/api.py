@@ -48,20 +48,20 @@ def masked_appearance_motion_loss(
     def native_reasons() -> list[str]:
         return native.not_supported_reasons(prediction.dtype, frames, patch_size)
 
-    chosen = resolve(
+    choice = resolve(
         impl,
         prediction.device,
         prediction.dtype,
         triton=lambda: _triton_reasons(patch_size, frames.shape[1]),
         native={"cpu": native_reasons, "cuda": native_reasons},
     )
-    if chosen == "reference":
+    if choice == "reference":
         return reference.masked_appearance_motion_loss(
             prediction, frames, index, patch_size=patch_size, motion=motion, normalize=normalize
         )
-    if chosen == "torch":
+    if choice == "torch":
         return TorchLoss.apply(prediction, frames, index, patch_size, motion, normalize)
-    if chosen == "native":
+    if choice == "native":
         return native.NativeLoss.apply(prediction, frames, index, patch_size, motion, normalize)
     from maedfer.kernels.loss.triton import TritonLoss
 

@@ -231,9 +231,9 @@ class TritonLoss(torch.autograd.Function):
         normalize: bool,
     ) -> tuple[Tensor, Tensor]:
         """Keeps prediction - target, when the prediction needs a gradient."""
-        wanted = ctx.needs_input_grad[0]
+        needs_gradient = ctx.needs_input_grad[0]
         appearance_loss, motion_loss, diff = operator("reconstruction_loss_fwd")(
-            prediction, frames, index, patch_size, motion, normalize, wanted
+            prediction, frames, index, patch_size, motion, normalize, needs_gradient
         )
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(diff)

@@ -30,20 +30,20 @@ def region_attention(qkv: Tensor, *, num_heads: int, mask: Tensor | None = None,
     """
     qkv = product_operand(qkv)
     head_dim = qkv.shape[-1] // (3 * num_heads)
-    chosen = resolve(
+    choice = resolve(
         impl,
         qkv.device,
         qkv.dtype,
         triton=lambda: _mask_reasons(mask) + triton_reasons(qkv.shape[-2], head_dim, qkv.device),
         native={"cuda": lambda: _mask_reasons(mask) + native.not_supported_reasons(qkv, num_heads)},
     )
-    if chosen == "native":
+    if choice == "native":
         return native.NativeRegionAttention.apply(qkv, num_heads)
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.region_attention.triton import TritonRegionAttention
 
         return TritonRegionAttention.apply(qkv, num_heads)
-    if chosen == "torch":
+    if choice == "torch":
         return plain.region_attention(qkv, num_heads, mask)
     queries, keys, values = qkv.chunk(3, dim=-1)
     return reference.attention(queries, keys, values, num_heads=num_heads, mask=mask)
@@ -66,17 +66,17 @@ def cross_attention(
         [..., NQ, C].
     """
     q, kv = product_operand(q), product_operand(kv)
-    chosen = resolve(
+    choice = resolve(
         impl,
         q.device,
         q.dtype,
         triton=lambda: _mask_reasons(mask) + triton_reasons(kv.shape[-2], q.shape[-1] // num_heads, q.device),
     )
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.region_attention.triton import TritonCrossAttention
 
         return TritonCrossAttention.apply(q, kv, num_heads)
-    if chosen == "torch":
+    if choice == "torch":
         return plain.cross_attention(q, kv, num_heads, mask)
     keys, values = kv.chunk(2, dim=-1)
     return reference.attention(q, keys, values, num_heads=num_heads, mask=mask)

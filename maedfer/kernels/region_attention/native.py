@@ -27,8 +27,7 @@ def not_supported_reasons(qkv: Tensor, num_heads: int) -> list[str]:
     return reasons
 
 
-# Plain numbers in, a truth value out: torch.compile need not look inside.
-@torch.compiler.assume_constant_result
+@calls.constant
 def _supported(rows: int, head_dim: int) -> bool:
     return calls.module("cuda").region_attention_supported(rows, head_dim)
 

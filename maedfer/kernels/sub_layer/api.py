@@ -38,12 +38,12 @@ def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Ten
     Returns:
         [..., C].
     """
-    chosen = _resolve(impl, x)
-    if chosen == "triton":
+    choice = _resolve(impl, x)
+    if choice == "triton":
         from maedfer.kernels.sub_layer.triton import LayerNorm
 
         return LayerNorm.apply(x, *norm, eps, product_dtype(x))
-    if chosen == "torch":
+    if choice == "torch":
         return plain.layer_norm(x, norm, eps)
     return reference.layer_norm(x, norm, eps=eps)
 
@@ -63,13 +63,13 @@ def linear_residual(
     Returns:
         [..., C].
     """
-    chosen = _resolve(impl, residual)
+    choice = _resolve(impl, residual)
     weight, bias = linear
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.sub_layer.triton import ResidualAdd
 
         return ResidualAdd.apply(residual, F.linear(x, weight), bias, keep)
-    if chosen == "torch":
+    if choice == "torch":
         return plain.linear_residual(x, linear, residual, keep)
     return reference.residual_add(residual, F.linear(x, weight), bias=bias, keep=keep)
 
@@ -85,13 +85,13 @@ def linear_residual_layer_norm(
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`linear_residual` and the LayerNorm that begins the next sub-layer: the stream and its norm, [..., C] each."""
-    chosen = _resolve(impl, residual)
+    choice = _resolve(impl, residual)
     weight, bias = linear
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.sub_layer.triton import ResidualLayerNorm
 
         return ResidualLayerNorm.apply(residual, F.linear(x, weight), bias, keep, *norm, eps, product_dtype(residual))
-    if chosen == "torch":
+    if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         return z, plain.layer_norm(z, norm, eps)
     return reference.residual_layer_norm(residual, F.linear(x, weight), norm, eps=eps, bias=bias, keep=keep)
@@ -112,14 +112,14 @@ def linear_residual_layer_norm_representative(
     Returns:
         The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
     """
-    chosen = _resolve(impl, residual)
+    choice = _resolve(impl, residual)
     weight, bias = linear
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.sub_layer.triton import ResidualLayerNormRepresentative
 
         after = *norm, eps, product_dtype(residual)
         return ResidualLayerNormRepresentative.apply(residual, F.linear(x, weight), bias, keep, *after)
-    if chosen == "torch":
+    if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         s = z[:, :, 0]
         return z, s, plain.layer_norm(s, norm, eps)
@@ -138,13 +138,13 @@ def linear_gelu(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
     Returns:
         [..., F].
     """
-    chosen = resolve(impl, x.device, x.dtype, triton=list)
+    choice = resolve(impl, x.device, x.dtype, triton=list)
     weight, bias = linear
-    if chosen == "triton":
+    if choice == "triton":
         from maedfer.kernels.sub_layer.triton import BiasGelu
 
         return BiasGelu.apply(F.linear(x, weight), bias)
-    if chosen == "torch":
+    if choice == "torch":
         return plain.linear_gelu(x, linear)
     return reference.bias_gelu(F.linear(x, weight), bias)
 

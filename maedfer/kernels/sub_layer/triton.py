@@ -229,7 +229,7 @@ def _cast(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def _remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
-    """Keep what `_wanted` and `_gradients` need besides tensors."""
+    """Keep what `_gradient_dtypes` and `_gradients` need besides tensors."""
     ctx.eps = eps
     ctx.dtypes = tuple(None if x is None else x.dtype for x in inputs)
     # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.
@@ -237,7 +237,7 @@ def _remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
         ctx.set_materialize_grads(False)
 
 
-def _wanted(ctx: Any) -> list[torch.dtype | None]:
+def _gradient_dtypes(ctx: Any) -> list[torch.dtype | None]:
     """The dtype of each tensor that was an input, None for those that need no gradient."""
     return [dtype if needed else None for dtype, needed in zip(ctx.dtypes, ctx.needs_input_grad, strict=False)]
 
@@ -257,7 +257,7 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = _wanted(ctx)
+        wants_x, wants_weight, wants_bias = _gradient_dtypes(ctx)
         dtypes = wants_x, None, None, wants_weight, wants_bias
         dx, _, _, dweight, dbias = _gradients(ctx, None, None, dn, x, weight, None, dtypes)
         return dx, dweight, dbias, None, None
@@ -278,7 +278,7 @@ class ResidualAdd(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradient itself for both terms, where there are no factors."""
         (keep,) = ctx.saved_tensors
-        wants_residual, wants_branch, wants_bias = _wanted(ctx)
+        wants_residual, wants_branch, wants_bias = _gradient_dtypes(ctx)
         dtypes = wants_residual, wants_branch, wants_bias, None, None
         return *_gradients(ctx, dz, None, None, None, None, keep, dtypes)[:3], None
 
@@ -309,7 +309,7 @@ class ResidualLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """One pass for what z and n were used for."""
         z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = _wanted(ctx)
+        residual, branch, branch_bias, _, *affine = _gradient_dtypes(ctx)
         dtypes = residual, branch, branch_bias, affine[0], affine[1]
         gradients = _gradients(ctx, dz, None, dn, z, weight, keep, dtypes)
         return *gradients[:3], None, *gradients[3:], None, None
@@ -343,7 +343,7 @@ class ResidualLayerNormRepresentative(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None, ds: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """One pass for what z, s and n were used for."""
         z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = _wanted(ctx)
+        residual, branch, branch_bias, _, *affine = _gradient_dtypes(ctx)
         dtypes = residual, branch, branch_bias, affine[0], affine[1]
         gradients = _gradients(ctx, dz, ds, dn, z, weight, keep, dtypes, representative=True)
         return *gradients[:3], None, *gradients[3:], None, None

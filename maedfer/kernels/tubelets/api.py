@@ -44,9 +44,9 @@ def tubelets(
     def native_reasons() -> list[str]:
         return cube_reasons(dtype, frames, patch_size)
 
-    chosen = resolve(impl, frames.device, dtype, native={"cpu": native_reasons, "cuda": native_reasons})
-    if chosen == "reference":
+    choice = resolve(impl, frames.device, dtype, native={"cpu": native_reasons, "cuda": native_reasons})
+    if choice == "reference":
         return reference.tubelets(frames, index, patch_size=patch_size, mean=mean, std=std).to(dtype)
-    if chosen == "native":
+    if choice == "native":
         return native.tubelets(frames, index, patch_size, mean, std, dtype)
     return plain.tubelets(frames, index, patch_size, mean, std, dtype)
