@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from maedfer._progress import ProgressLine
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
 from maedfer.synthetic import contact_sheet, write_dataset
-from maedfer.train.progress import ProgressLine
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 

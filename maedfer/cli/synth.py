@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the data set and say where it is."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
+    from maedfer._progress import ProgressLine
     from maedfer.synthetic import write_dataset
-    from maedfer.train.progress import ProgressLine
 
     line = ProgressLine("drawing", sys.stderr)
     try:

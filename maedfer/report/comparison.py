@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maedfer._progress import duration
 from maedfer.errors import InputError
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report import sections as parts
 from maedfer.report.figures import Curve, Panel
 from maedfer.report.run_data import RunData, Scores, read_run
-from maedfer.train.log import duration
 
 METRICS = ("uar", "war")
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maedfer._progress import duration
 from maedfer.errors import require
 from maedfer.evaluation.predictions import read_predictions
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report.figures import Curve, Panel
 from maedfer.report.run_data import RunData, Scores, count_parameters, number, read_features, read_pictures
-from maedfer.train.log import duration
 
 TASKS = {"pretrain": "Pre-training", "finetune": "Fine-tuning", "evaluate": "Evaluation"}
 # Names of the parts of the loss, where they are not what they are called, by target.

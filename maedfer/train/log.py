@@ -106,14 +106,6 @@ def truncate_log(path: Path, step: int) -> None:
         temporary.write_text("".join(kept), encoding="utf-8")
 
 
-def duration(seconds: float) -> str:
-    """Time as people say it: "1 h 05 min", "3 min 20 s", "12 s"."""
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
-
-
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from maedfer._progress import duration
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
@@ -27,7 +28,7 @@ from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_sta
 from maedfer.train.config import config_tree, resolve
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
-from maedfer.train.log import RunLog, duration
+from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from maedfer.train.log import RunLog, duration, truncate_log
+from maedfer.train.log import RunLog, truncate_log
 
 
 def lines(path):
@@ -63,11 +63,3 @@ def test_tensorboard_has_the_numbers(tmp_path):
     found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert sorted(found.Tags()["scalars"]) == ["step/loss", "test/uar"]
     assert (found.Scalars("step/loss")[0].step, found.Scalars("step/loss")[0].value) == (3, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min"), (7260, "2 h 01 min")],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text

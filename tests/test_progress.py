@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from maedfer.train import progress
-from maedfer.train.progress import ProgressLine
+from maedfer import _progress as progress
+from maedfer._progress import ProgressLine, duration
 
 
 class Terminal(io.StringIO):
@@ -59,3 +59,11 @@ def test_what_was_done_before_does_not_count_as_pace(clock: list[float]) -> None
     clock[0] += 10
     line(0.6)
     assert stream.getvalue().endswith("60 %, 40 s left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min"), (7260, "2 h 01 min")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

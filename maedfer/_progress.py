@@ -1,12 +1,10 @@
-"""How far a step that takes minutes is, on one line."""
+"""Time as people say it, and how far a step that takes minutes is, on one line."""
 
 from __future__ import annotations
 
 import sys
 import time
 from typing import TextIO
-
-from maedfer.train.log import duration
 
 # Seconds between two redrawings on a terminal.
 _REDRAW = 0.2
@@ -57,3 +55,11 @@ class ProgressLine:
         if self.terminal:
             print("\r\x1b[K", end="", file=self.stream, flush=True)
             self.shown = time.monotonic() - self.pause
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it: "1 h 05 min", "3 min 20 s", "12 s"."""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
