@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from maedfer._native import MODULES
 from maedfer.errors import InputError
 
 THRESHOLD = 0.05
@@ -101,6 +102,7 @@ def compare_revisions(revision: str, options: Sequence[str]) -> tuple[Results, R
     with tempfile.TemporaryDirectory() as name, checked_out(revision, Path(name) / "base") as base:
         if not (base / "benchmarks" / "__main__.py").exists():
             raise InputError(f"revision {revision} has no benchmarks to run: choose a later one")
+        _compile(base)
         measured: dict[Path, list[Results]] = {base: [], _REPOSITORY: []}
         for number in range(_ROUNDS):
             for tree, several in measured.items():
@@ -123,6 +125,20 @@ def _git(*arguments: str) -> None:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise InputError(f"git {' '.join(arguments)}: {said[-1]}")
+
+
+def _compile(tree: Path) -> None:
+    """Compile those parts of a revision's csrc that this checkout has, so that like is compared with like."""
+    parts = [part for part, module in MODULES.items() if module is not None]
+    if not parts or not (tree / "csrc").is_dir():
+        return
+    print(f"compiling csrc ({', '.join(parts)}) of {tree}", flush=True)
+    switches = {f"MAEDFER_BUILD_{part.upper()}": "1" if part in parts else "0" for part in MODULES}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=tree, env={**os.environ, **switches}, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise InputError(f"csrc of {tree} cannot be compiled: {said[-1]}")
 
 
 def _measure(tree: Path, options: Sequence[str], out: Path) -> Results:

@@ -79,6 +79,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("add", ".")
     git("commit", "--quiet", "-m", "second")
     monkeypatch.setattr(compare, "_REPOSITORY", folder)
+    monkeypatch.setattr(compare, "MODULES", {"cpu": None, "cuda": None})
     return folder
 
 
@@ -94,3 +95,23 @@ def test_revisions_that_cannot_be_measured(repository: Path) -> None:
         compare.compare_revisions("HEAD~1", [])
     with pytest.raises(InputError, match="git worktree add .*nothing"):
         compare.compare_revisions("nothing", [])
+
+
+def test_a_revision_is_measured_with_the_parts_of_csrc_that_are_compiled_here(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "note"
+    (repository / "csrc").mkdir()
+    (repository / "csrc" / "file.h").write_text("")
+    setup = (
+        f"import os; open({str(note)!r}, 'a').write(os.environ['MAEDFER_BUILD_CPU'] + os.environ['MAEDFER_BUILD_CUDA'])"
+    )
+    (repository / "setup.py").write_text(setup)
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for arguments in (("add", "."), ("commit", "--quiet", "-m", "third")):
+        subprocess.run(["git", *who, *arguments], cwd=repository, check=True, capture_output=True)
+    compare.compare_revisions("HEAD", ["--op", "block"])
+    assert not note.exists(), "nothing is compiled here, so nothing is there"
+    monkeypatch.setattr(compare, "MODULES", {"cpu": object(), "cuda": None})
+    compare.compare_revisions("HEAD", ["--op", "block"])
+    assert note.read_text() == "10"
