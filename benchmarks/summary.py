@@ -5,6 +5,7 @@ python -m benchmarks.summary    # writes docs/images/measured.png
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ def _label(axis: Any, text: str, x: float, y: float) -> None:
     axis.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", size=8.5, color=INK)
 
 
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.summary", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="picture to write (default: %(default)s)")
+    out = parser.parse_args().out
+    draw().savefig(out, dpi=150)
+    print(f"wrote {out}")
+
+
 if __name__ == "__main__":
-    draw().savefig(OUT, dpi=150)
-    print(f"wrote {OUT}")
+    main()

@@ -14,7 +14,7 @@ from maedfer.models.config import model_config
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.checkpoints import published_model, read_checkpoint
-from maedfer.models.serialization import CONFIG_FILE
+from maedfer.models.serialization import CONFIG_FILE, WEIGHTS_FILE, is_saved_model
 
 # What a checkpoint of a run says under "format".
 RUN_FORMAT = "maedfer-run-1"
@@ -39,6 +39,8 @@ def load(source: str | Path, *, args: Mapping[str, Any] | argparse.Namespace | N
         return from_pretrained(folder)
     if not path.is_file():
         raise InputError(f"{str(source)!r} does not exist: give a saved model, a run folder, or a checkpoint file")
+    if path.name in (CONFIG_FILE, WEIGHTS_FILE) and is_saved_model(path.parent):
+        raise InputError(f"{str(source)!r} is a part of a saved model: give its folder, {str(path.parent)!r}")
     content = read_checkpoint(path)
     if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
         _refuse(args, f"{str(source)!r} is a checkpoint of a run")

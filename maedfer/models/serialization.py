@@ -85,8 +85,31 @@ class PretrainedModel(nn.Module):
             weights = load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-        load_parameters(model, weights, str(path))
+        try:
+            load_parameters(model, weights, str(path))
+        except InputError as error:
+            saved_by = _class_name(folder)
+            if saved_by in (None, cls.__name__):
+                raise
+            raise InputError(
+                f"{error}; it was saved by a class {saved_by}: load it with {saved_by}.from_pretrained"
+            ) from error
         return model.eval()
+
+
+def is_saved_model(folder: str | Path) -> bool:
+    """Whether a folder holds the configuration of one of our models."""
+    try:
+        read_config(folder)
+    except InputError:
+        return False
+    return True
+
+
+def _class_name(folder: str | Path) -> str | None:
+    """Name of the class whose model was saved; None where the configuration does not say."""
+    names = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8")).get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else None
 
 
 def read_config(folder: str | Path) -> ModelConfig:

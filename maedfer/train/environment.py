@@ -17,7 +17,19 @@ import torch
 from maedfer import __version__
 from maedfer.train.processes import Runtime
 
-_PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "av", "decord", "pillow", "pyyaml", "tqdm")
+_PACKAGES = (
+    "torch",
+    "triton",
+    "torchvision",
+    "numpy",
+    "einops",
+    "safetensors",
+    "av",
+    "decord",
+    "pillow",
+    "pyyaml",
+    "tqdm",
+)
 # Peak dense matrix throughput in FLOP/s with 16-bit inputs, by a part of the device's name; the first match counts.
 # Manufacturers' data sheets, without sparsity.
 _PEAKS: tuple[tuple[str, float], ...] = (

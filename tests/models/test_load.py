@@ -40,6 +40,13 @@ def test_run_gives_its_model_and_an_interrupted_one_says_what_to_do(tmp_path: Pa
     assert same(load(str(tmp_path)), load(RUN / "whole"))
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_part_of_a_saved_model(name: str, tmp_path: Path) -> None:
+    folder = LGIFormer(small()).save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="is a part of a saved model: give its folder, .*model'"):
+        load(folder / name)
+
+
 @pytest.mark.parametrize(("run", "kind"), [("run_finetune", LGIFormer), ("run_pretrain", MAEDFER)])
 def test_checkpoint_of_a_run(run: str, kind: type) -> None:
     content = torch.load(ASSETS / run / "checkpoints/last.pt", weights_only=True)

@@ -58,7 +58,10 @@ def test_a_class_of_ones_own_saves_and_loads(tmp_path: Path) -> None:
     loaded = Measured.from_pretrained(model.save_pretrained(tmp_path / "model"))
     assert type(loaded) is Measured and int(loaded.seen) == 2 and torch.equal(loaded(video), want)
     assert maedfer.models.load_pretrained(LGIFormer(small()), model).fresh[0] == "head_norm.weight"
-    with pytest.raises(InputError, match="does not fit the model: unexpected scale, seen"):
+    with pytest.raises(
+        InputError,
+        match="unexpected scale, seen; it was saved by a class Measured: load it with Measured.from_pretrained",
+    ):
         maedfer.from_pretrained(tmp_path / "model")
     quiet = Quiet(small_mae())
     folder = quiet.save_pretrained(tmp_path / "mae")
