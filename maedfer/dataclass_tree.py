@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
@@ -98,6 +98,41 @@ def check_ranges(config: Any, path: str = "") -> None:
             check_range(field, value, key)
 
 
+def former_names(cls: type, path: str = "") -> dict[str, str]:
+    """Present dotted keys of a dataclass tree by the former ones, each with `path` ("model.") before it."""
+    return {
+        f"{path}{key.removesuffix(field.name)}{former}": f"{path}{key}"
+        for key, field in walk(cls)
+        if (former := setting_of(field).formerly)
+    }
+
+
+def rename(values: Mapping[str, Any], names: Mapping[str, str], path: str = "") -> dict[str, Any]:
+    """A nested dictionary with the present names of settings where it has former ones; sections are no settings.
+
+    Args:
+        values: the dictionary.
+        names: present dotted keys by the former ones, see `former_names`.
+        path: where in a larger tree this one sits, with a dot at the end ("model.").
+
+    Raises:
+        InputError: a section has a setting under both names.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{path}{name}"
+        if isinstance(value, Mapping):
+            renamed[name] = rename(value, names, f"{key}.")
+        elif key in names:
+            present = names[key].removeprefix(path)
+            if present in values:
+                raise InputError(f"{key} is the former name of {names[key]}: give one of them, not both")
+            renamed[present] = value
+        else:
+            renamed[name] = value
+    return renamed
+
+
 def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
     """Make a `cls` from nested dictionaries.
 
@@ -108,17 +143,18 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, pa
         path: where in a larger tree this one sits, for error messages ("model.encoder").
 
     Raises:
-        InputError: unknown key (with the nearest known one), wrong type, number out of range, missing required key.
+        InputError: unknown key (with the nearest known one), a key under both its names, wrong type, number out of
+            range, missing required key.
     """
     hints = field_types(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    renamed = {setting_of(field).formerly: key for key, field in fields.items() if setting_of(field).formerly}
+    prefix = f"{path}." if path else ""
+    values = rename(values, former_names(cls, prefix), prefix)  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
-    for name, value in values.items():
-        where = f"{path}.{name}" if path else str(name)
-        key = renamed.get(name, name)
+    for key, value in values.items():
+        where = f"{prefix}{key}"
         if key not in hints:
-            raise unknown(f"key in {path!r}" if path else "key", name, hints)
+            raise unknown("key", key, hints, where=f"in {path!r}" if path else "")
         changes[key] = _convert(hints[key], value, where, getattr(base, key, None))
         check_range(fields[key], changes[key], where)
     if base is not None:
@@ -156,8 +192,16 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Contain
     ]
 
 
-def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
-    """Set `a.b.c=value` in a nested dictionary, reading the text of the value with `parse`.
+def set_dotted(
+    tree: dict[str, Any], assignment: str, parse: Callable[[str], Any], names: Mapping[str, str] | None = None
+) -> None:
+    """Set `a.b.c=value` in a nested dictionary.
+
+    Args:
+        tree: the dictionary.
+        assignment: key and value.
+        parse: reads the text of the value.
+        names: present dotted keys by the former ones; a tree without former names then stays one.
 
     Raises:
         InputError: the assignment has no `=`, or a part of its key is a value and not a section.
@@ -165,12 +209,17 @@ def set_dotted(tree: dict[str, Any], assignment: str, parse: Any) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise InputError(f"override {assignment!r} is not of the form key=value (for example optim.lr=3e-4)")
+    value, names = parse(text), names or {}
+    if isinstance(value, Mapping):
+        value = rename(value, names, f"{key}.")
+    else:
+        key = names.get(key, key)
     *sections, name = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {section!r} is a value, not a section")
-    tree[name] = parse(text)
+    tree[name] = value
 
 
 def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

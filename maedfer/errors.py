@@ -26,9 +26,17 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def unknown(kind: str, name: object, known: Iterable[object]) -> InputError:
-    """Build the error for a `name` that is not among the `known` ones, with the nearest one as a suggestion."""
+def unknown(kind: str, name: object, known: Iterable[object], where: str = "") -> InputError:
+    """Build the error for a `name` that is not among the `known` ones, with the nearest one as a suggestion.
+
+    Args:
+        kind: what the name stands for.
+        name: the unknown one.
+        known: the names there are.
+        where: what follows the name in the message ("in 'optim'").
+    """
     choices = [str(choice) for choice in known]
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(choices))}"
-    return InputError(f"unknown {kind} {str(name)!r}: {hint}")
+    place = f" {where}" if where else ""
+    return InputError(f"unknown {kind} {str(name)!r}{place}: {hint}")

@@ -87,7 +87,7 @@ def setting(
         above, below: the same where the bound itself is not allowed.
         belongs_to: what the setting belongs to, a key of `OWNERS`.
         by_task: tasks whose default is another one.
-        formerly: the key's name in files of earlier versions, which is still read; of both names, the later one counts.
+        formerly: the key's name in files of earlier versions, which is still read.
     """
     known = Setting(
         doc=doc,
@@ -130,7 +130,8 @@ def check_range(field: dataclasses.Field[Any], value: Any, key: str) -> None:
         numbers = {key: value}
     for place, number in numbers.items():
         if not known.allows(number):
-            raise InputError(f"{place} must be {known.range}{null}, got {_number(number)}")
+            finite = "" if isinstance(number, int) or math.isfinite(number) else "a finite number "
+            raise InputError(f"{place} must be {finite}{known.range}{null}, got {_number(number)}")
 
 
 def documented(cls: type[T]) -> type[T]:

@@ -10,8 +10,10 @@ import yaml
 
 from maedfer.dataclass_tree import (
     check_ranges,
+    former_names,
     from_dict,
     keys_of,
+    rename,
     set_dotted,
     task_defaults,
     to_dict,
@@ -49,7 +51,7 @@ def test_fills_nested_fields_and_keeps_the_rest() -> None:
     ("values", "message"),
     [
         ({"name": "a", "stepps": 1}, "unknown key 'stepps': did you mean 'steps'"),
-        ({"name": "a", "inner": {"rates": 1}}, "unknown key in 'inner' 'rates': did you mean 'rate'"),
+        ({"name": "a", "inner": {"rates": 1}}, "unknown key 'rates' in 'inner': did you mean 'rate'"),
         ({"name": "a", "steps": 1.5}, "steps must be a whole number, got 1.5"),
         ({"name": "a", "steps": True}, "steps must be a whole number, got True"),
         ({"name": "a", "on": 1}, "on must be true or false, got 1"),
@@ -107,12 +109,12 @@ class Tree:
         ({"drop": 1}, r"top.drop must be at least 0 and below 1, got 1"),
         ({"keep": 0}, r"top.keep must be above 0 and at most 1, got 0"),
         ({"count": 0}, r"top.count must be at least 1, got 0"),
-        ({"number": 0}, r"top.number must be at least 1, got 0"),
+        ({"number": 0}, r"top.count must be at least 1, got 0"),
         ({"clip": 0}, r"top.clip must be above 0, or null, got 0"),
         ({"sizes": [2, 0]}, r"top.sizes\[1\] must be at least 1, got 0"),
         ({"sizes": []}, r"top.sizes must have one number or more, got \[\]"),
-        ({"share": "nan"}, r"top.share must be between 0 and 1, got nan"),
-        ({"clip": "inf"}, r"top.clip must be above 0, or null, got inf"),
+        ({"share": "nan"}, r"top.share must be a finite number between 0 and 1, got nan"),
+        ({"clip": "inf"}, r"top.clip must be a finite number above 0, or null, got inf"),
     ],
 )
 def test_numbers_out_of_range_are_refused_with_their_key(values: dict, message: str) -> None:
@@ -131,7 +133,27 @@ def test_ranges_of_a_whole_tree() -> None:
 
 def test_an_earlier_name_is_still_read() -> None:
     assert from_dict(Known, {"number": 3}) == Known(count=3)
-    assert from_dict(Known, {"count": 2, "number": 3}) == Known(count=3)
+    assert from_dict(Tree, {"known": {"number": 3}}) == Tree(Known(count=3))
+    assert from_dict(Known, {"number": 3}, Known(count=2)) == Known(count=3)
+    with pytest.raises(InputError, match=r"^top\.number is the former name of top\.count: give one of them, not both$"):
+        from_dict(Known, {"count": 2, "number": 3}, path="top")
+    with pytest.raises(InputError, match=r"^known\.number is the former name of known\.count"):
+        from_dict(Tree, {"known": {"number": 3, "count": 3}})
+
+
+def test_former_names_give_way_to_present_ones() -> None:
+    names = former_names(Tree)
+    assert names == {"known.number": "known.count", "either.number": "either.count"}
+    assert rename({"known": {"number": 1, "share": 2}, "number": 3}, names) == {
+        "known": {"count": 1, "share": 2},
+        "number": 3,
+    }
+    # A section of that name is no setting.
+    assert rename({"known": {"number": {"a": 1}}}, names) == {"known": {"number": {"a": 1}}}
+    tree: dict = {"known": {"count": 1}}
+    for assignment, count in (("known.number=2", 2), ("known.count=3", 3), ("known={number: 4}", 4)):
+        set_dotted(tree, assignment, yaml.safe_load, names)
+        assert tree == {"known": {"count": count}}
 
 
 def test_what_belongs_to_whom() -> None:

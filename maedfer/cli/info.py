@@ -76,13 +76,10 @@ def describe(model: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: no such model, field or value.
     """
-    from maedfer.dataclass_tree import set_dotted, to_dict
+    from maedfer.dataclass_tree import to_dict
     from maedfer.models.profile import profile
 
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        set_dotted(changes, override.removeprefix("model."), literal)
-    config = _config(model, changes)
+    config = _config(model, overrides)
     cost = profile(config)
     clip = getattr(config, "encoder", config) if hasattr(config, "decoder_dim") else config
     return {
@@ -132,22 +129,28 @@ def _built(record: dict[str, Any]) -> str:
     return "; ".join(record[key] for key in ("architectures", "nvcc", "compiler") if key in record)
 
 
-def _config(model: str, changes: dict[str, Any]) -> Any:
-    from maedfer.dataclass_tree import from_dict
+def _config(model: str, overrides: list[str]) -> Any:
+    from maedfer.dataclass_tree import former_names, from_dict, set_dotted
     from maedfer.models import list_models, model_config
+
+    base = model_config(model) if model in list_models() else _saved_config(model)
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        set_dotted(changes, override.removeprefix("model."), literal, former_names(type(base)))
+    return model_config(model, **changes) if model in list_models() else from_dict(type(base), changes, base)
+
+
+def _saved_config(model: str) -> Any:
+    from maedfer.models import list_models
     from maedfer.models.serialization import CONFIG_FILE, read_config
 
-    if model in list_models():
-        return model_config(model, **changes)
     for folder in (Path(model), Path(model) / "model"):
         if (folder / CONFIG_FILE).is_file():
-            base = read_config(folder)
-            return from_dict(type(base), changes, base)
+            return read_config(folder)
     if (Path(model) / "config.yaml").is_file():
         from maedfer.train.config import read_config as read_run
 
-        base = read_run(Path(model) / "config.yaml").model
-        return from_dict(type(base), changes, base)
+        return read_run(Path(model) / "config.yaml").model
     if Path(model).is_dir():
         raise InputError(f"folder {model!r} holds neither a saved model ({CONFIG_FILE}) nor a run (config.yaml)")
     if Path(model).is_file():

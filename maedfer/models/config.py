@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from maedfer.dataclass_tree import check_ranges, field_types, from_dict
+from maedfer.dataclass_tree import check_ranges, field_types, former_names, from_dict, rename
 from maedfer.errors import InputError, unknown
 from maedfer.kernels import Impl
 from maedfer.setting import documented, setting
@@ -288,12 +289,17 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     architecture, config_type = _FAMILIES[family]
     base = {"architecture": architecture, **_SIZES[architecture][size]}
     if config_type is LGIFormerConfig:
+        # Before they meet the sizes of the name, which go by present names.
+        overrides = rename(overrides, former_names(LGIFormerConfig, "model."), "model.")
         return from_dict(LGIFormerConfig, {**base, **overrides}, path="model")
     own = set(field_types(MAEDFERConfig))
     shared = set(field_types(LGIFormerConfig))
     nested = overrides.pop("encoder", {})
     if isinstance(nested, LGIFormerConfig):
         nested = dataclasses.asdict(nested)
+    if not isinstance(nested, Mapping):
+        raise InputError(f"model.encoder must be a section with keys, got {nested!r}")
+    nested = rename(nested, former_names(LGIFormerConfig, "model.encoder."), "model.encoder.")
     direct = {key: overrides.pop(key) for key in list(overrides) if key in shared - own}
     defaults = {"target": "pixels"} if family == "video_mae" else {}
     return from_dict(

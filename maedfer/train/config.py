@@ -18,8 +18,10 @@ from maedfer._files import atomic_path
 from maedfer.dataclass_tree import (
     check_ranges,
     differences,
+    former_names,
     from_dict,
     keys_of,
+    rename,
     set_dotted,
     task_defaults,
     to_dict,
@@ -84,16 +86,19 @@ def load_config(
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     yaml = require("yaml", "train")
+    names = _former_names(task)
     requested: dict[str, Any] = {}
     if recipe is not None:
-        requested = read_tree(find_recipe(recipe))
+        requested = rename(read_tree(find_recipe(recipe)), names)
         if requested.get("task", task) != task and task != "evaluate":
             raise InputError(f"recipe {str(recipe)!r} is for {requested['task']!r} and cannot be used to {task}")
+    requested["task"] = task
     for override in overrides:
-        set_dotted(requested, override, lambda text: yaml.safe_load(text) if text else "")
-    tree = _merge(_task_tree(task), _evaluated_run(requested) if task == "evaluate" else {})
+        set_dotted(requested, override, lambda text: yaml.safe_load(text) if text else "", names)
+    if requested["task"] != task:
+        raise InputError(f"task cannot be {requested['task']!r} here: the command says what is run, which is {task!r}")
+    tree = _merge(_task_tree(task), rename(_evaluated_run(requested), names) if task == "evaluate" else {})
     tree = _merge(tree, requested)
-    tree["task"] = task
     if not tree.get("output"):
         tree["output"] = str(_default_output(task, recipe, requested))
     cfg = resolve(tree)
@@ -157,8 +162,6 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
                 f"model.num_classes is {values['num_classes']} but data.classes names {count} classes: "
                 "give one of them, or make them agree"
             )
-    elif isinstance(model_config(str(name)), MAEDFERConfig) and not isinstance(values.get("encoder", {}), Mapping):
-        raise InputError(f"model.encoder must be a section with keys, got {values['encoder']!r}")
     model = model_config(str(name), **values)
     return from_dict(RunConfig, {**tree, "model_name": str(name), "model": model, "data": data})
 
@@ -269,6 +272,13 @@ def _task_tree(task: str) -> dict[str, Any]:
     tree, name = task_defaults(RunConfig, task), default_model(task)
     tree.pop("model_name", None)
     return {**tree, "model": {"name": name, **task_defaults(type(model_config(name)), task)}}
+
+
+def _former_names(task: str) -> dict[str, str]:
+    # `model.encoder` is a section of a masked autoencoder, and the former name of a classifier's architecture.
+    model = MAEDFERConfig if task == "pretrain" else LGIFormerConfig
+    others = {former: key for former, key in former_names(RunConfig).items() if not former.startswith("model.")}
+    return {**others, **former_names(model, "model.")}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from maedfer.dataclass_tree import field_types, sections
-from maedfer.errors import unknown
+from maedfer.dataclass_tree import field_types, former_names, sections
+from maedfer.errors import InputError, unknown
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 from maedfer.setting import Owner, Setting, setting_of
 from maedfer.train.settings import RunConfig
@@ -75,9 +75,15 @@ def find(key: str) -> list[Section]:
     """The settings that a key stands for: a section, or one setting in the sections that have it.
 
     Raises:
-        InputError: there is no such key.
+        InputError: there is no such key, or it goes by another name now.
     """
     everything = describe()
+    if key == "model.encoder":
+        meaning = "the encoder of a masked autoencoder, in pre-training only"
+        return [Section(key, meaning, _fields(LGIFormerConfig, key))]
+    former = former_names(RunConfig)
+    if key in former:
+        raise InputError(f"setting {key!r} is now called {former[key]!r}: ask for that")
     whole = [section for section in everything if section.name == key]
     if key and whole:
         return whole

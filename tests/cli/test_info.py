@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from maedfer.cli.info import describe
 from maedfer.models import create_model, list_models
 from tests.cli.helpers import Call
 
@@ -72,12 +73,13 @@ def test_a_run_folder(call: Call, trained: Path, tmp_path: Path) -> None:
     ("argv", "message"),
     [
         (["lgi_former_bas"], "unknown model 'lgi_former_bas': did you mean 'lgi_former_base'?"),
-        (["lgi_former_base", "depht=3"], "unknown key in 'model' 'depht': did you mean 'depth'?"),
+        (["lgi_former_base", "depht=3"], "unknown key 'depht' in 'model': did you mean 'depth'?"),
         (["lgi_former_base", "depth=many"], "model.depth must be a whole number, got 'many'"),
         (
             ["lgi_former_base", "region_size=[3,5,10]"],
             "region_size (3, 5, 10) does not divide the token grid (8, 10, 10)",
         ),
+        (["mae_dfer_base", "encoder=vit"], "model.encoder must be a section with keys, got 'vit'"),
         (["depth=3"], "info depth=3 changes a model: name one before it"),
         (["lgi_former_base", "--build"], "info --build takes no model"),
     ],
@@ -113,3 +115,11 @@ def test_what_was_compiled(record: dict, text: str, call: Call, monkeypatch: pyt
     monkeypatch.setattr("maedfer._native._RECORD", {"cpu": record, "cuda": record})
     build = json.loads(call("info", "--build", "--json").out)
     assert build["csrc, CPU part"] == build["csrc, CUDA part"] == text
+
+
+@pytest.mark.parametrize("model", ["lgi_former_tiny", "mae_dfer_tiny"])
+def test_of_a_field_and_its_former_name_the_last_counts(model: str) -> None:
+    path = "encoder." if model.startswith("mae") else ""
+    for first, second in (("encoder", "architecture"), ("architecture", "encoder")):
+        config = describe(model, [f"{path}{first}=vit", f"model.{path}{second}=lgi"])["config"]
+        assert config.get("encoder", config)["architecture"] == "lgi"

@@ -70,7 +70,7 @@ def test_print_config_is_a_recipe(call: Call, tmp_path: Path) -> None:
         (["finetune", "dfww"], "unknown recipe 'dfww': did you mean 'dfew'?"),
         (["finetune", "none.yaml"], "recipe file 'none.yaml' does not exist"),
         (["finetune", "voxceleb2_pretrain"], "is for 'pretrain' and cannot be used to finetune"),
-        (["finetune", "dfew", "optim.lrr=1"], "unknown key in 'optim' 'lrr': did you mean 'lr'?"),
+        (["finetune", "dfew", "optim.lrr=1"], "unknown key 'lrr' in 'optim': did you mean 'lr'?"),
         (["finetune", "dfew", "optm.lr=1"], "unknown key 'optm': did you mean 'optim'?"),
         (["finetune", "dfew", "optim.lr=fast"], "optim.lr must be a number, got 'fast'"),
         (["finetune", "dfew", "model.region_size=[3,5,10]"], "region_size (3, 5, 10) does not divide the token grid"),

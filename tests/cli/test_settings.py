@@ -42,3 +42,10 @@ def test_keys_of_both_kinds_of_model(capsys: pytest.CaptureFixture[str]) -> None
 def test_unknown_keys_are_refused_with_the_nearest(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", key]) == 2
     assert f"unknown setting '{key}'" in capsys.readouterr().err
+
+
+def test_the_encoder_of_a_masked_autoencoder_is_a_section(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "model.encoder")
+    assert "model.encoder.architecture = lgi\n" in text and "model.decoder_dim" not in text
+    assert main(["settings", "model.encoder.encoder"]) == 2
+    assert "is now called 'model.encoder.architecture'" in capsys.readouterr().err

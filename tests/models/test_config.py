@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer, MAEDFERConfig, from_pretrained, model_config, read_config
 from tests.helpers import small, small_mae
 
@@ -22,3 +25,13 @@ def test_the_architecture_was_called_encoder(tmp_path: Path) -> None:
     for given in ({"encoder": {"encoder": "vit"}}, {"architecture": "vit"}):
         config = model_config("mae_dfer_base", **given)
         assert isinstance(config, MAEDFERConfig) and config.encoder.architecture == "vit"
+
+
+def test_both_names_of_the_architecture_in_one_call_are_refused() -> None:
+    assert model_config("lgi_former_tiny", encoder="vit") == model_config("lgi_former_tiny", architecture="vit")
+    with pytest.raises(
+        InputError, match=r"^model\.encoder is the former name of model\.architecture: give one of them"
+    ):
+        model_config("lgi_former_tiny", encoder="vit", architecture="lgi")
+    with pytest.raises(InputError, match=r"^model\.encoder\.encoder is the former name of model\.encoder\.arch"):
+        model_config("mae_dfer_tiny", encoder={"encoder": "vit", "architecture": "lgi"})

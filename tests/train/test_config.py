@@ -83,8 +83,8 @@ def test_shipped_recipes_load(recipe):
         (["model.region_size=[2,3,10]"], "does not divide"),
         (["model.in_channels=1"], "in_channels"),
         (["optim.lr=-1"], "optim.lr must be at least 0, got -1$"),
-        (["optim.lr=.nan"], "optim.lr must be at least 0, got nan$"),
-        (["optim.weight_decay=.inf"], "optim.weight_decay must be at least 0, got inf$"),
+        (["optim.lr=.nan"], "optim.lr must be a finite number at least 0, got nan$"),
+        (["optim.weight_decay=.inf"], "optim.weight_decay must be a finite number at least 0, got inf$"),
         (["optim.betas=[0.9, 1]"], r"optim.betas\[1\] must be at least 0 and below 1, got 1$"),
         (["optim.eps=0"], "optim.eps must be above 0, got 0$"),
         (["seed=-1"], "seed must be between 0 and "),
@@ -113,6 +113,50 @@ def test_the_architecture_goes_by_its_former_name_too():
     assert finetune("model.encoder=vit").model.architecture == "vit"
     overrides = ["data.train=x", "model.encoder.encoder=vit"]
     assert load_config("pretrain", None, overrides).clip_model.architecture == "vit"
+
+
+def test_of_the_architecture_and_its_former_name_the_last_on_the_command_line_counts(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {name: lgi_former_tiny, encoder: vit}\n")
+    assert finetune(recipe=recipe).model.architecture == "vit"
+    assert finetune("model.architecture=lgi", recipe=recipe).model.architecture == "lgi"
+    assert finetune("model.encoder=vit", "model.architecture=lgi").model.architecture == "lgi"
+    assert finetune("model.architecture=lgi", "model.encoder=vit").model.architecture == "vit"
+    assert finetune("model={encoder: vit}", "model.architecture=lgi").model.architecture == "lgi"
+    for first, second in (("encoder", "architecture"), ("architecture", "encoder")):
+        overrides = ["data.train=x", f"model.encoder.{first}=vit", f"model.encoder.{second}=lgi"]
+        assert load_config("pretrain", None, overrides).clip_model.architecture == "lgi"
+
+
+def test_both_names_of_the_architecture_in_one_section_are_refused(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {encoder: vit, architecture: lgi}\n")
+    with pytest.raises(InputError, match=r"^model\.encoder is the former name of model\.architecture: give one"):
+        finetune(recipe=recipe)
+    recipe.write_text("model: {encoder: {encoder: vit, architecture: lgi}}\n")
+    both = r"^model\.encoder\.encoder is the former name of model\.encoder\.architecture"
+    with pytest.raises(InputError, match=both):
+        load_config("pretrain", recipe, ["data.train=x"])
+
+
+def test_the_former_name_in_the_settings_of_an_evaluated_run_gives_way(tmp_path):
+    save_config(finetune(f"output={tmp_path}", "data.test=x", "model.architecture=vit"), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("architecture: vit", "encoder: vit"))
+    assert read_config(tmp_path / "config.yaml").clip_model.architecture == "vit"
+    run = f"eval.checkpoint={tmp_path}"
+    assert load_config("evaluate", None, [run]).clip_model.architecture == "vit"
+    assert load_config("evaluate", None, [run, "model.architecture=lgi"]).clip_model.architecture == "lgi"
+
+
+def test_the_task_is_the_command(tmp_path):
+    with pytest.raises(InputError, match="^task cannot be 'pretrain' here: the command says what is run"):
+        finetune("task=pretrain", recipe="dfew")
+    with pytest.raises(InputError, match="^task cannot be 'finetune' here"):
+        load_config("evaluate", None, ["task=finetune"])
+    cfg = finetune("task=finetune")
+    save_config(cfg, tmp_path / "config.yaml")
+    assert finetune(recipe=tmp_path / "config.yaml") == cfg
 
 
 def test_mistakes_of_a_masked_autoencoder_are_named():

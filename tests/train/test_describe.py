@@ -51,5 +51,11 @@ def test_values_are_told_by_type_and_range() -> None:
 def test_finding_a_section_or_a_key() -> None:
     assert [section.name for section in find("model")] == ["model", "model"]
     assert [item.key for section in find("model.encoder.impl") for item in section.settings] == ["model.impl"]
+    (encoder,) = find("model.encoder")
+    assert encoder.settings[0].key == "model.encoder.clip_size"
+    with pytest.raises(
+        InputError, match=r"^setting 'model\.encoder\.encoder' is now called 'model\.encoder\.architecture'"
+    ):
+        find("model.encoder.encoder")
     with pytest.raises(InputError, match="unknown setting 'optm': did you mean 'optim'"):
         find("optm")
