@@ -17,7 +17,7 @@ import torch
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
 from maedfer.models.load import RUN_FORMAT
-from maedfer.train.config import RunConfig, differing_keys
+from maedfer.train.config import RunConfig, differing_keys, resolve
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -83,6 +83,29 @@ def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
             f"{str(path)!r} was made with other settings: {'; '.join(keys)}: "
             "use the same ones to resume, or another output folder for a new run"
         )
+
+
+def load_resumable(path: str | Path, cfg: RunConfig, global_batch: int) -> dict[str, Any]:
+    """Read a checkpoint to go on from.
+
+    Args:
+        path: of the checkpoint.
+        cfg: settings of the run that goes on.
+        global_batch: clips of one of its steps.
+
+    Raises:
+        InputError: it cannot be read, holds weights only, or belongs to a run with other settings.
+    """
+    state = load_checkpoint(path)
+    check_same_run(path, resolve(state["config"]), cfg)
+    if "optimizer" not in state:
+        raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
+    if state["global_batch"] != global_batch:
+        raise InputError(
+            f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {global_batch}: "
+            "train.batch_size x processes x train.accumulate must stay the same"
+        )
+    return state
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

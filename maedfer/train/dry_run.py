@@ -18,12 +18,14 @@ from maedfer.data.sampler import SampleKey
 from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views
+from maedfer.train.checkpoint import load_resumable
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, read_runs
 from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
+from maedfer.train.run_folder import check_evaluation, check_run
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.
@@ -50,7 +52,7 @@ def dry_run(cfg: RunConfig, say: Say) -> None:
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
     with start(cfg) as runtime:
         tell = say if runtime.main else _say_nothing
-        _check_output(cfg, tell)
+        checkpoint = runtime.on_main(lambda: _check_output(cfg, tell))
         if cfg.task == "evaluate" and cfg.eval.runs:
             for folder, part in zip(cfg.eval.runs, read_runs(cfg.eval.runs), strict=True):
                 tell(f"eval.runs    {folder}: {len(part.names)} clips")
@@ -59,7 +61,10 @@ def dry_run(cfg: RunConfig, say: Say) -> None:
             for split in splits:
                 if getattr(cfg.data, split):
                     _check_list(cfg, split, tell)
-            (_check_evaluation if cfg.task == "evaluate" else _check_training)(cfg, runtime, tell)
+            if cfg.task == "evaluate":
+                _check_evaluation(cfg, runtime, tell)
+            else:
+                _check_training(cfg, runtime, tell, checkpoint)
         tell("dry run complete: nothing was written")
 
 
@@ -67,15 +72,21 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _check_output(cfg: RunConfig, say: Say) -> None:
+def _check_output(cfg: RunConfig, say: Say) -> Path | None:
+    # The checkpoint that the run would go on from.
     output = Path(cfg.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"output {cfg.output!r} is a file: give a folder")
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         raise InputError(f"output {cfg.output!r} cannot be written: no permission for {str(existing)!r}")
-    held = "holds a run already, which would be resumed" if (output / "checkpoints" / "last.pt").exists() else "new"
-    say(f"output       {output} ({held})")
+    checkpoint = None
+    if cfg.task == "evaluate":
+        check_evaluation(cfg)
+    else:
+        checkpoint = check_run(cfg)
+    say(f"output       {output} ({f'the run would go on from {checkpoint}' if checkpoint else 'new'})")
+    return checkpoint
 
 
 def _check_list(cfg: RunConfig, split: str, say: Say) -> None:
@@ -112,15 +123,17 @@ def _class_counts(cfg: RunConfig, clips: list[Clip]) -> str:
     return " (" + ", ".join(f"{name} {counts[label]}" for label, name in enumerate(cfg.classes)) + ")"
 
 
-def _check_training(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
+def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path | None) -> None:
     task = (PretrainTask if cfg.task == "pretrain" else FinetuneTask)(cfg, runtime)
-    model, loaded = task.build()
+    model, loaded = task.build(initial=checkpoint is None)
     if loaded is not None:
         say(f"train.init   {cfg.train.init}: {len(loaded.used)} keys used, {len(loaded.fresh)} left as initialised")
     count = sum(parameter.numel() for parameter in model.parameters())
     say(f"model        {cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision}")
     batches = TrainBatches(cfg, runtime)
     schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
+    if checkpoint is not None:
+        load_resumable(checkpoint, cfg, schedule.global_batch)
     factors = f"batch {cfg.train.batch_size} x processes {runtime.world} x passes {cfg.train.accumulate}"
     say(
         f"schedule     {schedule.total} steps of {schedule.global_batch} clips ({factors}), "

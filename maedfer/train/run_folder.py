@@ -34,8 +34,8 @@ class RunResult:
     metrics: dict[str, Any] | None = None
 
 
-def open_run(cfg: RunConfig) -> Path | None:
-    """Make the folder of a training run, or find what is in it.
+def check_run(cfg: RunConfig) -> Path | None:
+    """Look whether a training run may use its folder; nothing is written.
 
     Returns:
         The checkpoint to go on from, None for a new run.
@@ -62,15 +62,28 @@ def open_run(cfg: RunConfig) -> Path | None:
                 f"{cfg.output!r} holds a run with other settings: {'; '.join(keys)}: use the same ones to resume it, "
                 "or another output folder for a new run"
             )
-    _make(output / "checkpoints")
-    remove_leftovers(output / "checkpoints")
     if resume not in ("auto", "none"):
         return Path(resume)
     return last if last.is_file() else None
 
 
-def open_evaluation(cfg: RunConfig) -> None:
-    """Make the folder of an evaluation.
+def open_run(cfg: RunConfig) -> Path | None:
+    """Make the folder of a training run, or find what is in it.
+
+    Returns:
+        The checkpoint to go on from, None for a new run.
+
+    Raises:
+        InputError: see `check_run`, or the folder cannot be made.
+    """
+    checkpoint = check_run(cfg)
+    _make(Path(cfg.output) / "checkpoints")
+    remove_leftovers(Path(cfg.output) / "checkpoints")
+    return checkpoint
+
+
+def check_evaluation(cfg: RunConfig) -> None:
+    """Look whether an evaluation may use its folder; nothing is written.
 
     Raises:
         InputError: it is the folder of a training run, whose own settings and scores must stay.
@@ -78,7 +91,16 @@ def open_evaluation(cfg: RunConfig) -> None:
     output = Path(cfg.output)
     if (output / "config.yaml").is_file() and read_config(output / "config.yaml").task != "evaluate":
         raise InputError(f"output {cfg.output!r} is the folder of a training run: give the evaluation one of its own")
-    _make(output)
+
+
+def open_evaluation(cfg: RunConfig) -> None:
+    """Make the folder of an evaluation.
+
+    Raises:
+        InputError: see `check_evaluation`, or the folder cannot be made.
+    """
+    check_evaluation(cfg)
+    _make(Path(cfg.output))
 
 
 @contextlib.contextmanager

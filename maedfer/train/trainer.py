@@ -24,8 +24,8 @@ from maedfer._progress import duration
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
-from maedfer.train.checkpoint import check_same_run, load_checkpoint, random_state, save_checkpoint, set_random_state
-from maedfer.train.config import config_tree, resolve
+from maedfer.train.checkpoint import load_resumable, random_state, save_checkpoint, set_random_state
+from maedfer.train.config import config_tree
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
@@ -283,16 +283,7 @@ class Trainer:
         Raises:
             InputError: it cannot be read, or belongs to a run with other settings or other clips.
         """
-        state = load_checkpoint(path)
-        check_same_run(path, resolve(state["config"]), self.cfg)
-        if "optimizer" not in state:
-            raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
-        global_batch = self.schedule.global_batch
-        if state["global_batch"] != global_batch:
-            raise InputError(
-                f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {global_batch}: "
-                "train.batch_size x processes x train.accumulate must stay the same"
-            )
+        state = load_resumable(path, self.cfg, self.schedule.global_batch)
         lists = {**state["lists"], **self.lists}
         changed = [name for name in lists if state["lists"].get(name) != self.lists.get(name)]
         if changed:

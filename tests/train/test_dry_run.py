@@ -58,6 +58,30 @@ def test_what_cannot_be_scored_is_refused_before_the_run(data, run, tmp_path):
         lines(load_config("evaluate", None, [*given, "data.classes=[a, b, c, d]"]))
 
 
+def test_a_folder_that_the_run_would_refuse_is_refused(data, run, tmp_path):
+    def refused(*changes):
+        with pytest.raises(InputError) as caught:
+            lines(tiny("finetune", data, run, "optim.epochs=1", *changes))
+        return str(caught.value)
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert "would go on from" in lines(tiny("finetune", data, run, "optim.epochs=1"))[0]
+    assert "holds a run with other settings: optim.lr" in refused("optim.lr=0.5")
+    assert "is not empty" in refused("train.resume=none")
+    assert "'/nope' does not exist" in refused("train.resume=/nope")
+    assert "clips a step" in refused("train.batch_size=3")
+    last, other = run / "checkpoints" / "last.pt", f"output={tmp_path / 'other'}"
+    assert "was made with other settings: optim.lr" in refused(f"train.resume={last}", "optim.lr=0.5", other)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_evaluation_leaves_the_folder_of_a_training_run_alone(data, run):
+    given = [f"eval.checkpoint={run}", "train.device=cpu", f"output={run}"]
+    with pytest.raises(InputError, match="is the folder of a training run"):
+        lines(load_config("evaluate", None, given))
+
+
 def test_a_sample_is_spread_evenly():
     assert _spread(3, 16) == [0, 1, 2]
     assert _spread(100, 4) == [0, 25, 50, 75]
