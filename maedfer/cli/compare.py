@@ -19,8 +19,8 @@ def add_commands(commands: Any) -> None:
         run,
         "compare runs: tables, differences seed by seed, curves, confusion matrices",
         "Compare runs that have been scored, and write report.html and report.json. Runs whose settings differ in\n"
-        "nothing but the seed are seeds of one condition, which gets a mean and a spread; LABEL=RUN names the\n"
-        "condition of a run instead. Other conditions are compared to the first one, seed by seed.",
+        "nothing but the seed and the machine are seeds of one condition, which gets a mean and a spread; LABEL=RUN\n"
+        "names the condition of a run instead. Other conditions are compared to the first one, seed by seed.",
         examples(
             "maedfer compare runs/scratch_0 runs/scratch_1 runs/tuned_0 runs/tuned_1 --out runs/comparison",
             "maedfer compare scratch=runs/a scratch=runs/b tuned=runs/c tuned=runs/d --out runs/comparison \\",
@@ -44,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
     labelled = split_labels(args.runs)
     conditions = labelled if labelled is not None else group_runs(args.runs)
     page = write_comparison(args.out, conditions, args.title, args.note, pretraining=args.pretraining)
-    for difference in json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["scores"]["differences"]:
+    scores = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["scores"]
+    for difference in scores["differences"]:
         print(difference["sentence"])
+    if scores["pairing_note"]:
+        print(scores["pairing_note"])
     print(f"report: {page}")
     return 0
 

@@ -15,10 +15,17 @@ from maedfer.errors import InputError
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report import sections as parts
+from maedfer.report.conditions import FREE
 from maedfer.report.figures import Curve, Panel
 from maedfer.report.run_data import RunData, Scores, read_run
 
 METRICS = ("uar", "war")
+
+# What is said of conditions that their seeds do not pair.
+_PAIRING_NOTES = {
+    "": "The conditions have different numbers of seeds: no paired differences.",
+    "position": "The conditions have different seeds: runs are paired in the order given.",
+}
 
 
 @dataclass(frozen=True)
@@ -247,11 +254,9 @@ def _score_section(
             "The epoch of some runs was selected on the test clips (eval.select = test): their scores are optimistic.",
             True,
         )
-    if len(conditions) > 1 and not pairing:
-        statements = html.paragraph("The conditions have different numbers of seeds: no paired differences.", "note")
-    elif len(conditions) > 1 and pairing == "position":
-        statements += html.paragraph("The conditions have different seeds: runs are paired in the order given.", "note")
-    found["pairing"] = pairing
+    note = _PAIRING_NOTES.get(pairing, "") if len(conditions) > 1 else ""
+    statements += html.paragraph(note, "note") if note else ""
+    found |= {"pairing": pairing, "pairing_note": note}
     return html.section("Scores", statements, warning, *body), found
 
 
@@ -262,7 +267,7 @@ def _time(items: Sequence[RunData]) -> str:
 
 def _difference_of_settings(conditions: Mapping[str, list[RunData]]) -> str:
     trees = [dict(html.leaves(items[0].config)) for items in conditions.values()]
-    keys = [key for key in dict.fromkeys(key for tree in trees for key in tree) if key not in ("output", "seed")]
+    keys = [key for key in dict.fromkeys(key for tree in trees for key in tree) if key not in FREE]
     rows = [
         [key, *(html.setting(tree.get(key)) for tree in trees)]
         for key in keys

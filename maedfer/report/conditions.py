@@ -8,16 +8,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.report import page as html
 from maedfer.report.run_data import read_run
+from maedfer.train.settings import RunConfig
 
-# Settings in which the seeds of one condition differ.
-_OF_A_SEED = ("seed", "output")
+# Settings that belong to the machine and still decide what is compared: clips, global batch, the weights scored.
+_DECIDING = frozenset(
+    "data.train data.val data.test train.batch_size train.accumulate eval.checkpoint eval.runs".split()
+)
+# Settings in which the seeds of one condition may differ.
+FREE = (keys_of(RunConfig, "machine") | {"seed"}) - _DECIDING
 
 
 def group_runs(runs: Sequence[str | Path]) -> dict[str, list[Path]]:
-    """Put runs together that differ in nothing but the seed.
+    """Put runs together that differ in nothing but the seed and settings of the machine.
 
     Args:
         runs: run folders.
@@ -35,7 +41,7 @@ def group_runs(runs: Sequence[str | Path]) -> dict[str, list[Path]]:
     for number, path in enumerate(paths):
         if path.resolve() in {other.resolve() for other in paths[:number]}:
             raise InputError(f"run {str(path)!r} is given twice: a comparison takes each once")
-        leaves = {key: value for key, value in html.leaves(read_run(path).config) if key not in _OF_A_SEED}
+        leaves = {key: value for key, value in html.leaves(read_run(path).config) if key not in FREE}
         # Nothing is known of a run without settings.
         key = json.dumps(leaves, sort_keys=True, default=str) if leaves else str(path)
         groups.setdefault(key, []).append(path)

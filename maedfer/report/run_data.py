@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maedfer.dataclass_tree import former_names, rename
 from maedfer.errors import InputError, require
 from maedfer.evaluation.metrics import scores
 from maedfer.models import profile
-from maedfer.train.config import resolve
+from maedfer.train.config import RunConfig, resolve
 
 Record = dict[str, Any]
 
@@ -81,7 +82,7 @@ class RunData:
 
     Args:
         path: the folder.
-        config: config.yaml.
+        config: config.yaml, by present names.
         environment: environment.json.
         metrics: metrics.json as it is.
         scores: the confusion matrix of metrics.json.
@@ -132,7 +133,7 @@ def read_run(run_dir: str | Path) -> RunData:
     metrics = _read_json(path / "metrics.json")
     return RunData(
         path=path,
-        config=_read_yaml(path / "config.yaml"),
+        config=rename(_read_yaml(path / "config.yaml"), former_names(RunConfig)),
         environment=_read_json(path / "environment.json"),
         metrics=metrics,
         scores=_scores(metrics, path / "metrics.json"),

@@ -71,7 +71,7 @@ def test_comparison_of_seeds(call: Call, runs: list[Path], tmp_path: Path) -> No
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (numbers["title"], numbers["note"]) == ("Which rate?", "Drawn clips.")
     assert numbers["runs"] == {"plain": list(map(str, runs[:2])), "slow": list(map(str, runs[2:]))}
-    assert numbers["scores"]["pairing"] == "seed"
+    assert numbers["scores"]["pairing"] == "seed" and "The conditions have" not in done.out
 
 
 def test_comparison_by_labels(call: Call, runs: list[Path], tmp_path: Path) -> None:
@@ -80,6 +80,10 @@ def test_comparison_by_labels(call: Call, runs: list[Path], tmp_path: Path) -> N
     assert done.status == 0, done.err
     numbers = json.loads((tmp_path / "out" / "report.json").read_text())
     assert numbers["runs"] == {"first one": [str(runs[0]), str(runs[2])], "b": [str(runs[1]), str(runs[3])]}
+    # Seeds 0 and 0 against 1 and 1.
+    assert "The conditions have different seeds: runs are paired in the order given.\n" in done.out
+    done = call("compare", f"a={runs[0]}", f"b={runs[1]}", f"b={runs[2]}", "--out", tmp_path / "out")
+    assert "The conditions have different numbers of seeds: no paired differences.\n" in done.out
 
 
 def test_what_cannot_be_reported_or_compared_is_one_line(call: Call, runs: list[Path], tmp_path: Path) -> None:

@@ -59,3 +59,24 @@ def test_what_cannot_be_grouped_is_refused(tmp_path: Path) -> None:
         group_runs([run, tmp_path / "absent"])
     with pytest.raises(InputError, match="is not a run folder"):
         group_runs([run, tmp_path])
+
+
+def test_who_computed_does_not_part_the_seeds_of_a_condition(tmp_path: Path) -> None:
+    changes = ("report=false", "data.workers=0", "train.device=cpu", "model.impl=reference", "eval.batch_size=3")
+    runs = [make(tmp_path / "a_0", "seed=0"), make(tmp_path / "a_1", "seed=1", *changes)]
+    assert group_runs(runs) == {"a": runs}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.train=y.csv", "data.val=y.csv", "data.test=y.csv", "train.init=weights", "train.batch_size=8"],
+)
+def test_clips_weights_and_batches_make_a_condition(change: str, tmp_path: Path) -> None:
+    assert len(group_runs([make(tmp_path / "a"), make(tmp_path / "b", change)])) == 2
+
+
+def test_a_former_name_does_not_part_runs(tmp_path: Path) -> None:
+    runs = [make(tmp_path / f"vit_{seed}", f"seed={seed}", "model.architecture=vit") for seed in (0, 1)]
+    text = (runs[0] / "config.yaml").read_text(encoding="utf-8")
+    (runs[0] / "config.yaml").write_text(text.replace("architecture: vit", "encoder: vit"), encoding="utf-8")
+    assert group_runs(runs) == {"vit": runs}

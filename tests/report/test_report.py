@@ -567,3 +567,15 @@ def test_comparison_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
         write_comparison(tmp_path / "out", {"a": [run, bare]}, "No scores")
     with pytest.raises(InputError, match=r"plot\.tif' cannot be shown"):
         write_comparison(tmp_path / "out", {"a": [run]}, "A picture", pictures={"": tmp_path / "plot.tif"})
+
+
+def test_settings_of_the_machine_are_no_difference_between_conditions(tmp_path: Path) -> None:
+    changes = ("data.workers=3", "report=false", "model.impl=reference", "data.test=other.csv", "optim.lr=0.5")
+    runs = {
+        "a": [make_finetune_run(tmp_path / "a", epochs=1)],
+        "b": [make_finetune_run(tmp_path / "b", epochs=1, overrides=changes)],
+    }
+    text = write_comparison(tmp_path / "out", runs, "Two").read_text()
+    table = text.split("Settings that differ")[1].split("</table>")[0]
+    assert "data.test" in table and "optim.lr" in table
+    assert not any(key in table for key in ("data.workers", "report", "model.impl", "output"))
