@@ -56,9 +56,14 @@ class BlockParts:
         raise NotImplementedError
 
     @property
+    def is_intact(self) -> bool:
+        """Whether the block is what its parts say, so that they may be read without calling it."""
+        return True
+
+    @property
     def is_fused(self) -> bool:
         """Whether `run_block` does what the block does."""
-        return self.has_schedule and chosen(self.impl) != "reference"
+        return self.has_schedule and chosen(self.impl) != "reference" and self.is_intact
 
     def drop(self, branch: Tensor, batch_dims: int) -> Tensor:
         """Stochastic depth on a residual branch, one sample to each entry of its first `batch_dims` dimensions."""

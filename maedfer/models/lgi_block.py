@@ -231,13 +231,13 @@ class LGIBlock(LGIStages, nn.Module):
         )
 
     @property
-    def is_fused(self) -> bool:
-        """Whether `run_block` does what the block does: it has these stages, and its layers need not be called."""
+    def is_intact(self) -> bool:
+        """Whether the block has the stages of this class, and layers that need not be called."""
         kind = type(self)
         own_stages = kind is not LGIBlock and any(
             getattr(kind, name) is not getattr(LGIStages, name) for name in _STAGES
         )
-        return super().is_fused and not own_stages and is_untouched(self)
+        return not own_stages and is_untouched(self)
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Draw stochastic depth's factors."""

@@ -75,9 +75,9 @@ class TransformerBlock(TransformerStages, nn.Module):
         self.ffn = FeedForward(dim, int(dim * mlp_ratio))
 
     @property
-    def is_fused(self) -> bool:
-        """Whether `run_block` does what the block does: its layers need not be called."""
-        return super().is_fused and is_untouched(self)
+    def is_intact(self) -> bool:
+        """Whether its layers need not be called."""
+        return is_untouched(self)
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Draw stochastic depth's factors."""
