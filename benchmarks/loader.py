@@ -44,6 +44,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60, help="samples of each clip")
     parser.add_argument("--results", type=Path, help="folder that takes loader_cpu.json")
     args = parser.parse_args()
+    if args.results and not args.results.is_dir():
+        parser.error(f"--results {str(args.results)!r} is not a folder: make it, or give another")
     torch.set_num_threads(1)
     try:
         single = measure_operations(args.clips[0], args.rounds)
