@@ -47,13 +47,13 @@ class BlockParts:
 
     @property
     def first_norm(self) -> nn.LayerNorm:
-        """The LayerNorm that the block begins with."""
-        raise NotImplementedError
+        """The LayerNorm that the block begins with: the feed-forward network's, where no attention comes before."""
+        return self.ffn_norm
 
     @property
     def has_schedule(self) -> bool:
-        """Whether there is a schedule for blocks of this design."""
-        raise NotImplementedError
+        """Whether there is a schedule for blocks of this design; those with switches say where there is none."""
+        return True
 
     @property
     def is_intact(self) -> bool:
@@ -80,11 +80,6 @@ class TransformerParts(BlockParts):
     def first_norm(self) -> nn.LayerNorm:
         """That of the attention."""
         return self.norm
-
-    @property
-    def has_schedule(self) -> bool:
-        """Always."""
-        return True
 
 
 class LGIParts(BlockParts):
@@ -118,7 +113,7 @@ class LGIParts(BlockParts):
     @property
     def prunes_local_tokens(self) -> bool:
         """Whether no stage after the first lets local tokens reach representative ones."""
-        raise NotImplementedError
+        return self.feedback == "none"
 
     def feedback_heads(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None) -> Tensor:
         """Normed representative tokens attend to normed local ones, of their region or of the clip: [B, M, C]."""
