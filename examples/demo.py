@@ -14,12 +14,42 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
-from maedfer._progress import ProgressLine
+from maedfer._progress import ProgressLine, duration
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.report import write_comparison
 from maedfer.synthetic import contact_sheet, write_dataset
 from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
+
+# Seconds of each step on two cores, by which the time left of those to come is told.
+SECONDS = {"drawing": 60, "pre-training": 210, "fine-tuning": 300, "evaluating": 10, "report": 20}
+
+
+class DemoLine(ProgressLine):
+    """The line of progress of a step, followed by the time left of the whole demo."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.expected = dict(SECONDS)
+        # How many times as long as expected the step before took: another machine, other options.
+        self.pace = 1.0
+        super().__init__("", stream)
+
+    def step(self, name: str, what: str = "") -> None:
+        """Begin a step; `what` says more of it."""
+        self.name = name
+        self.start(f"{name}{what}")
+
+    def rest(self, share: float) -> str:
+        """The time left of the step, and with the steps after it."""
+        seconds = time.monotonic() - self.started
+        first = share if self.first is None else self.first
+        if share > first and seconds > 5:
+            self.pace = seconds / (self.expected[self.name] * (share - first))
+        names = list(self.expected)
+        later = sum(self.expected[name] for name in names[names.index(self.name) + 1 :])
+        left = self.pace * (self.expected[self.name] * (1 - share) + later)
+        return f"{super().rest(share)}; the demo takes {duration(left)} more"
 
 
 def main() -> int:
@@ -30,7 +60,7 @@ def main() -> int:
     parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
     args = parser.parse_args()
-    line = ProgressLine()
+    line = DemoLine()
     try:
         demo(args.out, args.clips, args.labelled, args.seeds, line)
         return 0
@@ -43,7 +73,7 @@ def main() -> int:
     return status
 
 
-def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -> None:
+def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine) -> None:
     """Do all steps into `out`; what an earlier, interrupted call completed is kept."""
     started = time.perf_counter()
 
@@ -52,9 +82,12 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
         print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
 
     cpus = available_cpus()
-    say(f"this takes some 10 minutes on two cores (here: {cpus}); after an interruption the same command goes on")
+    say(
+        f"this takes some {round(sum(SECONDS.values()) / 60)} minutes on two idle cores (here: {cpus}), and less where "
+        "an earlier call was interrupted: the same command goes on"
+    )
     say(f"1/5 {clips} clips of drawn faces, as h264 files")
-    line.start("drawing")
+    line.step("drawing")
     data = write_dataset(
         out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus, progress=lambda n, of: line(n / of)
     )
@@ -64,14 +97,14 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
     few = few_labels(unlabelled, labelled, out / "labelled.csv")
 
     say("2/5 pre-training without labels, on the people of the training fold")
-    line.start("pre-training")
+    line.step("pre-training")
     # The line of progress follows the runs' own.
     common = (f"data.root={data}", "train.log_every=5")
     pretraining = Job("pretrain", "synth_pretrain", out / "pretrain", (f"data.train={unlabelled}", *common))
     run_jobs([pretraining], 1, say, line)
 
     say(f"3/5 fine-tuning on {labelled} labelled clips, {seeds} seeds, from pre-trained weights and from scratch")
-    line.start(f"fine-tuning, {2 * seeds} runs")
+    line.step("fine-tuning", f", {2 * seeds} runs")
     shared = (f"data.train={few}", f"data.test={test}", *common, "eval.save_features=true")
     conditions = {
         "from scratch": seed_jobs(out, "scratch", seeds, shared, None),
@@ -84,7 +117,8 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: ProgressLine) -
     check = Job(
         "evaluate", "synth_finetune", out / "evaluation", (f"eval.checkpoint={saved}", f"data.test={test}", *common)
     )
-    run_jobs([check], 1, say)
+    line.step("evaluating")
+    run_jobs([check], 1, say, line)
 
     say("5/5 report")
     note = (

@@ -1,14 +1,28 @@
-"""Writing files so that a reader never sees half of one."""
+"""Reading files of any name, and writing them so that a reader never sees half of one."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from maedfer.errors import InputError
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a file that is given by its name; a pipe is one too.
+
+    Raises:
+        OSError: it cannot be read, or is a device, which may have no end.
+    """
+    with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -41,6 +55,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what `atomic_path` left in a folder in which a process was killed while it wrote."""
+    # mkstemp's eight characters tell its files from those of others.
+    for path in folder.glob(".?*." + "[0-9a-z_]" * 8 + ".tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

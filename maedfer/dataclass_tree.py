@@ -2,6 +2,7 @@
 
 Model configurations (JSON beside the weights) and run configurations (YAML recipes with dotted overrides) are both
 frozen dataclasses of these types: bool, int, float, str, Literal, Optional, tuple[T, ...], list[T], and dataclasses.
+Text of recipes and overrides arrives as `Plain` and is read here, by the type of the field that takes it.
 
 What is known of a field beside its type (`maedfer.setting`) is found here by its dotted key: the checks, the rules of
 resuming and of taking weights over, the tables in the documentation and the help texts derive from that.
@@ -12,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Container, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Literal, TypeVar, Union
 
+from maedfer._values import Plain, boolean, expand_home, is_null, list_items, number, whole_number
 from maedfer.errors import InputError, unknown
 from maedfer.setting import Owner, check_range, setting_of
 
@@ -157,6 +159,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, pa
             raise unknown("key", key, hints, where=f"in {path!r}" if path else "")
         changes[key] = _convert(hints[key], value, where, getattr(base, key, None))
         check_range(fields[key], changes[key], where)
+        if setting_of(fields[key]).path:
+            changes[key] = _each(changes[key], partial(_path, where))
     if base is not None:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
     missing = [
@@ -184,7 +188,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Contain
         there, here: the trees.
         free: dotted keys that may differ.
     """
-    left, right = dict(_leaves(there)), dict(_leaves(here))
+    left, right = dict(leaves(there)), dict(leaves(here))
     return [
         f"{key} ({left.get(key, 'absent')!r} there, {right.get(key, 'absent')!r} here)"
         for key in {**left, **right}
@@ -192,40 +196,68 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Contain
     ]
 
 
-def set_dotted(
-    tree: dict[str, Any], assignment: str, parse: Callable[[str], Any], names: Mapping[str, str] | None = None
-) -> None:
-    """Set `a.b.c=value` in a nested dictionary.
+def split_override(cls: type, override: str, read_section: Callable[[str, str], Any]) -> list[tuple[str, Any]]:
+    """Read `a.b.c=value` as the settings that it changes.
 
     Args:
-        tree: the dictionary.
-        assignment: key and value.
-        parse: reads the text of the value.
-        names: present dotted keys by the former ones; a tree without former names then stays one.
+        cls: the dataclass of the whole tree.
+        override: key and value. What follows the first `=` is taken as it is; its meaning follows from the type of the
+            setting. A section is `{key: value}` and changes the keys that it names.
+        read_section: reads the text in braces; called with it and with the override, for error messages.
+
+    Returns:
+        Dotted keys with their values.
 
     Raises:
-        InputError: the assignment has no `=`, or a part of its key is a value and not a section.
+        InputError: the override has no `=` or no key, or a section cannot be read.
     """
-    key, equals, text = assignment.partition("=")
+    key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"override {assignment!r} is not of the form key=value (for example optim.lr=3e-4)")
-    value, names = parse(text), names or {}
-    if isinstance(value, Mapping):
-        value = rename(value, names, f"{key}.")
-    else:
-        key = names.get(key, key)
+        raise InputError(f"override {override!r} is not of the form key=value (for example optim.lr=3e-4)")
+    if text.lstrip().startswith("{") and _is_section(cls, key.split(".")):
+        section = read_section(text, f"override {override!r}")
+        if isinstance(section, Mapping):
+            return [(f"{key}.{inner}", value) for inner, value in leaves(section)]
+    return [(key, Plain(text))]
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in a nested dictionary.
+
+    Raises:
+        InputError: a part of the key is a value and not a section.
+    """
     *sections, name = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise InputError(f"override {assignment!r}: {section!r} is a value, not a section")
+            raise InputError(f"override of {key}: {section!r} is a value, not a section")
     tree[name] = value
 
 
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def map_paths(config: T, change: Callable[[str, str], str], path: str = "") -> T:
+    """The same tree with every path changed.
+
+    Args:
+        config: a dataclass.
+        change: gives the new path for the dotted key of a setting and its path.
+        path: where the dataclass sits in a larger one, with a dot at the end ("data.").
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, key = getattr(config, field.name), f"{path}{field.name}"
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = map_paths(value, change, f"{key}.")
+        elif setting_of(field).path:
+            changes[field.name] = _each(value, partial(change, key))
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested dictionary as (dotted key, value), each key with `path` ("model.") before it."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 
@@ -238,11 +270,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _is_section(cls: Any, parts: Sequence[str]) -> bool:
+    kinds = sections(field_types(cls)[parts[0]]) if parts[0] in field_types(cls) else []
+    return bool(kinds) if len(parts) == 1 else any(_is_section(kind, parts[1:]) for kind in kinds)
+
+
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    return change(value) if isinstance(value, str) else tuple(map(change, value))
+
+
+def _path(where: str, text: str) -> str:
+    if "\0" in text:
+        raise InputError(f"{where} must be a path, and no path holds a zero byte, got {text!r}")
+    try:
+        return expand_home(text)
+    except InputError as error:
+        raise InputError(f"{where} is {error}") from None
+
+
 def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         options = typing.get_args(hint)
-        if value is None and type(None) in options:
+        if type(None) in options and (value is None or (isinstance(value, Plain) and is_null(value))):
             return None
         errors = []
         for option in options:
@@ -260,37 +310,55 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
             raise _mismatch(where, "a section with keys", value)
         return from_dict(hint, value, base if isinstance(base, hint) else None, where)
     if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise unknown(f"value for {where}:", value, choices)
-        return value
+        return _choice(typing.get_args(hint), value, where)
     if origin in (tuple, list):
-        items = typing.get_args(hint)
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise _mismatch(where, "a list", value)
-        if origin is tuple and (len(items) != 2 or items[1] is not Ellipsis):
-            if len(value) != len(items):
-                raise _mismatch(where, f"a list of {len(items)} values", value)
-            return tuple(_convert(item, part, where, None) for item, part in zip(items, value, strict=True))
-        return origin(_convert(items[0], part, f"{where}[{index}]", None) for index, part in enumerate(value))
+        return _list(origin, typing.get_args(hint), value, where)
     if hint is Any:
         return value
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        # YAML 1.1 reads 3e-4 as a string; people write learning rates that way.
+    if hint is dict and isinstance(value, Mapping):
+        return dict(value)
+    found = _scalar(hint, value)
+    if found is None:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a section"}
+        raise _mismatch(where, names.get(hint, str(hint)), value)
+    return found
+
+
+def _scalar(hint: Any, value: Any) -> Any:
+    # None where the value is of another type.
+    if hint is float and isinstance(value, str):
+        # In quotes as well: YAML 1.1 takes 3e-4 for text, and files of earlier versions have it that way.
+        return number(value)
+    if isinstance(value, Plain) and hint in (int, bool):
+        return whole_number(value) if hint is int else boolean(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return float(value)
-        except (ValueError, OverflowError):
-            raise _mismatch(where, "a number", value) from None
+        except OverflowError:
+            return None
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is str and isinstance(value, str):
-        return value
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a section"}
-    if hint is dict and isinstance(value, Mapping):
-        return dict(value)
-    raise _mismatch(where, names.get(hint, str(hint)), value)
+    return str(value) if hint is str and isinstance(value, str) else None
+
+
+def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        raise unknown(f"value for {where}:", value, choices)
+    return str(value)
+
+
+def _list(kind: Any, items: tuple[Any, ...], value: Any, where: str) -> Any:
+    if isinstance(value, Plain):
+        value = list_items(value, where)
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise _mismatch(where, "a list", value)
+    if kind is tuple and (len(items) != 2 or items[1] is not Ellipsis):
+        if len(value) != len(items):
+            raise _mismatch(where, f"a list of {len(items)} values", value)
+        return tuple(_convert(item, part, where, None) for item, part in zip(items, value, strict=True))
+    return kind(_convert(items[0], part, f"{where}[{index}]", None) for index, part in enumerate(value))
 
 
 def _mismatch(where: str, expected: str, value: Any) -> InputError:

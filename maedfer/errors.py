@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import re
 from collections.abc import Iterable
 from types import ModuleType
+
+# Names of packages to install that are not those to import.
+_DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
+_MOST_NAMES = 40
 
 
 class InputError(ValueError):
@@ -17,12 +23,18 @@ class MissingDependencyError(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional `module`, or raise `MissingDependencyError` naming the extra that brings it."""
+    """Import an optional `module`, or raise `MissingDependencyError` naming what to install.
+
+    Args:
+        module: to import.
+        extra: of pyproject.toml, that brings it; whatever else of it is missing is named as well.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        package = module.split(".")[0]
         raise MissingDependencyError(
-            f"{module.split('.')[0]!r} is needed here but cannot be imported ({error}): pip install 'maedfer[{extra}]'"
+            f"{package!r} is needed here but cannot be imported ({error}): pip install {_to_install(package, extra)}"
         ) from error
 
 
@@ -35,8 +47,43 @@ def unknown(kind: str, name: object, known: Iterable[object], where: str = "") -
         known: the names there are.
         where: what follows the name in the message ("in 'optim'").
     """
-    choices = [str(choice) for choice in known]
+    choices = sorted(str(choice) for choice in known)
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(choices))}"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    else:
+        hint = "known: " + ", ".join(choices[:_MOST_NAMES]) + (", ..." if len(choices) > _MOST_NAMES else "")
     place = f" {where}" if where else ""
-    return InputError(f"unknown {kind} {str(name)!r}{place}: {hint}")
+    return InputError(f"unknown {kind} {shortened(str(name))!r}{place}: {hint}")
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """The text, without its middle where it is longer than a sentence can bear."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
+def _to_install(package: str, extra: str) -> str:
+    """What of an extra is not installed, as words for pip: no index has this package, so its extra cannot be named."""
+    wanted = [_DISTRIBUTIONS.get(package, package)]
+    for name in _requirements(extra):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wanted.append(name)
+    return " ".join(dict.fromkeys(wanted))
+
+
+def _requirements(extra: str) -> list[str]:
+    """Names of the packages of an extra, those of extras that it takes in among them; none where nothing is known."""
+    try:
+        lines = importlib.metadata.requires("maedfer") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found: list[str] = []
+    for line in lines:
+        name, _, condition = line.partition(";")
+        # What only some machines can install is left out: it is never needed.
+        if re.fullmatch(rf"\s*extra == ['\"]{extra}['\"]\s*", condition):
+            inner = re.match(r"maedfer\[(.*)\]", name)
+            found += _requirements(inner[1]) if inner else [re.split(r"[^\w.-]", name.strip())[0]]
+    return found

@@ -24,11 +24,12 @@ from maedfer.models.attention import (
     LAYER_NORM_EPS,
     Attention,
     apply_norm,
-    check_sizes,
-    check_stream,
     keep_factors,
+    scaled,
     weights,
 )
+from maedfer.models.checks import check_counts, check_sizes, check_stream, check_tensor
+from maedfer.models.fused import is_untouched
 from maedfer.models.lgi_block import LGIBlock
 
 __all__ = [
@@ -67,17 +68,28 @@ class _SubLayer(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        check_sizes(dim, num_heads, drop_path)
+        check_sizes(dim, num_heads, drop_path, eps=eps, impl=impl, qkv_bias=qkv_bias)
         self.dim, self.drop_path, self.impl = dim, drop_path, impl
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.attention = Attention(dim, num_heads, qkv_bias, impl)
         if self._attends_to_another:
             self.context_norm = nn.LayerNorm(dim, eps=eps)
 
-    def _end(self, heads: Tensor, residual: Tensor, batch_dims: int) -> Tensor:
-        """Output projection, stochastic depth over the first `batch_dims` dimensions, residual."""
-        keep = keep_factors(residual, self.drop_path, self.training, batch_dims)
-        return functional.linear_residual(heads, weights(self.attention.proj), residual, keep=keep, impl=self.impl)
+    def _attend(self, x: Tensor, batch_dims: int, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x + attention(norm(x)), with stochastic depth over the first `batch_dims` dimensions.
+
+        With `context`, attention to context_norm(context).
+        """
+        if context is None and is_untouched(self):
+            heads = self.attention.heads(apply_norm(x, self.norm, self.impl), attend_to=mask)
+            keep, proj = self._keep(x, batch_dims), weights(self.attention.proj)
+            return functional.linear_residual(heads, proj, x, keep=keep, impl=self.impl)
+        normed = self.norm(x)
+        branch = self.attention(normed, None if context is None else self.context_norm(context), mask)
+        return x + scaled(branch, self._keep(x, batch_dims))
+
+    def _keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
+        return keep_factors(x, self.drop_path, self.training, batch_dims)
 
 
 class RegionAttention(_SubLayer):
@@ -97,8 +109,7 @@ class RegionAttention(_SubLayer):
             InputError: a shape does not fit, or `impl` cannot run.
         """
         check_stream(z_BMSC, self.dim, attend_to)
-        n_BMSC = apply_norm(z_BMSC, self.norm, self.impl)
-        return self._end(self.attention.heads(n_BMSC, attend_to=attend_to), z_BMSC, 2)
+        return self._attend(z_BMSC, 2, mask=attend_to)
 
 
 class InterRegionAttention(_SubLayer):
@@ -114,9 +125,7 @@ class InterRegionAttention(_SubLayer):
             InputError: the shape does not fit, or `impl` cannot run.
         """
         check_stream(z_BMSC, self.dim)
-        s_BMC = z_BMSC[:, :, 0]
-        heads = self.attention.heads(apply_norm(s_BMC, self.norm, self.impl))
-        return torch.cat([self._end(heads, s_BMC, 1).unsqueeze(2), z_BMSC[:, :, 1:]], dim=2)
+        return torch.cat([self._attend(z_BMSC[:, :, 0], 1).unsqueeze(2), z_BMSC[:, :, 1:]], dim=2)
 
 
 class LocalGlobalAttention(_SubLayer):
@@ -137,6 +146,9 @@ class LocalGlobalAttention(_SubLayer):
         """
         check_stream(z_BMSC, self.dim)
         s_BMC, attention = z_BMSC[:, :, 0], self.attention
+        if not is_untouched(self):
+            x_BKC = self._attend(z_BMSC[:, :, 1:].flatten(1, 2), 1, s_BMC)
+            return torch.cat([s_BMC.unsqueeze(2), x_BKC.unflatten(1, z_BMSC[:, :, 1:].shape[1:3])], dim=2)
         z_BMSC, _ = functional.local_global_interaction(
             z_BMSC,
             s_BMC,
@@ -148,7 +160,7 @@ class LocalGlobalAttention(_SubLayer):
             next_norm=weights(self.norm),
             num_heads=attention.num_heads,
             eps=self.norm.eps,
-            keep=keep_factors(z_BMSC, self.drop_path, self.training, 1),
+            keep=self._keep(z_BMSC, 1),
             impl=self.impl,
         )
         return z_BMSC
@@ -168,6 +180,7 @@ def split_regions(x: Tensor, region_size: Sequence[int]) -> Tensor:
     Raises:
         InputError: the numbers of dimensions differ, or a size is not positive.
     """
+    check_tensor(x, "x")
     grid = tuple(x.shape[1:-1])
     region_size = _check_region(grid, region_size)
     pad = [-size % part for size, part in zip(grid, region_size, strict=True)]
@@ -195,6 +208,7 @@ def join_regions(x_BMNC: Tensor, grid: Sequence[int], region_size: Sequence[int]
     Raises:
         InputError: the sizes do not belong together.
     """
+    check_counts("grid", grid)
     grid = tuple(grid)
     region_size = _check_region(grid, region_size)
     regions = [math.ceil(size / part) for size, part in zip(grid, region_size, strict=True)]
@@ -229,6 +243,7 @@ def region_mask(
     Raises:
         InputError: the numbers of dimensions differ, or a size is not positive.
     """
+    check_counts("grid", grid)
     grid = tuple(grid)
     region_size = _check_region(grid, region_size)
     if not any(size % part for size, part in zip(grid, region_size, strict=True)):
@@ -255,9 +270,10 @@ def add_representative_tokens(x_BMNC: Tensor, tokens_MC: Tensor) -> Tensor:
 
 
 def _check_region(grid: tuple[int, ...], region_size: Sequence[int]) -> tuple[int, ...]:
+    check_counts("region_size", region_size)
     region_size = tuple(region_size)
     if len(grid) != len(region_size):
         raise InputError(f"region_size {region_size} must have one number for each dimension of the grid {grid}")
-    if not grid or min(*grid, *region_size) < 1:
-        raise InputError(f"grid {grid} and region_size {region_size} must be positive")
+    if not grid or min(grid) < 1:
+        raise InputError(f"grid {grid} must be positive")
     return region_size

@@ -39,6 +39,7 @@ class Setting:
     belongs_to: Owner = "results"
     by_task: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     formerly: str | None = None
+    path: bool = False
 
     @property
     def has_range(self) -> bool:
@@ -77,6 +78,7 @@ def setting(
     belongs_to: Owner = "results",
     by_task: Mapping[str, T] | None = None,
     formerly: str | None = None,
+    path: bool = False,
 ) -> T:
     """Declare a field of a dataclass with all that is known of it.
 
@@ -88,6 +90,7 @@ def setting(
         belongs_to: what the setting belongs to, a key of `OWNERS`.
         by_task: tasks whose default is another one.
         formerly: the key's name in files of earlier versions, which is still read.
+        path: whether its text, or each of its texts, is the path of a file or folder.
     """
     known = Setting(
         doc=doc,
@@ -98,6 +101,7 @@ def setting(
         belongs_to=belongs_to,
         by_task=by_task or {},
         formerly=formerly,
+        path=path,
     )
     return dataclasses.field(default=default, metadata={"setting": known})
 

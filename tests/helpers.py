@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def load_golden(path: Path) -> Golden:
     with safe_open(path, "pt") as file:
         meta = json.loads(file.metadata()["meta"])
     return Golden(path.stem, meta, load_file(path))
+
+
+def code_blocks(page: Path, *languages: str) -> list[str]:
+    """The blocks of code of a page that are in one of the languages; "" for those that name none."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [code for language, code in fenced if language in languages]
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> None:

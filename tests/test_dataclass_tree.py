@@ -8,19 +8,34 @@ from typing import Literal
 import pytest
 import yaml
 
+from maedfer._values import Plain
 from maedfer.dataclass_tree import (
     check_ranges,
     former_names,
     from_dict,
     keys_of,
+    map_paths,
     rename,
-    set_dotted,
+    set_key,
+    split_override,
     task_defaults,
     to_dict,
     without,
 )
 from maedfer.errors import InputError
 from maedfer.setting import setting
+
+
+@dataclass(frozen=True)
+class Places:
+    file: str = setting("", path=True, doc="a file")
+    folders: tuple[str, ...] = setting((), path=True, doc="some folders")
+    text: str = setting("", doc="a text")
+
+
+@dataclass(frozen=True)
+class House:
+    places: Places = setting(Places(), doc="places")
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,11 @@ class Outer:
     mode: Literal["fast", "slow"] = "fast"
     steps: int = 3
     on: bool = False
+
+
+def read_section(text: str, where: str) -> dict:
+    # Every scalar as text, whatever it looks like.
+    return yaml.load(text, yaml.BaseLoader)
 
 
 def test_fills_nested_fields_and_keeps_the_rest() -> None:
@@ -70,13 +90,18 @@ def test_errors_name_the_key(values: dict, message: str) -> None:
 
 def test_dotted_overrides() -> None:
     tree: dict = {"inner": {"rate": 1}}
-    set_dotted(tree, "inner.size=[4, 5]", yaml.safe_load)
-    set_dotted(tree, "name=x", yaml.safe_load)
-    assert tree == {"inner": {"rate": 1, "size": [4, 5]}, "name": "x"}
+    for override in ("inner.size=[4, 5]", "name=x", "name=a=b #3", "inner={rate: 2, box: [1, 2]}"):
+        for key, value in split_override(Outer, override, read_section):
+            set_key(tree, key, value)
+    assert tree == {"inner": {"rate": "2", "size": "[4, 5]", "box": ["1", "2"]}, "name": "a=b #3"}
+    tree["inner"]["box"] = [Plain(number) for number in tree["inner"]["box"]]
+    assert from_dict(Outer, tree) == Outer("a=b #3", Inner(2.0, (4, 5), (1, 2)))
+    # Braces are text where no section is meant.
+    assert split_override(Outer, "name={x: 1}", read_section) == [("name", "{x: 1}")]
     with pytest.raises(InputError, match="not of the form key=value"):
-        set_dotted(tree, "name", yaml.safe_load)
+        split_override(Outer, "name", read_section)
     with pytest.raises(InputError, match="'name' is a value, not a section"):
-        set_dotted(tree, "name.x=1", yaml.safe_load)
+        set_key(tree, "name.x", "1")
 
 
 @dataclass(frozen=True)
@@ -151,8 +176,8 @@ def test_former_names_give_way_to_present_ones() -> None:
     # A section of that name is no setting.
     assert rename({"known": {"number": {"a": 1}}}, names) == {"known": {"number": {"a": 1}}}
     tree: dict = {"known": {"count": 1}}
-    for assignment, count in (("known.number=2", 2), ("known.count=3", 3), ("known={number: 4}", 4)):
-        set_dotted(tree, assignment, yaml.safe_load, names)
+    for former, count in (("number", 2), ("count", 3)):
+        set_key(tree, names.get(f"known.{former}", f"known.{former}"), count)
         assert tree == {"known": {"count": count}}
 
 
@@ -169,3 +194,79 @@ def test_defaults_of_a_task() -> None:
     # Of a section that may be of two kinds nothing is known.
     assert task_defaults(Tree, "slow") == {"known": {"drop": 0.1}}
     assert task_defaults(Tree, "fast") == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        *(
+            ("name", text, text)
+            for text in ("2024", "no", "1:30", "ft #2", "@x", "[a,b", "'q'", "null", "", " a ", "~/x")
+        ),
+        ("steps", "010", 10),
+        ("steps", "-3", -3),
+        ("on", "True", True),
+        ("on", "false", False),
+        ("mode", "slow", "slow"),
+        ("inner.rate", "3e-4", 3e-4),
+        ("inner.rate", ".5", 0.5),
+        ("inner.rate", "1", 1.0),
+        ("inner.size", "[ 1, 2,3 ]", (1, 2, 3)),
+        ("inner.size", "[]", ()),
+        ("inner.box", "null", None),
+        ("inner.box", "none", None),
+        ("inner.box", "", None),
+        ("inner.box", "[1, 2]", (1, 2)),
+    ],
+)
+def test_text_is_read_by_the_type_of_the_field(key: str, text: str, value: object) -> None:
+    tree: dict = {"name": "a"}
+    set_key(tree, key, Plain(text))
+    found: object = from_dict(Outer, tree)
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        *(
+            ("steps", text, "steps must be a whole number, got")
+            for text in ("1.0", "0x10", "1_000", "1e3", "", "\u0663")
+        ),
+        *(("on", text, "on must be true or false, got") for text in ("yes", "no", "on", "off", "1", "0", "null")),
+        *(("inner.rate", text, "inner.rate must be a number, got") for text in ("1_0", "1:30", "1/2", "null", "e5")),
+        ("mode", "SLOW", "unknown value for mode: 'SLOW'"),
+        ("inner.size", "1, 2", r"inner.size must be a list in brackets, such as \[a, b\], got '1, 2'"),
+        ("inner.size", "[1, 2", r"inner.size must be a list in brackets: '\[1, 2' has no \] at its end"),
+        ("inner.size", "[1, x]", r"inner.size\[1\] must be a whole number, got 'x'"),
+        ("inner.size", "['1']", r"inner.size\[0\] must be a whole number, got '1'"),
+        ("inner", "3", "inner must be a section with keys, got '3'"),
+    ],
+)
+def test_text_of_another_type_is_refused(key: str, text: str, message: str) -> None:
+    tree: dict = {"name": "a"}
+    set_key(tree, key, Plain(text))
+    with pytest.raises(InputError, match=f"^{message}"):
+        from_dict(Outer, tree)
+
+
+def test_text_in_quotes_is_no_number() -> None:
+    for values in ({"steps": "3"}, {"on": "true"}):
+        with pytest.raises(InputError, match="must be"):
+            from_dict(Outer, {"name": "a", **values})
+
+
+def test_paths_begin_at_home_and_texts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"places": {"file": "~/a", "folders": ["~", "b/~", "./~c"], "text": "~/a"}}
+    places = from_dict(House, given).places
+    assert places == Places("/home/me/a", ("/home/me", "b/~", "./~c"), "~/a")
+    with pytest.raises(InputError, match=r"^places\.file is '~nobody-here/a': there is no user 'nobody-here': give"):
+        from_dict(House, {"places": {"file": "~nobody-here/a"}})
+    with pytest.raises(InputError, match=r"^places\.file must be a path, and no path holds a zero byte"):
+        from_dict(House, {"places": {"file": "a\0b"}})
+    changed = map_paths(House(places), lambda key, text: f"{key}:{text}").places
+    assert changed.file == "places.file:/home/me/a" and changed.folders[1] == "places.folders:b/~"
+    assert changed.text == "~/a"

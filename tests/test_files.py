@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, read_file
 from maedfer.errors import InputError
 
 
@@ -23,6 +23,19 @@ def test_replaces_at_the_end_and_leaves_nothing_beside(tmp_path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_pipe_is_read_and_a_device_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"text")
+    assert read_file(tmp_path / "a") == b"text"
+    reading, writing = os.pipe()
+    os.write(writing, b"piped")
+    os.close(writing)
+    assert read_file(f"/dev/fd/{reading}") == b"piped"
+    os.close(reading)
+    # This one has no end.
+    with pytest.raises(OSError, match="it is a device, not a file"):
+        read_file("/dev/zero")
 
 
 def test_a_full_disk_keeps_the_previous_file(tmp_path: Path) -> None:

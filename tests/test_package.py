@@ -106,6 +106,20 @@ def test_every_file_of_the_package_is_installed() -> None:
     assert all((path.parent / "__init__.py").is_file() for path in files if path.suffix == ".py")
 
 
+def test_what_pages_link_to_travels_in_the_source_archive() -> None:
+    lines = [line.split() for line in (REPOSITORY / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
+    folders = {line[1] for line in lines if line[:1] == ["graft"]}
+    # The last four travel by themselves.
+    files = {name for line in lines if line[:1] == ["include"] for name in line[1:]}
+    files |= {"README.md", "LICENSE", "pyproject.toml", "setup.py"}
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                target = (page.parent / link).resolve().relative_to(REPOSITORY)
+                assert target.parts[0] in folders or str(target) in files, f"{page.name}: {link}"
+    assert all((REPOSITORY / name).exists() for name in folders | files)
+
+
 def test_tests_that_the_makefile_names_exist() -> None:
     named = re.findall(r"tests/[\w/.]+", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
     assert len(named) > 5 and all((REPOSITORY / name).exists() for name in named), named

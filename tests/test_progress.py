@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
 from maedfer import _progress as progress
-from maedfer._progress import ProgressLine, duration
+from maedfer._progress import Patience, ProgressLine, counted, duration
 
 
 class Terminal(io.StringIO):
@@ -67,3 +68,21 @@ def test_what_was_done_before_does_not_count_as_pace(clock: list[float]) -> None
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_who_waits_long_is_told_so_and_who_does_not_is_not() -> None:
+    told: list[float] = []
+    patience = Patience(told.append, first=0.1)
+    for _ in range(5):
+        with patience:
+            time.sleep(0.03)
+    assert told == []
+    with patience:
+        time.sleep(0.5)
+    patience.close()
+    # After 0.1 s, and each time that this has doubled.
+    assert 2 <= len(told) <= 3 and told == sorted(told) and told[0] >= 0.1 and told[1] >= 0.2
+
+
+def test_numbers_of_things() -> None:
+    assert [counted(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]

@@ -10,13 +10,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
-from maedfer.cli import compare, convert, evaluate, finetune, info, lists, pretrain, report, settings, synth
+from maedfer.cli import compare, convert, evaluate, features, finetune, info, lists, pretrain, report, settings, synth
 from maedfer.cli._parser import Parser, examples, parse
 from maedfer.errors import InputError, MissingDependencyError, unknown
 
 # What a command line, a file or a machine can get wrong; anything else is a defect of the program and shows its trace.
 _USER_ERRORS = (InputError, MissingDependencyError, OSError)
+# What torch says in a RuntimeError where the memory of the machine, not that of a GPU, does not suffice.
+_NO_MEMORY = "DefaultCPUAllocator"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,23 +32,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for what the user can mend (one line on stderr), 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     try:
-        return _run(argv)
+        try:
+            return _run(argv)
+        finally:
+            # Here, not when Python ends, so that a full disk or a closed pipe is told like any other failure.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         more = "; the same command goes on from the last checkpoint" if argv[:1] in (["pretrain"], ["finetune"]) else ""
-        print(f"\nmaedfer: interrupted{more}", file=sys.stderr)
+        _complain(f"\nmaedfer: interrupted{more}")
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`maedfer info | head`); Python must not fail again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone (`maedfer info | head`).
+        _give_up(sys.stdout)
         return 1
     except Exception as error:
-        if not isinstance(error, _USER_ERRORS) and type(error).__name__ != "OutOfMemoryError":
+        memory = type(error).__name__ in ("OutOfMemoryError", "MemoryError") or _NO_MEMORY in str(error)
+        if not isinstance(error, _USER_ERRORS) and not memory:
             raise
         if "--traceback" in argv or os.environ.get("MAEDFER_TRACEBACK", "0") not in ("", "0"):
-            traceback.print_exc()
-        print(f"maedfer: error: {one_line(error)}", file=sys.stderr)
+            _complain(traceback.format_exc().rstrip())
+        _complain(f"maedfer: error: {one_line(error)}")
         return 2
+
+
+def prepare_streams() -> None:
+    """Make printing safe: any text can be printed, and to a stream that was closed before the program began.
+
+    A character that the stream cannot hold, or a byte of a file's name that is no UTF-8, becomes an escape.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The lowest number that is free is given, so that no file that is opened later gets this stream's prints.
+        os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser() -> Parser:
@@ -59,6 +84,7 @@ def build_parser() -> Parser:
             "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
+            "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
         )
@@ -66,13 +92,15 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (pretrain, finetune, evaluate, settings, report, compare, lists, synth, info, convert):
+    for module in (pretrain, finetune, evaluate, features, settings, report, compare, lists, synth, info, convert):
         module.add_commands(commands)
     return parser
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error as one line."""
+    if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        return "the memory of this machine is not enough: lower the sizes of model, or train.batch_size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
     if type(error).__name__ == "OutOfMemoryError":
@@ -86,6 +114,19 @@ def one_line(error: BaseException) -> str:
     if lines[0].startswith("Caught ") and len(lines) > 1:
         return lines[-1].partition(f"{type(error).__name__}: ")[2] or lines[-1]
     return " ".join(lines)
+
+
+def _complain(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # Nobody reads it; the status tells.
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: Any) -> None:
+    # Python must not fail again when it flushes in the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(argv: list[str]) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+from maedfer._values import expand_home
 from maedfer.errors import InputError
 
 
@@ -21,6 +21,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments."""
         raise InputError(f"{message} (see '{self.prog} --help')")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse says nothing where a message cannot be written.
+        if message:
+            print(message, end="", file=file)
 
     def commands(self) -> list[str]:
         """Names of the sub-commands."""
@@ -61,6 +66,30 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def path(text: str) -> str:
+    """The type of an argument that is a path: `~` at its beginning is the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        return expand_home(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run_folder(text: str) -> str:
+    """The folder of a run, looked for before torch is imported.
+
+    Raises:
+        InputError: it is not there, or is a file.
+    """
+    folder = expand_home(text)
+    if os.path.isdir(folder):
+        return folder
+    if os.path.exists(folder):
+        raise InputError(f"{folder!r} is a file: give the folder of a run")
+    raise InputError(f"run folder {folder!r} does not exist")
+
+
 def split_items(items: Sequence[str], what: str) -> tuple[str | None, list[str]]:
     """Tell the leading name from the `key=value` items.
 
@@ -71,16 +100,10 @@ def split_items(items: Sequence[str], what: str) -> tuple[str | None, list[str]]
     Raises:
         InputError: a second item without `=`.
     """
-    names = [item for item in items if "=" not in item or (item == items[0] and Path(item).exists())]
-    overrides = [item for item in items if item not in names]
+    # A path with an equals sign in it; a text that is too long for a path is none.
+    named = [index for index, item in enumerate(items) if "=" not in item or (not index and os.path.exists(item))]
+    names = [items[index] for index in named]
+    overrides = [item for index, item in enumerate(items) if index not in named]
     if len(names) > 1:
         raise InputError(f"{names[1]!r} is neither the {what} ({names[0]!r} is) nor of the form key=value")
     return (names[0] if names else None), overrides
-
-
-def literal(text: str) -> Any:
-    """Read the value of an override as JSON, or take it as text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from maedfer.cli._parser import add_command, examples
+from maedfer.cli._parser import add_command, examples, path, run_folder
 from maedfer.errors import InputError
 
 
@@ -29,7 +29,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.usage = "maedfer compare RUN RUN... --out DIR [options]"
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or an evaluation, or LABEL=folder")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for report.html and report.json")
+    parser.add_argument("--out", metavar="DIR", type=path, required=True, help="folder for report.html and report.json")
     parser.add_argument("--title", metavar="TEXT", default="Comparison of runs", help="heading (default: %(default)s)")
     parser.add_argument("--note", metavar="TEXT", default="", help="text below the heading")
     parser.add_argument("--pretraining", metavar="RUN", help="pre-training whose loss and pictures are shown too")
@@ -37,13 +37,15 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, and print where it is and what it says."""
+    labelled = split_labels(args.runs)
+    pretraining = None if args.pretraining is None else run_folder(args.pretraining)
+    folders = [run_folder(run) for run in args.runs] if labelled is None else []
     import json
 
     from maedfer.report import group_runs, write_comparison
 
-    labelled = split_labels(args.runs)
-    conditions = labelled if labelled is not None else group_runs(args.runs)
-    page = write_comparison(args.out, conditions, args.title, args.note, pretraining=args.pretraining)
+    conditions = labelled if labelled is not None else group_runs(folders)
+    page = write_comparison(args.out, conditions, args.title, args.note, pretraining=pretraining)
     scores = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["scores"]
     for difference in scores["differences"]:
         print(difference["sentence"])
@@ -59,7 +61,7 @@ def split_labels(items: Sequence[str]) -> dict[str, list[str]] | None:
     Raises:
         InputError: some items have a label and others have none.
     """
-    pairs = [("", item) if "=" not in item or Path(item).exists() else item.split("=", 1) for item in items]
+    pairs = [("", item) if "=" not in item or os.path.exists(item) else item.split("=", 1) for item in items]
     bare = [folder for label, folder in pairs if not label]
     if len(bare) == len(items):
         return None
@@ -69,5 +71,5 @@ def split_labels(items: Sequence[str]) -> dict[str, list[str]] | None:
         raise InputError("1 run to compare: give two or more")
     conditions: dict[str, list[str]] = {}
     for label, folder in pairs:
-        conditions.setdefault(label, []).append(folder)
+        conditions.setdefault(label, []).append(run_folder(folder))
     return conditions

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maedfer.cli._parser import add_command, examples
+from maedfer._files import read_file
+from maedfer._values import expand_home
+from maedfer.cli._parser import add_command, examples, path
 from maedfer.errors import InputError
 
 
@@ -18,22 +21,30 @@ def add_commands(commands: Any) -> None:
         "convert",
         run,
         "convert a published checkpoint into a model folder, or back",
-        "Convert a published checkpoint (.pth) into a folder with config.json and model.safetensors, which\n"
-        "maedfer.load, train.init and eval.checkpoint read; or, with --to published, such a folder, a run folder or a\n"
-        "checkpoint of a run into a .pth under the published parameter names. Values are kept bit for bit, no key is\n"
-        "left out, and a file that holds anything but weights and plain arguments is refused. Weights of VideoMAE in\n"
-        "the layout of Hugging Face (.bin, .safetensors) are read too.",
+        "Convert a published checkpoint into a folder with config.json and model.safetensors, which maedfer.load,\n"
+        "train.init and eval.checkpoint read; or, with --to published, such a folder, a run folder or a checkpoint of\n"
+        "a run into a .pth under the published parameter names, with the arguments beside them that make the same\n"
+        "model when it is read here again. Values are kept bit for bit, no key is left out, and a file that holds\n"
+        "anything but weights and plain arguments is refused. Weights of VideoMAE in the layout of Hugging Face are\n"
+        "read too, as a file or as the folder that from_pretrained takes; the config.json in it says the number of\n"
+        "heads and the size of the clips.",
         examples(
             "maedfer convert checkpoint-49.pth models/voxceleb2 --task pretrain",
             "maedfer convert dfew_fold1.pth models/dfew1 --task finetune",
             "maedfer convert weights.pth models/mine --task finetune --args '{\"lg_region_size\": [2, 5, 10]}'",
+            "maedfer convert videomae-huge models/huge          # a folder of transformers",
             "maedfer convert models/dfew1 dfew_fold1.pth --to published",
         ),
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="published .pth file; with --to published what maedfer.load takes"
+        "source",
+        metavar="SOURCE",
+        type=path,
+        help="published file or folder of transformers or DeepSpeed; with --to published what maedfer.load takes",
     )
-    parser.add_argument("out", metavar="OUT", help="folder to write; with --to published the .pth file to write")
+    parser.add_argument(
+        "out", metavar="OUT", type=path, help="folder to write; with --to published the .pth file to write"
+    )
     parser.add_argument(
         "--task", choices=("finetune", "pretrain"), help="what the published file is (default: told from its keys)"
     )
@@ -50,18 +61,18 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print the report."""
-    out = Path(args.out)
+    out, source = Path(args.out), Path(args.source)
     if out.exists() and not args.force and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{args.out!r} exists: choose another name, or give --force to overwrite it")
-    if not Path(args.source).exists():
+    if not source.exists():
         raise InputError(f"{args.source!r} does not exist: give a published checkpoint or a model folder")
     if args.to == "published":
         if args.task or args.model_args:
             raise InputError("--task and --args describe a published file: they do not go with --to published")
-        state = _to_published(Path(args.source), out)
-        print(f"wrote {out}: {len(state)} tensors under published names, in {{'model': ...}}")
+        state = _to_published(source, out)
+        print(f"wrote {out}: {len(state)} tensors under published names, in {{'model': ..., 'args': ...}}")
     else:
-        state = _from_published(Path(args.source), out, args.task, _model_args(args.model_args))
+        state = _from_published(source, out, args.task, _model_args(args.model_args))
         print(f"wrote {out / 'config.json'} and {out / 'model.safetensors'}")
     if args.keys:
         for name, shape in state.items():
@@ -70,10 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_published(source: Path, out: Path, task: Any, model_args: dict[str, Any] | None) -> dict[str, Any]:
+    from maedfer.evaluation.score import check_finite
     from maedfer.models import MAEDFER, load_published
     from maedfer.models.published.checkpoints import published_table
 
     model = load_published(source, task, model_args)
+    check_finite(model, str(source))
     report = model.load_report
     assert report is not None
     task = "pretrain" if isinstance(model, MAEDFER) else "finetune"
@@ -82,24 +95,43 @@ def _from_published(source: Path, out: Path, task: Any, model_args: dict[str, An
         print(f"  ignored {key}: {reason}")
     for key in report.fresh:
         print(f"  left as initialised: {key}")
-    print("  settings: " + ", ".join(f"{key}={value}" for key, value in report.settings.items() if key[0] != "_"))
+    print("  settings: " + _listed(report.settings))
+    if report.assumed:
+        print(f"  {report.assumptions}")
+    if model.clip_settings is not None:
+        print(f"  clips: {_listed(vars(model.clip_settings))}")
     model.save_pretrained(out)
     table = published_table(model)
     return {key: list(table[key].shape) for key in report.used if key in table}
 
 
 def _to_published(source: Path, out: Path) -> dict[str, Any]:
-    import torch
+    from maedfer.evaluation.score import check_finite
+    from maedfer.models import MAEDFER, load
+    from maedfer.models.published.checkpoints import published_file
+    from maedfer.models.weight_files import write_torch_file
 
-    from maedfer._files import atomic_path
-    from maedfer.models import load, to_published
-
-    state = to_published(load(source))
+    model = load(source)
+    check_finite(model, str(source))
+    content = published_file(model)
     if not out.parent.is_dir():
         raise InputError(f"cannot write {str(out)!r}: there is no folder {str(out.parent)!r}")
-    with atomic_path(out) as path:
-        torch.save({"model": state}, path)
-    return {key: list(value.shape) for key, value in state.items()}
+    write_torch_file(out, content)
+    print("  arguments: " + _listed(content["args"]))
+    if isinstance(model, MAEDFER):
+        ours = {"decoder_order": "published", "decoder_keep": 1.0}
+        changed = {
+            key: getattr(model.config, key) for key, there in ours.items() if getattr(model.config, key) != there
+        }
+        if changed:
+            print(
+                f"  the published code knows no {_listed(changed)}: its decoder computes otherwise, its encoder alike"
+            )
+    return {key: list(value.shape) for key, value in content["model"].items()}
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in values.items())
 
 
 def _model_args(text: str | None) -> dict[str, Any] | None:
@@ -109,12 +141,13 @@ def _model_args(text: str | None) -> dict[str, Any] | None:
     if not text.lstrip().startswith("{"):
         where = f"--args {text}"
         try:
-            text = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{where} is neither JSON nor a readable file: {error.strerror}") from error
+            text = read_file(expand_home(text)).decode("utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{where} is neither JSON nor a readable file: {reason}") from error
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a JSON object of argument names and values, got {text.strip()[:60]!r}")

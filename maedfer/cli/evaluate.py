@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from maedfer.cli._parser import path
 from maedfer.cli._runs import add_run, finish, resolve_settings
 from maedfer.errors import InputError
 
@@ -19,15 +20,21 @@ def add_commands(commands: Any) -> None:
         "score a classifier, or several folds together",
         "Score a classifier on labelled clips, or put the predictions of several folds together and score them\n"
         "once. With one --run, the settings of that run are the base that overrides change, the weights are its\n"
-        "result, and the scores go to its sub-folder evaluation. With several, their pred.csv are pooled; nothing is\n"
-        "computed anew.",
+        "result, and the scores go to its sub-folder evaluation (evaluation_2 and so on where that holds those of\n"
+        "other clips or settings). With several, their pred.csv are pooled; nothing is computed anew.",
         "maedfer evaluate --run runs/dfew/fold_1 data.test=other/test.csv eval.views=4",
         "maedfer evaluate --run runs/dfew/fold_1 --weights best",
         "maedfer evaluate --run runs/dfew/fold_1 --run runs/dfew/fold_2 output=runs/dfew/pooled",
         "maedfer evaluate dfew eval.checkpoint=published.pth data.test=test.csv",
     )
     parser.add_argument(
-        "--run", metavar="DIR", action="append", default=[], dest="runs", help="run folder; repeat it to pool folds"
+        "--run",
+        metavar="DIR",
+        type=path,
+        action="append",
+        default=[],
+        dest="runs",
+        help="run folder; repeat it to pool folds",
     )
     parser.add_argument(
         "--weights", choices=("last", "best"), help="with one --run: its checkpoint to score instead of its result"
@@ -44,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     return finish(cfg, run_evaluate(cfg))
 
 
-def _sources(args: argparse.Namespace) -> list[str]:
-    """What is evaluated, as overrides."""
+def _sources(args: argparse.Namespace) -> dict[str, Any]:
+    """What is evaluated, as settings."""
     if args.weights and len(args.runs) != 1:
         raise InputError("--weights chooses a checkpoint of one run: give exactly one --run with it")
     for folder in args.runs:
@@ -54,6 +61,25 @@ def _sources(args: argparse.Namespace) -> list[str]:
     if len(args.runs) == 1:
         checkpoint = Path(args.runs[0])
         if args.weights:
-            checkpoint = checkpoint / "checkpoints" / f"{args.weights}.pt"
-        return [f"eval.checkpoint={checkpoint}"]
-    return [f"eval.runs=[{', '.join(args.runs)}]"] if args.runs else []
+            checkpoint = _checkpoint(checkpoint, args.weights)
+        return {"eval.checkpoint": str(checkpoint)}
+    return {"eval.runs": args.runs} if args.runs else {}
+
+
+def _checkpoint(run: Path, weights: str) -> Path:
+    """The checkpoint of a run that is to be scored.
+
+    Raises:
+        InputError: the run has none; says why.
+    """
+    found = run / "checkpoints" / f"{weights}.pt"
+    if found.is_file():
+        return found
+    if weights == "best":
+        raise InputError(
+            f"{str(found)!r} does not exist: a run keeps its best weights where eval.select is val or test and an "
+            "epoch was scored; leave --weights out to score the result of the run"
+        )
+    raise InputError(
+        f"{str(found)!r} does not exist: leave --weights out to score the result of the run, if it has ended"
+    )

@@ -9,7 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from maedfer.cli._parser import add_command, examples, literal, split_items
+from maedfer._values import expand_home
+from maedfer.cli._parser import add_command, examples, split_items
 from maedfer.errors import InputError, unknown
 
 # Packages that some commands need or gain from, in the order of printing.
@@ -104,7 +105,7 @@ def build() -> dict[str, Any]:
 
     from maedfer import __version__
     from maedfer._native import build_record
-    from maedfer.kernels import choose
+    from maedfer.kernels import in_words
 
     facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
@@ -119,7 +120,7 @@ def build() -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for part, record in build_record().items():
         facts[f"csrc, {part.upper()} part"] = _built(record)
-    facts["implementation"] = f"{choose('auto', device)} on {device.type} (impl=auto)"
+    facts["implementation"] = f"{in_words('auto', device)} on {device.type} (impl=auto)"
     return facts
 
 
@@ -130,14 +131,19 @@ def _built(record: dict[str, Any]) -> str:
 
 
 def _config(model: str, overrides: list[str]) -> Any:
-    from maedfer.dataclass_tree import former_names, from_dict, set_dotted
-    from maedfer.models import list_models, model_config
+    from maedfer.dataclass_tree import former_names, from_dict, set_key, split_override
+    from maedfer.models import MAEDFERConfig, list_models, model_config
+    from maedfer.models.config import full_key
+    from maedfer.train.recipes import read_section
 
-    base = model_config(model) if model in list_models() else _saved_config(model)
+    base = model_config(model) if model in list_models() else _saved_config(expand_home(model))
+    kind = type(base)
     changes: dict[str, Any] = {}
     for override in overrides:
-        set_dotted(changes, override.removeprefix("model."), literal, former_names(type(base)))
-    return model_config(model, **changes) if model in list_models() else from_dict(type(base), changes, base)
+        for key, value in split_override(kind, override.removeprefix("model."), read_section):
+            whole = full_key(key) if kind is MAEDFERConfig else key
+            set_key(changes, former_names(kind).get(whole, whole), value)
+    return model_config(model, **changes) if model in list_models() else from_dict(kind, changes, base)
 
 
 def _saved_config(model: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maedfer.cli._parser import add_command, examples
+from maedfer.cli._parser import add_command, examples, path
 
 if TYPE_CHECKING:
     from maedfer.data.protocols import DatasetProtocol, Fold
@@ -25,8 +27,7 @@ def add_commands(commands: Any) -> None:
         "write the lists of clips of a public data set, fold by fold",
         "Write the lists of clips of a public data set: fold_1/train.csv, fold_1/test.csv, ... and classes.txt.\n"
         "Splits that the data set ships are read from its own files; for the others, folds follow from the subjects\n"
-        "in the files' names. The numbers of clips are compared with the published ones. docs/data.md tells what is\n"
-        "read.\n\n"
+        "in the files' names. The numbers of clips are compared with the published ones.\n\n"
         f"Data sets: {', '.join(names)}.",
         examples(
             "maedfer lists dfew --root /data/DFEW --out lists/dfew",
@@ -34,8 +35,8 @@ def add_commands(commands: Any) -> None:
         ),
     )
     parser.add_argument("dataset", metavar="DATASET", help="name of the data set, and of its recipe")
-    parser.add_argument("--root", metavar="DIR", required=True, help="folder that the data set was unpacked to")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write the lists to")
+    parser.add_argument("--root", metavar="DIR", type=path, required=True, help="folder that the data set is in")
+    parser.add_argument("--out", metavar="DIR", type=path, required=True, help="folder to write the lists to")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,17 +44,19 @@ def run(args: argparse.Namespace) -> int:
     from maedfer.data.protocols import find_protocol, write_folds
 
     protocol = find_protocol(args.dataset)
-    folds = protocol.folds_in(args.root)
-    folders = write_folds(folds, protocol.classes, args.out)
+    root, out = Path(args.root), Path(args.out)
+    told: list[str] = []
+    folds = protocol.folds_in(root, told.append)
+    folders = write_folds(folds, protocol.classes, out)
     clips = {path for fold in folds for rows in fold for path, _ in rows}
-    print(f"{protocol.title}: {_count(clips, 'clip')} of {len(protocol.classes)} classes, lists in {args.out}")
+    print(f"{protocol.title}: {_count(clips, 'clip')} of {len(protocol.classes)} classes, lists in {out}")
     for folder, fold in zip(folders, folds, strict=True):
         print(f"  {folder.name}: {len(fold.train):,} clips for training, {len(fold.test):,} for test")
-    for sentence in (*compare(protocol, folds), *absent(Path(args.root), sorted(clips))):
+    for sentence in (*told, *compare(protocol, folds), *absent(root, sorted(clips))):
         print(sentence)
     first = folders[0]
     settings = {
-        "data.root": args.root,
+        "data.root": root,
         "data.train": first / "train.csv",
         "data.test": first / "test.csv",
         "output": Path("runs") / args.dataset / first.name,
@@ -65,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
 def compare(protocol: DatasetProtocol, folds: Sequence[Fold]) -> list[str]:
     """Compare the numbers of clips with the published ones; gives sentences, what a difference may mean among them."""
-    found = len({path for fold in folds for rows in fold for path, _ in rows})
+    from maedfer.data.protocols import odd_subjects
+
+    paths = {path for fold in folds for rows in fold for path, _ in rows}
+    found = len(paths)
     test = len(folds[0].test)
     published = f"{protocol.clips:,} clips, {protocol.test_clips:,} of them in the test part of fold 1"
     if (found, test) == (protocol.clips, protocol.test_clips):
@@ -80,18 +86,22 @@ def compare(protocol: DatasetProtocol, folds: Sequence[Fold]) -> list[str]:
         sentences.append(f"{_count(range(found - protocol.clips), 'clip')} more may mean that {why}.")
     else:
         sentences.append("The same clips in other parts mean that the split is another one.")
+    if protocol.parse is not None:
+        subjects = Counter(clip.subject for path in paths if (clip := protocol.parse(path)) is not None)
+        sentences += odd_subjects(subjects, protocol.subjects)
     sentences.append("Scores on these lists cannot be compared with published ones.")
     return sentences
 
 
 def absent(root: Path, clips: Sequence[str]) -> list[str]:
     """Say how many of the clips are not in the data set's folder."""
-    missing = [path for path in clips if not (root / path).exists()]
+    missing = [path for path in clips if not os.path.exists(root / path)]
     if not missing:
         return []
+    others = f" (then {', '.join(missing[1:4])}{', ...' if len(missing) > 4 else ''})" if len(missing) > 1 else ""
     return [
-        f"{_count(missing, 'clip')} of the lists cannot be found, the first as {root / missing[0]}: frames may not be "
-        "unpacked yet, or lie elsewhere."
+        f"{_count(missing, 'clip')} of the lists cannot be found, the first as {root / missing[0]}{others}: frames may "
+        "not be unpacked yet, or lie elsewhere."
     ]
 
 

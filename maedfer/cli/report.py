@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from maedfer.cli._parser import add_command, examples
+from maedfer.cli._parser import add_command, examples, run_folder
 
 
 def add_commands(commands: Any) -> None:
@@ -28,7 +28,8 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
+    folder = run_folder(args.run_folder)
     from maedfer.report import write_report
 
-    print(f"report: {write_report(args.run_folder)}")
+    print(f"report: {write_report(folder)}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from maedfer.cli._parser import add_command, examples
+from maedfer.cli._parser import add_command, examples, path
 from maedfer.errors import InputError
 
 
@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
             "    data.test=data/synth/fold_1/test.csv train.init=runs/synth_pretrain",
         ),
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument("--out", metavar="DIR", type=path, required=True, help="folder to write")
     for name, default, text in (
         ("clips", 700, "number of clips"),
         ("seed", 0, "another seed gives other people and other clips"),
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the data set and say where it is."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
-    from maedfer._progress import ProgressLine
+    from maedfer._progress import ProgressLine, counted
     from maedfer.synthetic import write_dataset
 
     line = ProgressLine("drawing", sys.stderr)
@@ -61,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         line.clear()
-    print(f"{args.clips} clips and {args.folds} folds in {folder}; its README.txt tells what is what")
+    print(f"{counted(args.clips, 'clip')} and {args.folds} folds in {folder}; its README.txt tells what is what")
     return 0

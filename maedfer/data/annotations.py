@@ -1,33 +1,37 @@
-"""Annotation files: one clip a line, `path label`, as the community writes them.
+"""Annotation files: one clip a line, `path label`, as the community and its spreadsheets write them.
 
-Fields are separated by spaces, tabs or commas and split off from the right, so that a path may hold spaces. Blank
-lines, lines that start with `#` and one header line (`path label`, `video_name,label`) are skipped. A path is a video
+`maedfer.data.columns` finds out where paths and labels are, `maedfer.data.labels` reads the labels. A path is a video
 file or a folder of frames, relative to `root` or else to the annotation file's own folder.
-
-Lists in VideoMAE's style have three fields, `path frames label`. A file counts as one where every line has a whole
-number before its label; the number of frames is then ignored, as readers count for themselves. Pre-training lists may
-have no labels at all: a file counts as labelled where every line ends in a whole number.
 """
 
 from __future__ import annotations
 
+import csv
+import errno
+import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 
+from maedfer._files import atomic_path
+from maedfer.data.columns import LABELS, PATHS, read_columns
+from maedfer.data.labels import LabelReader
 from maedfer.errors import InputError
 
-_LAST_FIELD = re.compile(r"^(.*?)(?:[ \t]*[,\t][ \t]*| +)([^ \t,]*)$")
-_WHOLE = re.compile(r"^[+-]?\d+$")
-_HEADER = {
-    "path", "video", "video_name", "video_path", "file", "filename", "file_name", "name", "clip", "id",
-    "label", "labels", "class", "emotion", "frames", "num_frames", "total_frames",
-}  # fmt: skip
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What videos are called, in the order of preference where a recording is there in several.
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".flv")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+# A name that reads back from `path label` whatever stands in the other lines.
+_PLAIN = re.compile(r"(?!sep=)[^\s,;\"'#~\ufeff][^\s,;\"']*")
+# Control characters, and half characters that stand for no byte of a name.
+_NOT_IN_LISTS = re.compile(r"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +65,78 @@ def read_annotations(
     labelled: bool = True,
     label_offset: int = 0,
     frame_counts: bool | None = None,
+    classes: Sequence[str] = (),
 ) -> list[Clip]:
-    """Read an annotation file; see the module's head for the format.
+    """Read an annotation file; docs/data.md tells what is understood.
 
     Args:
         file: the annotation file.
         root: folder that relative paths start from; None or "" = the file's folder.
-        num_classes: labels must be below it (after the offset); None = no upper limit.
+        num_classes: labels must be below it (after the offset); None = as many as there are `classes`, or no limit.
         labelled: whether every line must have a label; if not, labels are optional and negative ones mean "none".
         label_offset: the first class's number in the file (1 in DFEW); clips have labels from 0.
-        frame_counts: whether lines have a number of frames before the label; None = find out.
+        frame_counts: whether lines without a header have a number of frames before the label; None = find out.
+        classes: names of the classes in label order; labels may be these names.
 
     Raises:
-        InputError: file missing or without clips, line without label, label not a whole number or out of range.
+        InputError: file missing or without clips, lines that may mean two things, line without label, label that is no
+            whole number, no name or out of range, one clip with two labels, or an address in place of a path.
     """
-    file = Path(file)
-    rows = _rows(file)
-    split = [_split(text) for _, text in rows]
-    has_label = labelled or all(_WHOLE.match(last) and path for path, last in split)
-    if has_label and frame_counts is None:
-        frame_counts = all(_WHOLE.match(last) and _WHOLE.match(_split(path)[1]) for path, last in split)
-    base = Path(root) if root else file.parent
-    clips = []
-    for (line, text), (name, last) in zip(rows, split, strict=True):
-        label = None
-        if not has_label:
-            name = text
-        else:
-            label = _label(f"{file}:{line}", name, last, num_classes, labelled, label_offset)
-            if frame_counts:
-                name = _split(name)[0]
-        name = name.strip().strip("\"'")
-        if not name:
-            raise InputError(f"{file}:{line}: the line has no path")
-        clips.append(Clip(base / name, label, line, name, str(file)))
+    file = Path(os.path.expanduser(file))
+    base = Path(os.path.expanduser(root)) if root else file.parent
+    reader = LabelReader(classes, num_classes, labelled, label_offset)
+    lines, names, texts = read_columns(file, base, reader, frame_counts)
+    known: dict[str, int | None] = {}
+    if texts is not None:
+        try:
+            reader.prepare(texts)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+    source, clips = str(file), []
+    for index, (line, name) in enumerate(zip(lines, names, strict=True)):
+        try:
+            if not name:
+                raise InputError("the line has no path")
+            label = None
+            if texts is not None:
+                text = texts[index]
+                label = known[text] if text in known else known.setdefault(text, reader.read(text))
+            odd = ":" in name or name[0] == "~" or "\\" in name
+            clips.append(Clip(_odd_path(base, name) if odd else base / name, label, line, name, source))
+        except InputError as error:
+            header = texts is not None and (texts[index].lower() in LABELS or (index == 0 and texts[0].isalpha()))
+            hint = "; is it a header? One is known by columns 'path' and 'label', in the first line" if header else ""
+            raise InputError(f"{file}:{line}: {error}{hint}") from None
+    if labelled:
+        _refuse_two_labels(clips)
     return clips
 
 
 def write_annotations(file: str | Path, rows: Iterable[tuple[str, int | None]]) -> None:
-    """Write `path label` lines (only the path where the label is None), making the folder if need be."""
-    file = Path(file)
+    """Write a list that reads back as it is, making its folder if need be.
+
+    The lines are `path label`, or only the path where the label is None; where a path has spaces, ends in digits alone
+    or could be taken for something else, the list is a table `path,label` with quotes and a header.
+
+    Raises:
+        InputError: a path that no line can hold: an empty one, or one with line breaks or control characters.
+    """
+    file, rows = Path(file), list(rows)
+    for path, _ in rows:
+        if not path or _NOT_IN_LISTS.search(path):
+            raise InputError(f"{file}: path {path!r} cannot be in a list: empty, or with a line break or the like")
+    plain = all(_PLAIN.fullmatch(path) and (label is not None or path.lower() not in PATHS) for path, label in rows)
+    if plain and len({label is None for _, label in rows}) < 2:
+        text = "".join(path + "\n" if label is None else f"{path} {label}\n" for path, label in rows)
+    else:
+        table = io.StringIO()
+        writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerows([("path", "label"), *((path, "" if label is None else label) for path, label in rows)])
+        text = table.getvalue()
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [path if label is None else f"{path} {label}" for path, label in rows]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Names that are not UTF-8 keep their bytes.
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def check_exists(clips: Iterable[Clip], show: int = 3) -> None:
@@ -112,16 +145,24 @@ def check_exists(clips: Iterable[Clip], show: int = 3) -> None:
     Raises:
         InputError: some are missing; names how many, and the first few by file, line and path.
     """
-    total, missing = 0, []
+    total, count, hint = 0, 0, ""
+    shown: list[str] = []
     for clip in clips:
         total += 1
-        if not clip.path.exists():
-            missing.append(f"{clip.where} {clip.path}")
-    if missing:
-        more = f" and {len(missing) - show} more" if len(missing) > show else ""
+        try:
+            os.stat(clip.path)
+        except OSError as error:
+            count += 1
+            if len(shown) < show:
+                # A name that is too long, or a folder that may not be looked into.
+                why = "" if error.errno in (errno.ENOENT, errno.ENOTDIR) else f" ({error.strerror})"
+                shown.append(f"{clip.where} {clip.path}{why}")
+                hint = hint or _hint(clip)
+    if count:
+        more = f" and {count - show} more" if count > show else ""
         raise InputError(
-            f"{len(missing)} of {total} clips do not exist: {', '.join(missing[:show])}{more}; "
-            "check the paths, or the folder they start from (data.root)"
+            f"{count} of {total} clips do not exist: {', '.join(shown)}{more}; "
+            f"check the paths, or the folder they start from (data.root){hint}"
         )
 
 
@@ -176,45 +217,50 @@ class ClipTable(Sequence[Clip]):
         return self._numbers[:, 0]
 
 
-class _Row(NamedTuple):
-    line: int
-    text: str
+def _odd_path(base: Path, name: str) -> Path:
+    """The path of a name that means something to other programs."""
+    if os.path.lexists(base / name):
+        # FFmpeg takes what is before the colon of a relative name for a protocol.
+        return Path(os.path.abspath(base / name)) if ":" in name else base / name
+    if _ADDRESS.match(name):
+        raise InputError(f"{name!r} is an address: download the clips, lists name files and folders")
+    if _DRIVE.match(name):
+        raise InputError(f"{name!r} is a path of Windows: write paths of this machine, with /")
+    if "\\" in name and os.path.lexists(base / name.replace("\\", "/")):
+        raise InputError(f"{name!r} is a path of Windows: write / in place of the backslashes")
+    return base / os.path.expanduser(name)
 
 
-def _rows(file: Path) -> list[_Row]:
-    """Lines with content, their header taken off."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such annotation file") from None
-    except IsADirectoryError:
-        raise InputError(f"{file}: is a folder, not an annotation file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not a text file in UTF-8") from None
-    lines = (_Row(number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    rows = [row for row in lines if row.text and not row.text.startswith("#")]
-    if rows and all(word.strip("\"'").lower() in _HEADER for word in re.split(r"[ \t,]+", rows[0].text)):
-        del rows[0]
-    if not rows:
-        raise InputError(f"{file}: the annotation file lists no clips")
-    return rows
+def _refuse_two_labels(clips: list[Clip]) -> None:
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        other = first.setdefault(clip_key(clip.path), clip)
+        if other.label != clip.label:
+            raise InputError(
+                f"{clip.where}: {clip.name!r} has another label than in line {other.line}: a clip has one label"
+            )
 
 
-def _split(text: str) -> tuple[str, str]:
-    """Take the last field off: (what is before it, the field); the first is empty where there is only one."""
-    match = _LAST_FIELD.match(text)
-    return (match[1].rstrip(), match[2]) if match else ("", text)
+def clip_key(path: Path) -> str:
+    """What is the same for all ways to write a path, `a/../b` and `b`; links are not followed."""
+    text = os.fspath(path)
+    return text if text[:1] == "/" and "/.." not in text else os.path.abspath(text)
 
 
-def _label(where: str, path: str, text: str, num_classes: int | None, labelled: bool, offset: int) -> int | None:
-    if not path or not text or (not _WHOLE.match(text) and ("/" in text or "." in text)):
-        raise InputError(f"{where}: the line has no label; it must read 'path label'")
-    if not _WHOLE.match(text):
-        raise InputError(f"{where}: label {text!r} is not a whole number")
-    label = int(text) - offset
-    if not labelled:
-        return label if label >= 0 else None
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        allowed = f"{offset} or more" if num_classes is None else f"{offset} to {offset + num_classes - 1}"
-        raise InputError(f"{where}: label {text} is out of range, allowed: {allowed}")
-    return label
+def _hint(clip: Clip) -> str:
+    """What may be the matter with a path that is not there."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, clip.name)
+        if other != clip.name and os.path.exists(clip.path.parent / Path(other).name):
+            return (
+                f"; on disk the letters of {clip.name!r} are composed otherwise ({form}): make the list from its names"
+            )
+    near = [str(clip.path) + suffix for suffix in VIDEO_SUFFIXES] + [str(clip.path.with_suffix(""))]
+    found = next((path for path in near if path != str(clip.path) and os.path.exists(path)), None)
+    if found is not None:
+        return f"; there is {found}"
+    if any("\udc80" <= letter <= "\udcff" for letter in clip.name):
+        return "; the list is not in UTF-8: save it so if names have letters that are not English"
+    if "\\" in clip.name:
+        return "; paths have / and no backslashes"
+    return ""

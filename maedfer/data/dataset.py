@@ -129,16 +129,20 @@ class ClipDataset(Dataset[dict[str, Any]]):
                     raise ClipError(f"none of the {len(self)} clips can be read; the last one: {message}") from error
                 index = (index + 1) % len(self)
 
-    def fill_cache(self) -> None:
-        """Decode all clips into the cache now, so that loader workers forked later share the memory."""
+    def fill_cache(self, progress: Callable[[float], None] | None = None) -> None:
+        """Decode all clips into the cache now, so that loader workers forked later share the memory.
+
+        Args:
+            progress: takes the share that is done, after each clip.
+        """
         if self._cache is None:
             raise InputError("fill_cache needs a data set with cache=True")
         for index in range(len(self)):
-            try:
+            # What cannot be read is reported, or skipped, when the clip's turn comes.
+            with contextlib.suppress(InputError):
                 self._decoded(index)
-            except InputError:
-                # Reported, or skipped, when the clip's turn comes.
-                continue
+            if progress is not None:
+                progress((index + 1) / len(self))
 
     def _load(self, index: int, seed: int) -> dict[str, Any]:
         if index in self.broken:
@@ -190,7 +194,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
     Returns:
         frames uint8 [B * R, 3, T, H, W]; label and index int64 [B * R]; mask [B * R, ...] where samples have one;
-        skipped, int64 scalar: broken clips passed over.
+        skipped, int64 scalar: how many samples are of another clip than was asked for, as that is broken.
 
     Raises:
         ClipError: frames of different sizes.
@@ -201,7 +205,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     repeats = len(samples[0]["frames"])
     batch = {
         "frames": torch.cat([sample["frames"] for sample in samples]),
-        "skipped": torch.tensor(sum(sample["skipped"] for sample in samples)),
+        "skipped": torch.tensor(sum(sample["skipped"] > 0 for sample in samples)),
     }
     for name in ("label", "index"):
         batch[name] = torch.tensor([sample[name] for sample in samples]).repeat_interleave(repeats)

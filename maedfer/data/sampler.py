@@ -54,9 +54,9 @@ class EpochSampler(Sampler[SampleKey]):
         if batch_size < 1 or not 0 <= rank < world:
             raise InputError(f"batch size {batch_size}, rank {rank} of {world}: batch sizes start at 1, ranks at 0")
         if drop_last and n < batch_size * world:
+            are = "1 clip is" if n == 1 else f"{n} clips are"
             raise InputError(
-                f"{n} clips are fewer than one batch of {batch_size * world} ({world} x {batch_size}): "
-                "lower train.batch_size"
+                f"{are} fewer than one batch of {batch_size * world} ({world} x {batch_size}): lower train.batch_size"
             )
         self.n, self.seed, self.shuffle = n, seed, shuffle
         self.rank, self.world = rank, world

@@ -1,4 +1,4 @@
-"""Scores of predictions."""
+"""Scores of predictions, and features of clips."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from typing import TYPE_CHECKING
 from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
-    from maedfer.evaluation.metrics import confusion_matrix, scores
+    from maedfer.evaluation.features import Features, extract_features, write_features
+    from maedfer.evaluation.metrics import confusion_matrix, intervals, scores
     from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
     from maedfer.evaluation.score import predict, score_views
 
 __all__ = [
+    "Features",
     "Predictions",
     "confusion_matrix",
+    "extract_features",
+    "intervals",
     "pool",
     "predict",
     "read_predictions",
     "score_views",
     "scores",
+    "write_features",
     "write_predictions",
 ]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "metrics": ["confusion_matrix", "scores"],
+        "features": ["Features", "extract_features", "write_features"],
+        "metrics": ["confusion_matrix", "intervals", "scores"],
         "predictions": ["Predictions", "pool", "read_predictions", "write_predictions"],
         "score": ["predict", "score_views"],
     },

@@ -69,6 +69,37 @@ def scores(confusion: Any) -> dict[str, Any]:
     }
 
 
+def intervals(confusion: Any) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of UAR and WAR over clips; they hold the score, and never leave [0, 1].
+
+    WAR is one share, and has Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22, 209). UAR is a mean of
+    independent shares, the recalls: their Wilson limits are combined as Zou, Huang and Zhang (2009, Comput. Stat. Data
+    Anal. 53, 1080) do for linear functions of shares, each limit by its own squared distances. Neither is empty where
+    all clips are right, or all wrong: of 0 in 4 the interval is 0 to 49 %.
+
+    Args:
+        confusion: counts [n, n], rows are labels, with a clip at least.
+    """
+    matrix = np.asarray(confusion, np.float64)
+    clips, hits = matrix.sum(1), np.diag(matrix)
+    present = clips > 0
+    recall = hits[present] / clips[present]
+    low, high = _wilson(hits[present], clips[present])
+    uar, count = float(recall.mean()), int(present.sum())
+    below = float(np.sqrt(((recall - low) ** 2).sum())) / count
+    above = float(np.sqrt(((high - recall) ** 2).sum())) / count
+    left, right = _wilson(hits.sum(keepdims=True), clips.sum(keepdims=True))
+    return {"uar": (max(0.0, uar - below), min(1.0, uar + above)), "war": (float(left[0]), float(right[0]))}
+
+
+def _wilson(hits: np.ndarray, clips: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of Wilson's interval of each share hits / clips."""
+    centre = (hits + z * z / 2) / (clips + z * z)
+    half = z / (clips + z * z) * np.sqrt(hits * (clips - hits) / clips + z * z / 4)
+    # Where none or all are right, one limit is the share itself, without its rounding.
+    return np.where(hits == 0, 0.0, centre - half), np.where(hits == clips, 1.0, centre + half)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from maedfer.evaluation.predictions import Predictions
+from maedfer._progress import counted
+from maedfer.errors import InputError
+from maedfer.evaluation.predictions import Predictions, Skipped
 from maedfer.models import LGIFormer
+
+T = TypeVar("T")
 
 
 def score_views(
@@ -26,18 +30,21 @@ def score_views(
         features: also return pooled features.
 
     Returns:
-        Probabilities, float32 [n, classes]; features, float32 [n, C], where they were asked for.
+        Probabilities, float32 [n, classes], NaN for a clip of which a logit is not finite; features, float32 [n, C],
+        where they were asked for.
     """
     pooled = model.forward_features(frames) if features else None
-    logits = model(frames) if pooled is None else model.head(pooled)
-    probabilities = logits.float().softmax(1).unflatten(0, (-1, views)).mean(1)
+    logits = (model(frames) if pooled is None else model.head(pooled)).float()
+    # Softmax would make a plain 0 of minus infinity.
+    logits = logits.masked_fill(~logits.isfinite(), torch.nan)
+    probabilities = logits.softmax(1).unflatten(0, (-1, views)).mean(1)
     return probabilities, None if pooled is None else pooled.float().unflatten(0, (-1, views)).mean(1)
 
 
 @torch.inference_mode()
 def predict(
     model: LGIFormer,
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Iterable[Mapping[str, Any]],
     *,
     names: Sequence[str],
     labels: Sequence[int],
@@ -47,12 +54,14 @@ def predict(
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
+    progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Class probabilities of every clip, each scored once over all processes.
 
     Args:
         model: the classifier, on the device; its mode is put back in the end.
-        batches: "frames" as in `score_views`, and "index", the number of the clip that each of them shows.
+        batches: "frames" as in `score_views`, and "index", the number of the clip that each of them shows; "broken",
+            where it is there, says of clips that could not be read what is wrong, by number.
         names, labels: of all clips.
         classes: names, in label order.
         views: of each clip.
@@ -60,41 +69,126 @@ def predict(
         device: of the model.
         autocast: the arithmetic of a forward pass.
         gather: gives the values of all processes, where several share the clips.
+        progress: is told how many clips this process is done with.
+
+    Raises:
+        InputError: weights or logits are not finite, or no clip could be read.
+        RuntimeError: the batches did not hold every clip once.
+    """
+
+    def score(frames: Tensor, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        with autocast():
+            probabilities, pooled = score_views(
+                model, frames.to(device, non_blocking=True), views=views, features=features
+            )
+        rows = probabilities.cpu().numpy()
+        check_rows(rows, [names[index] for index in indices], model, "logits")
+        return zip(rows, [None] * len(rows) if pooled is None else pooled.cpu().numpy(), strict=True)
+
+    found, broken = run_over_clips(model, batches, score, len(names), views=views, gather=gather, progress=progress)
+    if not found:
+        raise InputError(f"none of the {len(names)} clips can be read; the first one: {broken[min(broken)]}")
+    kept = sorted(found)
+    return Predictions(
+        names=[names[index] for index in kept],
+        labels=np.asarray([labels[index] for index in kept], np.int64),
+        probabilities=np.stack([found[index][0] for index in kept]),
+        classes=tuple(classes),
+        features=np.stack([vector for index in kept if (vector := found[index][1]) is not None]) if features else None,
+        skipped=tuple(Skipped(names[index], int(labels[index]), broken[index]) for index in sorted(broken)),
+    )
+
+
+def run_over_clips(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    compute: Callable[[Tensor, list[int]], Iterable[T]],
+    count: int,
+    *,
+    views: int,
+    gather: Callable[[Any], list[Any]],
+    progress: Callable[[int], None] | None,
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Compute something for every clip of a list, each once over all processes, the model in evaluation mode.
+
+    Args:
+        model: what computes; its mode is put back in the end.
+        batches, views, gather, progress: as in `predict`.
+        compute: takes the frames of a batch and the numbers of its clips, and gives a value for each clip.
+        count: of the clips.
+
+    Returns:
+        The values by number of the clip; and of those that could not be read, what is wrong.
 
     Raises:
         RuntimeError: the batches did not hold every clip once.
     """
     was_training = model.training
     model.eval()
-    found: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    found: dict[int, T] = {}
+    broken: dict[int, str] = {}
+    done = 0
     try:
         for batch in batches:
-            with autocast():
-                frames = batch["frames"].to(device, non_blocking=True)
-                probabilities, pooled = score_views(model, frames, views=views, features=features)
-            rows = probabilities.cpu().numpy()
-            vectors = [None] * len(rows) if pooled is None else pooled.cpu().numpy()
-            found.update(zip(batch["index"][::views].tolist(), zip(rows, vectors, strict=True), strict=True))
+            broken.update(batch.get("broken", {}))
+            indices = batch["index"][::views].tolist() if "index" in batch else []
+            if indices:
+                found.update(zip(indices, compute(batch["frames"], indices), strict=True))
+            done += len(indices) + len(batch.get("broken", {}))
+            if progress is not None:
+                progress(done)
     finally:
         model.train(was_training)
-    parts = gather(found)
-    everything = {index: value for part in parts for index, value in part.items()}
-    scored = sum(map(len, parts))
-    if scored != len(names) or everything.keys() != set(range(len(names))):
-        raise RuntimeError(f"{len(names)} clips were to be scored once each, got {scored} scores")
-    ordered = [everything[index] for index in range(len(names))]
-    return Predictions(
-        names=list(names),
-        labels=np.asarray(labels, np.int64),
-        probabilities=np.stack([row for row, _ in ordered]),
-        classes=tuple(classes),
-        features=np.stack([vector for _, vector in ordered]) if features else None,
-    )
+    parts = gather((found, broken))
+    values = {index: value for part, _ in parts for index, value in part.items()}
+    reasons = {index: reason for _, part in parts for index, reason in part.items()}
+    scored = sum(len(part) + len(wrong) for part, wrong in parts)
+    if scored != count or {*values, *reasons} != set(range(count)):
+        raise RuntimeError(f"{count} clips were to be scored once each, got {scored} scores")
+    return values, reasons
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Refuse a model with weights that are not finite: whatever it says is worth nothing.
+
+    Args:
+        model: the model.
+        name: what the message calls it.
+
+    Raises:
+        InputError: naming the first such tensor, and how many there are.
+    """
+    wrong = not_finite(model)
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InputError(
+            f"{name} holds weights that are not finite numbers, in {wrong[0]}{more}: the training that made it "
+            "diverged, or the file is damaged"
+        )
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters and kept buffers that hold NaN or infinity."""
+    return [
+        name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
+    ]
+
+
+def check_rows(rows: np.ndarray, names: Sequence[str], model: nn.Module, what: str) -> None:
+    """Refuse rows of clips that are not finite, by the first tensor of the model that is not, or else by the clip."""
+    wrong = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(1))
+    if len(wrong):
+        check_finite(model, "the model")
+        raise InputError(
+            f"the {what} of clip {names[wrong[0]]!r} are not finite although the weights are: the arithmetic "
+            "overflows, try train.precision=fp32"
+        )
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores that go to the log."""
-    return {key: metrics[key] for key in ("uar", "war", "macro_f1", "weighted_f1", "loss", "n")}
+    """The scores that go to the log, and how many clips were skipped, if any."""
+    found = {key: metrics[key] for key in ("uar", "war", "macro_f1", "weighted_f1", "loss", "n")}
+    return {**found, "skipped": metrics["skipped"]} if metrics.get("skipped") else found
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -104,7 +198,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     )
     notes = "".join(f"; {note}" for note in metrics["notes"])
     uar, war, f1 = (_percent(metrics[key]) for key in ("uar", "war", "macro_f1"))
-    return f"UAR {uar}, WAR {war}, macro F1 {f1} over {metrics['n']} clips (recall: {recalls}){notes}"
+    return f"UAR {uar}, WAR {war}, macro F1 {f1} over {counted(metrics['n'], 'clip')} (recall: {recalls}){notes}"
 
 
 def _percent(value: float | None) -> str:

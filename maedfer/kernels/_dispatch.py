@@ -145,6 +145,29 @@ def choose(impl: str, device: torch.device) -> str:
     return resolve(impl, x.device, x.dtype, triton=list, native=native)
 
 
+def in_words(impl: str, device: torch.device, loss: bool = True) -> str:
+    """`choose` for people: also names what csrc computes where the rest is not its own.
+
+    Args:
+        impl: the choice.
+        device: where.
+        loss: whether the pre-training loss is computed at all.
+
+    Raises:
+        InputError: as `choose`.
+    """
+    general = choose(impl, device)
+    if device.type != "cpu" or general == "reference":
+        return general
+    compiled: Mapping[str, Reasons] = {"cpu": list}
+    dtype = torch.empty(0).dtype
+    parts = ["cubes of tokens"] if resolve(impl, device, dtype, native=compiled) == "native" else []
+    if loss and resolve(impl, device, dtype, triton=list, native=compiled) == "native":
+        parts.append("pre-training loss")
+    general = "torch" if general == "native" else general
+    return f"{general} ({' and '.join(parts)} by csrc)" if parts else general
+
+
 def _native_reasons(kind: str, compiled: Reasons) -> list[str]:
     return [absent(kind)] if MODULES[kind] is None else compiled()
 

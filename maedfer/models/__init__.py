@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maedfer.models.build import build_model, create_model, from_pretrained
+from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -28,6 +29,7 @@ __all__ = [
     "IMAGENET_STD",
     "MAEDFER",
     "Acceleration",
+    "ClipSettings",
     "LGIFormer",
     "LGIFormerConfig",
     "LoadReport",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, current_impl, functional, reference
+from maedfer.models.checks import check_count, check_sizes
+from maedfer.models.intact import is_plain
 
 LAYER_NORM_EPS = 1e-6
 
@@ -20,8 +24,8 @@ def layer_norm(dim: int) -> nn.LayerNorm:
 
 
 def apply_norm(x: Tensor, norm: nn.LayerNorm, impl: Impl) -> Tensor:
-    """A LayerNorm by the implementation of choice."""
-    return functional.layer_norm(x, weights(norm), eps=norm.eps, impl=impl)
+    """A LayerNorm by the implementation of choice; one that is not as it was made is called."""
+    return functional.layer_norm(x, weights(norm), eps=norm.eps, impl=impl) if is_plain(norm) else norm(x)
 
 
 def weights(layer: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -34,16 +38,27 @@ class Attention(nn.Module):
 
     Self-attention projects its input with the whole of `qkv`; cross-attention projects the queries' side with its
     first third and the context with the rest, so that both kinds can share one set of weights.
+
+    `qkv` has no bias of its own: an operation takes its weight with the bias of queries and values. Where `qkv` is not
+    as it was made (an adapter, a hook, another class, a bias), it is called, and the bias is added to what it gives;
+    cross-attention then calls it for both sides and leaves a part of each result unread.
     """
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto") -> None:
         super().__init__()
+        check_sizes(dim, num_heads, impl=impl, bias=bias)
         self.num_heads = num_heads
         self.impl: Impl = impl
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.v_bias = nn.Parameter(torch.zeros(dim)) if bias else None
         self.proj = nn.Linear(dim, dim)
+
+    def reset_parameters(self) -> None:
+        """Zero the attention's own parameters, its biases, as sharded training asks of every module."""
+        for bias in (self.q_bias, self.v_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
         """Attend from `x` [..., Sq, C] to `context` [..., Sk, C], or to itself; returns [..., Sq, C].
@@ -69,20 +84,32 @@ class Attention(nn.Module):
         """Packed queries, keys and values of `x`: [..., 3C]."""
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
-        return functional.linear(x, (self.qkv.weight, packed_bias(self.q_bias, self.v_bias)), impl=self.impl)
+        bias = packed_bias(self.q_bias, self.v_bias)
+        if self._is_qkv_plain:
+            return functional.linear(x, (self.qkv.weight, bias), impl=self.impl)
+        return _biased(self.qkv(x), bias)
 
     def project_q(self, x: Tensor) -> Tensor:
         """Queries of `x`: [..., C]."""
-        return functional.linear(x, self.query, impl=self.impl)
+        if self._is_qkv_plain:
+            return functional.linear(x, self.query, impl=self.impl)
+        return _biased(self.qkv(x).chunk(3, -1)[0], self.q_bias)
 
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values of `context`: [..., 2C]."""
         bias = None if self.v_bias is None else packed_bias(self.v_bias)
-        return functional.linear(context, (self.qkv.weight[self.qkv.in_features :], bias), impl=self.impl)
+        if self._is_qkv_plain:
+            return functional.linear(context, (self.qkv.weight[self.qkv.in_features :], bias), impl=self.impl)
+        qkv = self.qkv(context)
+        return _biased(qkv[..., qkv.shape[-1] // 3 :], bias)
+
+    @property
+    def _is_qkv_plain(self) -> bool:
+        return is_plain(self.qkv) and self.qkv.bias is None
 
     @property
     def query(self) -> functional.Linear:
-        """Weight [C, C] and bias [C] of the queries' part of the packed projection."""
+        """Weight [C, C] and bias [C] of the queries' part of a packed projection that is as it was made."""
         return self.qkv.weight[: self.qkv.in_features], self.q_bias
 
 
@@ -99,6 +126,7 @@ class FullAttention(Attention):
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto", backend: str = "sdpa") -> None:
         super().__init__(dim, num_heads, bias, impl)
+        check_sizes(dim, num_heads, backend=backend)
         self.backend = backend
 
     def heads(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
@@ -116,6 +144,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
+        check_count("dim", dim)
+        check_count("hidden", hidden)
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
@@ -124,11 +154,30 @@ class FeedForward(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+def probabilities(attention: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """Attention probabilities [..., H, Sq, Sk], of whatever is in an attention's place.
+
+    Raises:
+        InputError: it does not tell them.
+    """
+    if not callable(getattr(attention, "weights", None)):
+        raise InputError(
+            f"there are no attention maps of {type(attention).__name__}, which is in an attention's place: "
+            "it would need a method weights(x, context)"
+        )
+    return attention.weights(x, context)
+
+
 def packed_bias(first: Tensor, last: Tensor | None = None) -> Tensor:
     """The bias of a packed projection, nothing being added to keys: of keys and values, or of all three."""
     if last is None:
         return torch.cat([torch.zeros_like(first), first])
     return torch.cat([first, torch.zeros_like(last), last])
+
+
+def _biased(x: Tensor, bias: Tensor | None) -> Tensor:
+    """What a called layer gives, with a bias in its dtype, which autocast or the layer has chosen."""
+    return x if bias is None else x + bias.to(x.dtype)
 
 
 def attend_to_all(
@@ -160,33 +209,3 @@ def keep_factors(x: Tensor, probability: float, training: bool, batch_dims: int)
 def scaled(branch: Tensor, keep: Tensor | None) -> Tensor:
     """A residual branch times the factors of stochastic depth over its leading dimensions."""
     return branch if keep is None else branch * keep.reshape(keep.shape + (1,) * (branch.dim() - keep.dim()))
-
-
-def check_sizes(dim: int, num_heads: int, drop_path: float) -> None:
-    """Refuse sizes that no block or layer can have.
-
-    Raises:
-        InputError: naming the two that do not fit together, or what is out of range.
-    """
-    if dim < 1 or num_heads < 1 or dim % num_heads:
-        raise InputError(f"num_heads {num_heads} does not divide dim {dim}")
-    if not 0.0 <= drop_path < 1.0:
-        raise InputError(f"drop_path must be in [0, 1), got {drop_path}")
-
-
-def check_stream(z: Tensor, dim: int, attend_to: Tensor | None = None) -> None:
-    """Refuse what is no stream [B, M, S, C] of `dim` channels, or no mask of its rows, [M, S] or [B, M, S] bool.
-
-    Raises:
-        InputError: with both shapes.
-    """
-    if z.dim() != 4 or z.shape[-1] != dim:
-        raise InputError(f"the stream must be [B, M, S, {dim}], got {list(z.shape)}")
-    if z.shape[2] < 2:
-        raise InputError(f"a region has a representative token and one local token or more, got {z.shape[2]} rows")
-    shapes = (z.shape[1:3], z.shape[:3])
-    if attend_to is not None and (attend_to.dtype != torch.bool or attend_to.shape not in shapes):
-        raise InputError(
-            f"attend_to must be bool {list(shapes[0])} or {list(shapes[1])}, "
-            f"got {attend_to.dtype} {list(attend_to.shape)}"
-        )

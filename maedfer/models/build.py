@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, overload
 
+from maedfer._values import expand_home
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig, model_config
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
@@ -41,5 +42,6 @@ def from_pretrained(folder: str | Path) -> LGIFormer | MAEDFER:
     Raises:
         InputError: not such a folder, a damaged file, or weights that do not fit the configuration.
     """
+    folder = Path(expand_home(str(folder)))
     is_classifier = isinstance(read_config(folder), LGIFormerConfig)
     return LGIFormer.from_pretrained(folder) if is_classifier else MAEDFER.from_pretrained(folder)

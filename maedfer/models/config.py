@@ -30,26 +30,32 @@ class LGIFormerConfig:
     Sizes are (frames, height, width) for clips, (height, width) for 2-D inputs such as spectrograms.
     """
 
-    clip_size: tuple[int, ...] = setting((16, 160, 160), low=1, doc="the input's size in frames and pixels")
-    patch_size: tuple[int, ...] = setting((2, 16, 16), low=1, belongs_to="weights", doc="the size of one token's cube")
-    in_channels: int = setting(3, low=1, belongs_to="weights", doc="channels of the input")
+    clip_size: tuple[int, ...] = setting(
+        (16, 160, 160), low=1, high=65_536, doc="the input's size in frames and pixels"
+    )
+    patch_size: tuple[int, ...] = setting(
+        (2, 16, 16), low=1, high=65_536, belongs_to="weights", doc="the size of one token's cube"
+    )
+    in_channels: int = setting(3, low=1, high=4096, belongs_to="weights", doc="channels of the input")
     architecture: Literal["lgi", "vit"] = setting(
         "lgi",
         belongs_to="weights",
         formerly="encoder",
         doc='"lgi" for LGI-Former, "vit" for joint space-time attention over all tokens (the encoder of VideoMAE)',
     )
-    embed_dim: int = setting(512, low=1, belongs_to="weights", doc="C, channels of the residual stream")
-    depth: int = setting(16, low=1, belongs_to="weights", doc="number of blocks")
+    embed_dim: int = setting(512, low=1, high=65_536, belongs_to="weights", doc="C, channels of the residual stream")
+    depth: int = setting(16, low=1, high=1000, belongs_to="weights", doc="number of blocks")
     num_heads: int = setting(
         8,
         low=1,
+        high=65_536,
         belongs_to="weights",
         doc="attention heads; the head dim is embed_dim / num_heads",
     )
     mlp_ratio: float = setting(
         4.0,
         above=0,
+        high=1000,
         belongs_to="weights",
         doc="hidden channels of the feed-forward network over embed_dim",
     )
@@ -57,6 +63,7 @@ class LGIFormerConfig:
     region_size: tuple[int, ...] = setting(
         (2, 5, 10),
         low=1,
+        high=65_536,
         doc='tokens of one local region along each dimension; divides the token grid. Ignored by "vit"',
     )
     intra_region: Literal["self", "cross"] = setting(
@@ -98,6 +105,7 @@ class LGIFormerConfig:
     position_grid: tuple[int, ...] | None = setting(
         None,
         low=1,
+        high=65_536,
         doc="token grid that the position table was made for, when it differs from this model's grid: the table is "
         "interpolated. Set when weights pre-trained at one size are used at another",
     )
@@ -108,8 +116,8 @@ class LGIFormerConfig:
         by_task={"finetune": 0.1},
         doc="stochastic depth of the last block; it grows linearly from 0 at the first",
     )
-    num_classes: int = setting(7, low=0, doc="outputs of the head; 0 gives a feature extractor")
-    init_scale: float = setting(0.001, low=0, doc="factor on the head's initial weights")
+    num_classes: int = setting(7, low=0, high=1_000_000, doc="outputs of the head; 0 gives a feature extractor")
+    init_scale: float = setting(0.001, low=0, high=1_000_000, doc="factor on the head's initial weights")
     checkpoint_blocks: bool = setting(
         False,
         belongs_to="machine",
@@ -135,6 +143,12 @@ class LGIFormerConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_ranges(self)
         dims = len(self.clip_size)
+        if dims not in (2, 3):
+            raise InputError(
+                f"clip_size must be [frames, height, width] or [height, width], got {list(self.clip_size)}"
+            )
+        if self.position_grid is not None and len(self.position_grid) != dims:
+            raise InputError(f"position_grid must have {dims} numbers as clip_size, got {list(self.position_grid)}")
         if len(self.patch_size) != dims or (self.architecture == "lgi" and len(self.region_size) != dims):
             raise InputError(
                 f"clip_size {self.clip_size}, patch_size {self.patch_size} and region_size {self.region_size} "
@@ -150,6 +164,8 @@ class LGIFormerConfig:
             )
         if self.embed_dim % self.num_heads:
             raise InputError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            raise InputError(f"mlp_ratio {self.mlp_ratio:g} of embed_dim {self.embed_dim} gives no hidden channel")
         if self.feedback != "none" and self.interaction != "cross":
             raise InputError('feedback follows the local-global interaction: it needs interaction="cross"')
 
@@ -198,9 +214,9 @@ class MAEDFERConfig:
         LGIFormerConfig(),
         doc="the encoder; its head settings are not used",
     )
-    decoder_dim: int = setting(384, low=1, belongs_to="weights", doc="channels of the decoder")
-    decoder_depth: int = setting(4, low=1, belongs_to="weights", doc="blocks of the decoder")
-    decoder_heads: int = setting(6, low=1, belongs_to="weights", doc="attention heads of the decoder")
+    decoder_dim: int = setting(384, low=1, high=65_536, belongs_to="weights", doc="channels of the decoder")
+    decoder_depth: int = setting(4, low=1, high=1000, belongs_to="weights", doc="blocks of the decoder")
+    decoder_heads: int = setting(6, low=1, high=65_536, belongs_to="weights", doc="attention heads of the decoder")
     mask_ratio: float = setting(
         0.9,
         above=0,
@@ -245,6 +261,9 @@ class MAEDFERConfig:
 
 ModelConfig = LGIFormerConfig | MAEDFERConfig
 
+# Settings of the encoder that an autoencoder's configuration may give without `encoder.`.
+_SHORT = frozenset(field_types(LGIFormerConfig)) - frozenset(field_types(MAEDFERConfig))
+
 # Channels, depth and heads: LGI-Former sizes of the paper (Table 2 and section 4.2), ViT sizes of the ViT literature.
 _SIZES: dict[str, dict[str, dict[str, int]]] = {
     "lgi": {
@@ -278,7 +297,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
         name: one of `list_models()`. `lgi_former_*` and `vit_*` are classifiers, `mae_dfer_*` masked autoencoders on
             LGI-Former with the joint target, `video_mae_*` masked autoencoders on a ViT with VideoMAE's target.
         overrides: fields to change. For autoencoders, fields of the encoder may be given directly (clip_size=...) or
-            as encoder={...}.
+            as encoder={...}, but not both ways.
 
     Raises:
         InputError: unknown name or field, wrong type, or settings that do not fit together.
@@ -292,21 +311,57 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
         # Before they meet the sizes of the name, which go by present names.
         overrides = rename(overrides, former_names(LGIFormerConfig, "model."), "model.")
         return from_dict(LGIFormerConfig, {**base, **overrides}, path="model")
-    own = set(field_types(MAEDFERConfig))
-    shared = set(field_types(LGIFormerConfig))
-    nested = overrides.pop("encoder", {})
-    if isinstance(nested, LGIFormerConfig):
-        nested = dataclasses.asdict(nested)
-    if not isinstance(nested, Mapping):
-        raise InputError(f"model.encoder must be a section with keys, got {nested!r}")
-    nested = rename(nested, former_names(LGIFormerConfig, "model.encoder."), "model.encoder.")
-    direct = {key: overrides.pop(key) for key in list(overrides) if key in shared - own}
+    values = nested(overrides, "model.")
+    encoder = values.pop("encoder", {})
     defaults = {"target": "pixels"} if family == "video_mae" else {}
     return from_dict(
         MAEDFERConfig,
-        {**defaults, **overrides, "encoder": {**base, "num_classes": 0, **direct, **nested}},
+        {**defaults, **values, "encoder": {**base, "num_classes": 0, **encoder}},
         path="model",
     )
+
+
+def nested(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Settings of a masked autoencoder with those of its encoder, which may be given without `encoder.`, under it.
+
+    Args:
+        values: of a `MAEDFERConfig`, as a nested dictionary.
+        path: where they sit in a larger tree, for error messages ("model.").
+
+    Raises:
+        InputError: a setting of the encoder is given both ways.
+    """
+    values = dict(values)
+    short = {key: values.pop(key) for key in list(values) if key in _SHORT}
+    encoder = values.get("encoder", {})
+    if isinstance(encoder, LGIFormerConfig):
+        encoder = dataclasses.asdict(encoder)
+    if not isinstance(encoder, Mapping):
+        raise InputError(f"{path}encoder must be a section with keys, got {encoder!r}")
+    encoder = rename(encoder, former_names(LGIFormerConfig, f"{path}encoder."), f"{path}encoder.")
+    for key in short:
+        if key in encoder:
+            raise InputError(f"{path}{key} is short for {path}encoder.{key}: give one of them, not both")
+    return {**values, "encoder": {**encoder, **short}} if encoder or short else values
+
+
+def full_key(key: str) -> str:
+    """The dotted key of a setting of a masked autoencoder: "encoder.depth" for "depth"."""
+    return f"encoder.{key}" if key in _SHORT else key
+
+
+def named_keys(name: str, earlier: str) -> frozenset[str]:
+    """Dotted keys of the settings that the name of a model decides where another one was named before.
+
+    Args:
+        name: of the model.
+        earlier: the name that was there before, of a model of the same class.
+    """
+    sizes = ("architecture", *_SIZES["lgi"]["base"])
+    family, other = (one.rpartition("_")[0] for one in (name, earlier))
+    if _FAMILIES[family][1] is LGIFormerConfig:
+        return frozenset(sizes)
+    return frozenset((*(f"encoder.{key}" for key in sizes), *(("target",) if family != other else ())))
 
 
 def _nearest_divisor(size: int, near: int) -> int:

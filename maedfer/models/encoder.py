@@ -13,10 +13,12 @@ from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.attention import AttentionMaps
+from maedfer.models.checks import check_clips, check_count, check_fits_weight, check_visible
 from maedfer.models.config import LGIFormerConfig, channel_statistics
 from maedfer.models.fused import run_fused
 from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.positions import interpolate_grid, sincos_positions
+from maedfer.models.tables import HoldsTables
 from maedfer.models.transformer_block import TransformerBlock
 
 
@@ -42,7 +44,10 @@ class CubeEmbedding(nn.Module):
         self.impl: Impl = impl
         self.weight = nn.Parameter(torch.empty(dim, in_channels, *patch_size))
         self.bias = nn.Parameter(torch.empty(dim))
-        # PyTorch's default for convolutions, which the published code keeps for this layer.
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw PyTorch's default for convolutions, which the published code keeps for this layer."""
         bound = self.weight[0].numel() ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -51,7 +56,12 @@ class CubeEmbedding(nn.Module):
         """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `clips`: [B, n, C].
 
         Bytes are normalised on the way, those of the named cubes alone.
+
+        Raises:
+            InputError: the clips are on another device than the weights, or of another dtype.
         """
+        weight = self.weight
+        check_fits_weight(clips, weight)
         if clips.dtype == torch.uint8:
             mean, std = channel_statistics(clips.shape[1])
             cubes = functional.tubelets(
@@ -60,15 +70,15 @@ class CubeEmbedding(nn.Module):
                 patch_size=self.patch_size,
                 mean=mean,
                 std=std,
-                dtype=self.weight.dtype,
+                dtype=weight.dtype,
                 impl=self.impl,
             )
         else:
             cubes = gather_cubes(clips, self.patch_size, index).flatten(2)
-        return functional.linear(cubes, (self.weight.flatten(1), self.bias), impl=self.impl)
+        return functional.linear(cubes, (weight.flatten(1), self.bias), impl=self.impl)
 
 
-class Encoder(nn.Module):
+class Encoder(HoldsTables):
     """LGI-Former or ViT without a head.
 
     The residual stream is [B, M, S, C] from the embedding to the end, the representative token at row 0 of each
@@ -84,18 +94,14 @@ class Encoder(nn.Module):
         self.config = config
         dim = config.embed_dim
         self.embedding = CubeEmbedding(config.in_channels, dim, config.patch_size, config.impl)
-        self.register_buffer("region_order", region_order(config), persistent=False)
+        self.add_tables()
         if config.position == "learned":
             self.positions = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
-            nn.init.trunc_normal_(self.positions, std=0.02)
-        else:
-            made_for = config.position_grid or config.grid
-            table = sincos_positions(math.prod(made_for), dim)
-            self.register_buffer("positions", interpolate_grid(table, made_for, config.grid), persistent=False)
-        rates = [config.drop_path * number / max(1, config.depth - 1) for number in range(config.depth)]
         if config.architecture == "lgi":
             self.representative_tokens = nn.Parameter(torch.zeros(config.num_regions, dim))
-            nn.init.trunc_normal_(self.representative_tokens, std=0.02)
+        self._draw_tokens()
+        rates = [config.drop_path * number / max(1, config.depth - 1) for number in range(config.depth)]
+        if config.architecture == "lgi":
             blocks: list[nn.Module] = [LGIBlock.from_config(config, rate) for rate in rates]
         else:
             blocks = [
@@ -111,6 +117,28 @@ class Encoder(nn.Module):
                 for rate in rates
             ]
         self.blocks = nn.ModuleList(blocks)
+
+    def make_tables(self) -> dict[str, Tensor]:
+        """The region order, and the positions where they are fixed."""
+        config = self.config
+        tables = {"region_order": region_order(config)}
+        if config.position == "sincos":
+            made_for = config.position_grid or config.grid
+            table = sincos_positions(math.prod(made_for), config.embed_dim)
+            tables["positions"] = interpolate_grid(table, made_for, config.grid)
+        return tables
+
+    def reset_parameters(self) -> None:
+        """Draw the encoder's own parameters and make its tables, as sharded training asks of every module."""
+        self.fill_tables()
+        self._draw_tokens()
+
+    def _draw_tokens(self) -> None:
+        """Learned positions and representative tokens."""
+        for name in ("positions", "representative_tokens"):
+            parameter = self._parameters.get(name)
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     @property
     def has_representative_tokens(self) -> bool:
@@ -128,19 +156,21 @@ class Encoder(nn.Module):
             [B, M, 1 + V, C] (without the 1 for a ViT).
 
         Raises:
-            InputError: the clip's shape is not the configured one.
+            InputError: the clip is of another shape or dtype than the model takes, or on another device; or numbers
+                of tokens that are none of this batch.
         """
-        config = self.config
-        expected = (config.in_channels, *config.clip_size)
-        if tuple(clips.shape[1:]) != expected:
+        check_clips(clips, self.config)
+        if visible is not None:
+            check_visible(visible, clips, self.config)
+        if self.region_order.is_meta and not clips.is_meta:
             raise InputError(
-                f"the model takes clips of shape [B, {', '.join(map(str, expected))}] (channels, then clip_size), "
-                f"got {list(clips.shape)}: resize or resample the clip, or set clip_size"
+                "the model's tables are on the meta device: fill the model by to_empty and load_state_dict, "
+                "or by load_state_dict(assign=True)"
             )
         index = self.region_order.flatten() if visible is None else visible.flatten(1)
         x = self.embedding(clips, index)
         x = x + self.positions[0].to(x.dtype)[index]
-        x = x.unflatten(1, (config.num_regions, -1))
+        x = x.unflatten(1, (self.config.num_regions, -1))
         if self.has_representative_tokens:
             tokens = self.representative_tokens.to(x.dtype)[None, :, None].expand(x.shape[0], -1, -1, -1)
             x = torch.cat([tokens, x], dim=2)
@@ -179,6 +209,7 @@ class Encoder(nn.Module):
             InputError: the encoder has fewer blocks.
         """
         count = len(self.blocks) if blocks is None else blocks
+        check_count("blocks", count, least=0)
         if not 0 <= count <= len(self.blocks):
             raise InputError(f"cannot freeze {count} blocks of an encoder that has {len(self.blocks)}")
         frozen = [parameter for name, parameter in self.named_parameters() if not name.startswith("blocks.")]

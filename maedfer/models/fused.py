@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maedfer.kernels import Impl, functional
 from maedfer.models.attention import Attention, FeedForward, FullAttention, apply_norm, chosen, scaled, weights
+from maedfer.models.intact import has_global_hooks, is_called_alone, is_hooked, is_plain_leaf
 
 
 class BlockParts:
@@ -115,13 +116,17 @@ class LGIParts(BlockParts):
         """Whether no stage after the first lets local tokens reach representative ones."""
         return self.feedback == "none"
 
-    def feedback_heads(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None) -> Tensor:
-        """Normed representative tokens attend to normed local ones, of their region or of the clip: [B, M, C]."""
+    def feedback_inputs(
+        self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the fourth attention is called with: normed representative tokens, and what they attend to.
+
+        Those are normed local tokens, of their region or of the clip, and which of them may be attended to.
+        """
         mask = None if attend_to is None else attend_to[..., 1:]
         if self.feedback == "clip":
-            mask = None if mask is None else mask.flatten(-2)
-            return self.feedback_attention.heads(s_BMC, x_BMNC.flatten(1, 2), mask)
-        return self.feedback_attention.heads(s_BMC.unsqueeze(2), x_BMNC, mask).squeeze(2)
+            return s_BMC, x_BMNC.flatten(1, 2), None if mask is None else mask.flatten(-2)
+        return s_BMC.unsqueeze(2), x_BMNC, mask
 
 
 class Step(NamedTuple):
@@ -258,6 +263,7 @@ def _regions(
     )
     if block.inter_region:
         s_BMC, n_BMC = _among_regions(block, s_BMC, n_BMC, block.interaction_context_norm)
+    after = block.ffn_norm if block.feedback == "none" else block.feedback_context_norm
     z_BMSC, n_BMSC = functional.local_global_interaction(
         z_BMSC,
         s_BMC,
@@ -265,15 +271,19 @@ def _regions(
         norm=weights(block.interaction_norm),
         query=interaction.query,
         output=weights(interaction.proj),
-        next_norm=weights(block.ffn_norm if block.feedback == "none" else block.feedback_context_norm),
+        next_norm=weights(after),
         num_heads=interaction.num_heads,
         eps=block.interaction_norm.eps,
         keep=block.keep(z_BMSC, 1),
         impl=impl,
     )
+    if after.eps != block.interaction_norm.eps:
+        # The operation has one epsilon for both.
+        n_BMSC = apply_norm(z_BMSC, after, impl)
     if block.feedback == "none":
         return z_BMSC, n_BMSC
-    heads = block.feedback_heads(apply_norm(s_BMC, block.feedback_norm, impl), n_BMSC[:, :, 1:], attend_to)
+    inputs = block.feedback_inputs(apply_norm(s_BMC, block.feedback_norm, impl), n_BMSC[:, :, 1:], attend_to)
+    heads = block.feedback_attention.heads(*inputs).reshape(s_BMC.shape)
     keep = block.keep(s_BMC, 1)
     s_BMC = functional.linear_residual(heads, weights(block.feedback_attention.proj), s_BMC, keep=keep, impl=impl)
     z_BM1C = s_BMC.unsqueeze(2)
@@ -310,17 +320,27 @@ def _end(
     )
 
 
-def is_untouched(block: nn.Module) -> bool:
-    """Whether a block's layers are what they were made as, so that their weights may be used without calling them.
+# What blocks are made of, and how it is called.
+_FORWARD = {kind: kind.forward for kind in (Attention, FullAttention, FeedForward)}
 
-    Adapters, quantised layers, parametrisations, sharded weights and hooks all need the layers to be called.
-    """
-    for layer in block.modules():
-        if layer is block:
-            continue
-        if type(layer) not in (nn.Linear, nn.LayerNorm, Attention, FullAttention, FeedForward) or is_hooked(layer):
-            return False
-        if not has_plain_parameters(layer):
+
+def is_untouched(block: nn.Module) -> bool:
+    """Whether a block's layers are what they were made as, so that their weights may be used without calling them."""
+    if has_global_hooks():
+        return False
+    parts: list[tuple[str, Any]] = list(block._modules.items())
+    while parts:
+        name, part = parts.pop()
+        kind: Any = type(part)
+        if kind is nn.Linear:
+            # Operations give `qkv` the bias of queries and values, and the others their own.
+            if (part._parameters.get("bias") is None) != (name == "qkv") or not is_plain_leaf(part):
+                return False
+        elif kind in _FORWARD:
+            if kind.forward is not _FORWARD[kind] or not is_called_alone(part):
+                return False
+            parts.extend(part._modules.items())
+        elif not is_plain_leaf(part):
             return False
     return True
 
@@ -330,13 +350,3 @@ def is_called(block: Any) -> bool:
     replaced = "forward" in block.__dict__ or type(block).forward is not type(block).run
     hooked = is_hooked(block) or bool(torch_module._has_any_global_hook())
     return replaced or hooked or block._compiled_call_impl is not None
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether anything is called beside the layer itself."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-
-
-def has_plain_parameters(layer: nn.Module) -> bool:
-    """Whether a layer's own parameters are tensors as PyTorch makes them."""
-    return all(type(parameter) is nn.Parameter for parameter in layer._parameters.values() if parameter is not None)

@@ -16,11 +16,11 @@ from maedfer.models.attention import (
     AttentionMaps,
     FeedForward,
     FullAttention,
-    check_sizes,
-    check_stream,
     keep_factors,
     layer_norm,
+    probabilities,
 )
+from maedfer.models.checks import check_sizes, check_stream
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.fused import LGIParts, is_untouched, run_block
 
@@ -112,7 +112,9 @@ class LGIStages(LGIParts):
             context = self.intra_norm(z_BMSC)
             query_BM1C = context[:, :, :1]
         if maps is not None:
-            maps["intra_region"] = self.intra_attention.weights(query_BM1C, context)[..., 0, :]  # [B, M, H, S or N]
+            maps["intra_region"] = probabilities(self.intra_attention, query_BM1C, context)[
+                ..., 0, :
+            ]  # [B, M, H, S or N]
         if self.intra_region == "self" and not representative_only:
             return z_BMSC + self.drop(self.intra_attention(context, attend_to=attend_to), 2)
         s_BM1C = z_BMSC[:, :, :1] + self.drop(self.intra_attention(query_BM1C, context, attend_to), 2)
@@ -122,14 +124,14 @@ class LGIStages(LGIParts):
         """Inter-region: s += MHSA(LN(s)) among the representative tokens of a clip."""
         n_BMC = self.inter_norm(s_BMC)
         if maps is not None:
-            maps["inter_region"] = self.inter_attention.weights(n_BMC)  # [B, H, M, M]
+            maps["inter_region"] = probabilities(self.inter_attention, n_BMC)  # [B, H, M, M]
         return s_BMC + self.drop(self.inter_attention(n_BMC), 1)
 
     def interact(self, x_BMNC: Tensor, s_BMC: Tensor, maps: AttentionMaps | None) -> Tensor:
         """Local-global interaction: x += MHCA(q = LN(x), kv = LN(s)), to all representative tokens of the clip."""
         query, context = self.interaction_norm(x_BMNC).flatten(1, 2), self.interaction_context_norm(s_BMC)
         if maps is not None:
-            maps["interaction"] = self.interaction_attention.weights(query, context)  # [B, H, M * N, M]
+            maps["interaction"] = probabilities(self.interaction_attention, query, context)  # [B, H, M * N, M]
         branch = self.interaction_attention(query, context).unflatten(1, x_BMNC.shape[1:3])
         return x_BMNC + self.drop(branch, 1)
 
@@ -144,12 +146,12 @@ class LGIStages(LGIParts):
 
     def feed_back(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None) -> Tensor:
         """The fourth attention of AVF-MAE++: s += MHCA(q = LN(s), kv = LN(x)), x of the own region or of the clip."""
-        heads = self.feedback_heads(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), attend_to)
-        return s_BMC + self.drop(self.feedback_attention.proj(heads), 1)
+        inputs = self.feedback_inputs(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), attend_to)
+        return s_BMC + self.drop(self.feedback_attention(*inputs).reshape(s_BMC.shape), 1)
 
 
 # What a class that derives from `LGIBlock` may replace one by one.
-_STAGES = ("attend_within_regions", "attend_among_regions", "interact", "feed_back", "feedback_heads")
+_STAGES = ("attend_within_regions", "attend_among_regions", "interact", "feed_back", "feedback_inputs")
 
 
 class LGIBlock(LGIStages, nn.Module):
@@ -184,7 +186,9 @@ class LGIBlock(LGIStages, nn.Module):
         share_attention: str = "none",
     ) -> None:
         super().__init__()
-        check_sizes(dim, num_heads, drop_path)
+        check_sizes(
+            dim, num_heads, drop_path, mlp_ratio=mlp_ratio, impl=impl, qkv_bias=qkv_bias, inter_region=inter_region
+        )
         switches = {"intra_region": intra_region, "interaction": interaction, "feedback": feedback}
         from_dict(LGIFormerConfig, {**switches, "share_attention": share_attention})
         self.dim, self.drop_path, self.impl = dim, drop_path, impl
@@ -237,7 +241,8 @@ class LGIBlock(LGIStages, nn.Module):
         own_stages = kind is not LGIBlock and any(
             getattr(kind, name) is not getattr(LGIStages, name) for name in _STAGES
         )
-        return not own_stages and is_untouched(self)
+        replaced = any(name in self.__dict__ for name in _STAGES)
+        return not own_stages and not replaced and is_untouched(self)
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Draw stochastic depth's factors."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer.models.attention import AttentionMaps, layer_norm
+from maedfer.models.checks import check_config, check_count
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.encoder import Encoder, init_weights
 from maedfer.models.serialization import PretrainedModel
@@ -24,6 +25,7 @@ class LGIFormer(PretrainedModel):
     config: LGIFormerConfig
 
     def __init__(self, config: LGIFormerConfig) -> None:
+        check_config(config, LGIFormerConfig, type(self).__name__)
         super().__init__(config)
         self.encoder = Encoder(config)
         self.head_norm = layer_norm(config.embed_dim)
@@ -44,7 +46,7 @@ class LGIFormer(PretrainedModel):
             [B, num_classes]; the features [B, C] when num_classes is 0.
 
         Raises:
-            InputError: the clip's shape is not the configured one.
+            InputError: the clip is of another shape or dtype than the model takes, or on another device.
         """
         return self.head(self.forward_features(clips))
 
@@ -87,9 +89,16 @@ class LGIFormer(PretrainedModel):
         self.encoder.freeze(blocks)
 
     def reset_head(self, num_classes: int) -> None:
-        """Replace the head by a freshly initialised one for `num_classes` classes."""
+        """Replace the head by a freshly initialised one for `num_classes` classes; 0 takes it away.
+
+        Raises:
+            InputError: not such a number.
+        """
+        check_count("num_classes", num_classes, least=0)
         weight = next(self.encoder.parameters())
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        if self.clip_settings is not None:
+            self.clip_settings = dataclasses.replace(self.clip_settings, classes=())
         self.head = nn.Linear(self.config.embed_dim, num_classes) if num_classes else nn.Identity()
         self.head.to(weight.device, weight.dtype)
         if isinstance(self.head, nn.Linear):

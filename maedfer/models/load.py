@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maedfer._values import expand_home
 from maedfer.dataclass_tree import from_dict, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models.build import build_model, from_pretrained
+from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import model_config
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
-from maedfer.models.published.checkpoints import published_model, read_checkpoint
-from maedfer.models.serialization import CONFIG_FILE, WEIGHTS_FILE, is_saved_model
+from maedfer.models.published.checkpoints import SETTINGS_KEY, published_model
+from maedfer.models.published.sources import deepspeed_folder, instead, read_source
+from maedfer.models.serialization import (
+    CONFIG_FILE,
+    MODEL_TYPES,
+    WEIGHTS_FILE,
+    holding_values,
+    is_own,
+    is_saved_model,
+    read_clip_settings,
+    read_settings,
+)
 
 # What a checkpoint of a run says under "format".
 RUN_FORMAT = "maedfer-run-1"
@@ -25,36 +38,87 @@ def load(source: str | Path, *, args: Mapping[str, Any] | argparse.Namespace | N
 
     Args:
         source: a folder of `save_pretrained`, the folder of a run that has ended (its model/), a checkpoint of a run
-            (.pt; the moving average where there is one), or a published file: MAE-DFER's or VideoMAE's, which of the
-            two and whether pre-trained or fine-tuned is told from the names of the weights.
-        args: for a published file, constructor arguments that neither file nor weights tell (see `load_published`).
+            (.pt; the moving average where there is one), or what other people's code has written: a file of MAE-DFER
+            or VideoMAE, a folder of transformers (its config.json is read) or of DeepSpeed. Which of the two and
+            whether pre-trained or fine-tuned is told from the names of the weights. A leading ~ is the home folder.
+        args: for other people's weights, constructor arguments that nothing with them tells (see `load_published`).
 
     Raises:
         InputError: there is no such thing, it is damaged, or it holds code.
     """
-    path = Path(source)
-    if path.is_dir():
+    path = _existing(source)
+    if os.path.isdir(path):
         folder = _model_folder(path)
+        if folder is None:
+            return published_model(read_source(path), args=args)
         _refuse(args, f"{str(source)!r} has a configuration")
         return from_pretrained(folder)
-    if not path.is_file():
-        raise InputError(f"{str(source)!r} does not exist: give a saved model, a run folder, or a checkpoint file")
     if path.name in (CONFIG_FILE, WEIGHTS_FILE) and is_saved_model(path.parent):
         raise InputError(f"{str(source)!r} is a part of a saved model: give its folder, {str(path.parent)!r}")
-    content = read_checkpoint(path)
-    if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
+    if path.name == CONFIG_FILE and os.path.isfile(path):
+        raise InputError(f"{str(source)!r} describes a model: give its folder, {str(path.parent)!r}")
+    found = read_source(path)
+    if isinstance(found.content, dict) and found.content.get("format") == RUN_FORMAT:
         _refuse(args, f"{str(source)!r} is a checkpoint of a run")
-        return _from_run(content, str(source))
-    return published_model(content, str(source), args=args)
+        return _from_run(found.content, str(source))
+    return published_model(found, args=args)
 
 
-def _model_folder(path: Path) -> Path:
-    for folder in (path, path / "model"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    if (path / "checkpoints" / "last.pt").is_file():
+def saved_clip_settings(source: str | Path) -> ClipSettings | None:
+    """The class names of what `load` takes, and how it reads clips; None where that is not kept with it.
+
+    Raises:
+        InputError: it is damaged. What does not exist has nothing to tell.
+    """
+    path = Path(expand_home(str(source)))
+    if os.path.isdir(path):
+        folder = next((folder for folder in (path, path / "model") if is_saved_model(folder)), None)
+        if folder is not None:
+            return read_clip_settings(folder)
+        return load(path).clip_settings if os.path.isfile(path / CONFIG_FILE) else None
+    # The weights of a saved model say nothing, and cannot be given by themselves.
+    if not os.path.isfile(path) or path.name == CONFIG_FILE or is_saved_model(path.parent):
+        return None
+    content = read_source(path).content
+    if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
+        return ClipSettings.of_run(content.get("config") or {})
+    beside = os.path.isfile(path.parent / CONFIG_FILE) or (isinstance(content, dict) and SETTINGS_KEY in content)
+    return load(path).clip_settings if beside else None
+
+
+def _existing(source: str | Path) -> Path:
+    """The path, which must be there; a leading ~ is the home folder."""
+    path = Path(expand_home(str(source)))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{str(source)!r} does not exist: give a saved model, a run folder, or a checkpoint file"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(source)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return path
+
+
+def _model_folder(path: Path) -> Path | None:
+    """The folder of `save_pretrained` in or at `path`; None for one of other people's code."""
+    if os.path.isfile(path / CONFIG_FILE):
+        kind = read_settings(path).get("model_type")
+        if is_own(kind):
+            return path
+        if kind != "videomae":
+            known = ", ".join([*MODEL_TYPES, "videomae"])
+            raise InputError(f"{path / CONFIG_FILE}: model_type is {kind!r}, expected one of {known}")
+        return None
+    if os.path.isfile(path / "model" / CONFIG_FILE):
+        return path / "model"
+    if deepspeed_folder(path):
+        return None
+    if os.path.isfile(path / "checkpoints" / "last.pt"):
         raise InputError(f"run {str(path)!r} has not ended: finish it, or give its checkpoints/last.pt")
-    raise InputError(f"{str(path)!r} is neither a saved model (it has no {CONFIG_FILE}) nor a run folder")
+    raise InputError(
+        f"{str(path)!r} is neither a saved model (it has no {CONFIG_FILE}) nor a run folder: {instead(path)}"
+    )
 
 
 def _refuse(args: object, why: str) -> None:
@@ -69,10 +133,12 @@ def _from_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
         config = model_config(settings.pop("name"), **settings)
         # Who computes belongs to the machine that made the checkpoint, as with a saved model.
         kind = type(config)
-        model = build_model(from_dict(kind, without(kind, to_dict(config), "machine")))
+        with holding_values():
+            model = build_model(from_dict(kind, without(kind, to_dict(config), "machine")))
         model.load_state_dict(content.get("ema") or content["model"])
+        model.clip_settings = ClipSettings.of_run(content["config"])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{source} is not a whole checkpoint of a run: it lacks weights or settings") from error
     return model.eval()

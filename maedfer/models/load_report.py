@@ -16,6 +16,7 @@ class LoadReport:
         fresh: parameters of the model that the checkpoint did not set.
         adapted: parameters that were interpolated to another grid.
         settings: the constructor arguments that were used, published names.
+        assumed: names of those that nothing tells, which are as in the released recipes.
     """
 
     used: tuple[str, ...]
@@ -23,6 +24,15 @@ class LoadReport:
     fresh: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed, as a sentence; empty when everything was told."""
+        if not self.assumed:
+            return ""
+        values = ", ".join(f"{name}={self.settings[name]}" for name in self.assumed)
+        return f"assumed, as nothing with the weights tells: {values}"
 
     def __str__(self) -> str:
         lines = [f"{len(self.used)} keys used: {', '.join(self.used)}"]
@@ -33,4 +43,6 @@ class LoadReport:
             lines.append(f"left as initialised: {', '.join(self.fresh)}")
         if self.settings:
             lines.append("settings: " + ", ".join(f"{key}={value!r}" for key, value in self.settings.items()))
+        if self.assumed:
+            lines.append(self.assumptions)
         return "\n".join(lines)

@@ -10,12 +10,14 @@ from maedfer.kernels import cubes as cut
 from maedfer.kernels import functional, reference
 from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.attention import apply_norm, layer_norm
+from maedfer.models.checks import check_clips, check_config, check_count, check_pixels, check_tensor, check_wanted
 from maedfer.models.config import MAEDFERConfig, channel_statistics
 from maedfer.models.encoder import Encoder, init_weights
 from maedfer.models.fused import run_fused
 from maedfer.models.masking import running_cell_mask, token_numbers, tube_mask, visible_tokens
 from maedfer.models.positions import sincos_positions
 from maedfer.models.serialization import PretrainedModel
+from maedfer.models.tables import HoldsTables
 from maedfer.models.transformer_block import TransformerBlock
 
 
@@ -25,12 +27,19 @@ def normalize_frames(frames: Tensor) -> Tensor:
     Args:
         frames: [B, I, ...] uint8, or float in [0, 1]. Three channels are normalised with the ImageNet statistics,
             other counts only brought to [0, 1].
+
+    Raises:
+        InputError: neither bytes nor floats.
     """
+    check_tensor(frames, "frames")
+    check_pixels(frames, "frames")
+    if frames.dim() < 3:
+        raise InputError(f"frames must be [B, I, ...], a batch of clips or pictures, got {list(frames.shape)}")
     mean, std = channel_statistics(frames.shape[1])
     return reference.normalize(frames, mean=mean, std=std)
 
 
-class MAEDFER(PretrainedModel):
+class MAEDFER(HoldsTables, PretrainedModel):
     """Masked autoencoder: LGI-Former (or ViT) on the visible tokens, a light decoder over all of them.
 
     Args:
@@ -42,14 +51,14 @@ class MAEDFER(PretrainedModel):
     decoder_positions: Tensor
 
     def __init__(self, config: MAEDFERConfig) -> None:
+        check_config(config, MAEDFERConfig, type(self).__name__)
         super().__init__(config)
         encoder = config.encoder
         self.encoder = Encoder(encoder)
         self.encoder_norm = layer_norm(encoder.embed_dim)
         self.encoder_to_decoder = nn.Linear(encoder.embed_dim, config.decoder_dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
-        table = sincos_positions(encoder.num_tokens, config.decoder_dim)
-        self.register_buffer("decoder_positions", table, persistent=False)
+        self.add_tables()
         self.decoder_blocks = nn.ModuleList(
             TransformerBlock(
                 config.decoder_dim,
@@ -64,6 +73,15 @@ class MAEDFER(PretrainedModel):
         self.decoder_norm = layer_norm(config.decoder_dim)
         self.decoder_head = nn.Linear(config.decoder_dim, encoder.cube_values)
         self.apply(lambda module: init_weights(module, "xavier"))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def make_tables(self) -> dict[str, Tensor]:
+        """The decoder's positions."""
+        return {"decoder_positions": sincos_positions(self.config.encoder.num_tokens, self.config.decoder_dim)}
+
+    def reset_parameters(self) -> None:
+        """Draw the model's own parameter and make its table, as sharded training asks of every module."""
+        self.fill_tables()
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
@@ -81,14 +99,19 @@ class MAEDFER(PretrainedModel):
             [B, n, prod(patch_size) * I], values of a cube in the order (frame, row, column, channel).
 
         Raises:
-            InputError: the clip's shape is not the configured one, or masks were given in place of numbers.
+            InputError: the clip is of another shape or dtype than the model takes, or masks were given in place of
+                numbers.
         """
+        check_tensor(visible, "visible")
+        check_tensor(wanted, "wanted")
         if visible.dtype != torch.int64 or visible.dim() != 3 or wanted.dtype != torch.int64 or wanted.dim() != 2:
             raise InputError(
                 "visible and wanted must be numbers of tokens, int64 [B, M, V] and [B, n], "
                 f"got {visible.dtype} {list(visible.shape)} and {wanted.dtype} {list(wanted.shape)}: "
                 "model.token_numbers makes them from masks"
             )
+        check_clips(frames, self.config.encoder)
+        check_wanted(wanted, frames, self.config.encoder)
         return self._decode(visible, self.encode(frames, visible), wanted)
 
     def encode(self, frames: Tensor, visible: Tensor) -> Tensor:
@@ -110,6 +133,7 @@ class MAEDFER(PretrainedModel):
             target="pixels" the errors of the first and of the other frames).
         """
         config = self.config
+        check_clips(frames, config.encoder)
         # Bytes are normalised by the embedding, those of the visible tokens alone.
         prediction = self.forward(frames if frames.dtype == torch.uint8 else normalize_frames(frames), visible, wanted)
         patch_size = config.encoder.patch_size
@@ -140,7 +164,11 @@ class MAEDFER(PretrainedModel):
         Returns:
             `hidden` [batch, K] bool in row-major (t, h, w) order, True for tokens that the encoder does not see, and
             `decoded` [batch, K] bool, True for those of them that the decoder reconstructs (None when all are).
+
+        Raises:
+            InputError: not a number of clips.
         """
+        check_count("batch", batch)
         config = self.config
         hidden = torch.stack([tube_mask(config.encoder, config.mask_ratio, generator) for _ in range(batch)])
         if config.decoder_keep == 1.0:
@@ -160,7 +188,16 @@ class MAEDFER(PretrainedModel):
             InputError: shapes that do not fit, or masks that are uneven.
         """
         visible = visible_tokens(hidden, self.encoder.region_order)
-        return visible, token_numbers(hidden if decoded is None else decoded)
+        if decoded is None:
+            return visible, token_numbers(hidden)
+        check_tensor(decoded, "decoded")
+        if decoded.dtype != torch.bool or decoded.shape != hidden.shape:
+            raise InputError(
+                f"decoded must be bool {list(hidden.shape)} as hidden is, got {decoded.dtype} {list(decoded.shape)}"
+            )
+        if bool((decoded & ~hidden).any()):
+            raise InputError("decoded names tokens that are not hidden: it must be a subset, decoded & hidden")
+        return visible, token_numbers(decoded)
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor, hidden: Tensor) -> dict[str, Tensor]:
@@ -185,6 +222,7 @@ class MAEDFER(PretrainedModel):
         patch_size = config.encoder.patch_size
         if len(patch_size) != 3:
             raise InputError("reconstruction pictures need clips with a time dimension")
+        check_clips(frames, config.encoder)
         clip = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
         visible, index = self.token_numbers(hidden)
         prediction = self.forward(normalize_frames(clip), visible, index).float()

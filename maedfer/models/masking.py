@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from maedfer.errors import InputError
+from maedfer.models.checks import check_tensor
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.encoder import region_order
 
@@ -61,6 +62,7 @@ def visible_tokens(hidden: Tensor, order: Tensor) -> Tensor:
     Raises:
         InputError: shapes that do not fit, or regions that keep different numbers of tokens, or none.
     """
+    check_tensor(hidden, "hidden")
     if hidden.dtype != torch.bool or hidden.dim() != 2 or hidden.shape[1] != order.numel():
         raise InputError(
             f"a mask of hidden tokens must be bool of shape [B, {order.numel()}], "

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor, nn
 
 from maedfer._files import atomic_path
-from maedfer.dataclass_tree import from_dict, to_dict, without
+from maedfer._values import expand_home
+from maedfer.dataclass_tree import field_types, from_dict, to_dict, without
 from maedfer.errors import InputError
+from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.load_report import LoadReport
+from maedfer.models.weight_files import read_weights_file, write_safetensors_file
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# Key of config.json with the class names and how clips are read; older folders have none.
+_CLIP_SETTINGS = "clip_settings"
 
 Self = TypeVar("Self", bound="PretrainedModel")
 
-_CONFIG_TYPES: dict[str, type] = {"lgi_former": LGIFormerConfig, "mae_dfer": MAEDFERConfig}
+MODEL_TYPES: dict[str, type] = {"lgi_former": LGIFormerConfig, "mae_dfer": MAEDFERConfig}
 
 
 class PretrainedModel(nn.Module):
@@ -31,14 +37,17 @@ class PretrainedModel(nn.Module):
     that its constructor needs.
 
     Attributes:
-        model_type: what config.json calls this kind of model, a key of `_CONFIG_TYPES`.
+        model_type: what config.json calls this kind of model, a key of `MODEL_TYPES`.
         config: the configuration.
         load_report: what became of a published checkpoint's keys, when the weights came from one.
+        clip_settings: names of the classes and how clips are read, where the model was trained by a run of this
+            package or they were set by hand; they are saved and loaded with the model.
     """
 
     model_type: ClassVar[str]
     config: ModelConfig
     load_report: LoadReport | None = None
+    clip_settings: ClipSettings | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -50,21 +59,49 @@ class PretrainedModel(nn.Module):
         Settings that belong to the machine, such as `impl`, are not kept.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or the file would not load again: layers are no longer those that
+                the configuration describes.
         """
-        folder = Path(folder)
+        folder = Path(expand_home(str(folder)))
+        tensors = _weights(self)
+        known = {id(tensor) for tensor in tensors.values()}
+        lost = [name for name, value in self.state_dict(keep_vars=True).items() if id(value) not in known]
+        if lost:
+            raise InputError(
+                f"{lost[0]} of {type(self).__name__} is neither parameter nor buffer, so that the file would lack it "
+                "(a quantised layer?): save the model as it was before, or use torch.save"
+            )
+        if problems := self._foreign_parts(tensors):
+            raise InputError(
+                f"{type(self).__name__} has layers that its configuration does not describe and would not load again "
+                f"({problems}): merge or remove adapters, pruning and parametrisations first, or keep its state dict "
+                "with torch.save"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
+        weights = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        write_safetensors_file(folder / WEIGHTS_FILE, weights)
+        with atomic_path(folder / CONFIG_FILE) as path:
+            path.write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    def _foreign_parts(self, tensors: Mapping[str, Tensor]) -> str:
+        """How the model's tensors differ from those of its configuration; empty for a class of somebody else's."""
+        if not type(self).__module__.startswith("maedfer."):
+            return ""
+        with torch.device("meta"):
+            own = _weights(type(self)(self.config))
+        return key_problems(_shapes(tensors), _shapes(own))
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json says: the kind of model, its architecture, and its clip settings where it has some."""
         kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
         settings = {**kind, **without(type(self.config), to_dict(self.config), "machine")}
-        weights = {name: tensor.detach().contiguous() for name, tensor in _weights(self).items()}
-        with atomic_path(folder / WEIGHTS_FILE) as path:
-            save_file(weights, path, metadata={"format": "pt"})
-        with atomic_path(folder / CONFIG_FILE) as path:
-            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return folder
+        if self.clip_settings is not None:
+            settings[_CLIP_SETTINGS] = to_dict(self.clip_settings)
+        return settings
 
     @classmethod
     def from_pretrained(cls: type[Self], folder: str | Path) -> Self:
@@ -73,19 +110,24 @@ class PretrainedModel(nn.Module):
         Raises:
             InputError: not such a folder, a damaged file, another kind of model, or weights that do not fit.
         """
+        folder = Path(expand_home(str(folder)))
         config = read_config(folder)
-        if not isinstance(config, _CONFIG_TYPES[cls.model_type]):
-            kind = next(name for name, config_type in _CONFIG_TYPES.items() if isinstance(config, config_type))
+        if not isinstance(config, MODEL_TYPES[cls.model_type]):
+            kind = next(name for name, config_type in MODEL_TYPES.items() if isinstance(config, config_type))
             raise InputError(f"{folder} holds a model of type {kind}, {cls.__name__} loads {cls.model_type}")
-        path = Path(folder) / WEIGHTS_FILE
-        if not path.is_file():
+        path = folder / WEIGHTS_FILE
+        if not os.path.isfile(path):
             raise InputError(f"{path} is missing: {folder} is not a complete saved model")
-        model = cls(config)
+        weights = read_weights_file(path)
+        if not isinstance(weights, dict):
+            raise InputError(f"{path} holds a {type(weights).__name__}, not the weights of a saved model")
         try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-        try:
+            if cls.__module__.startswith("maedfer."):
+                # Sizes are compared before memory is taken for them.
+                with torch.device("meta"):
+                    check_fit(_weights(cls(config)), weights, str(path))
+            with holding_values():
+                model = cls(config)
             load_parameters(model, weights, str(path))
         except InputError as error:
             saved_by = _class_name(folder)
@@ -94,7 +136,13 @@ class PretrainedModel(nn.Module):
             raise InputError(
                 f"{error}; it was saved by a class {saved_by}: load it with {saved_by}.from_pretrained"
             ) from error
+        model.clip_settings = read_clip_settings(folder)
         return model.eval()
+
+
+def is_own(kind: object) -> bool:
+    """Whether a model_type of config.json is that of a model of this package."""
+    return isinstance(kind, str) and kind in MODEL_TYPES
 
 
 def is_saved_model(folder: str | Path) -> bool:
@@ -108,7 +156,7 @@ def is_saved_model(folder: str | Path) -> bool:
 
 def _class_name(folder: str | Path) -> str | None:
     """Name of the class whose model was saved; None where the configuration does not say."""
-    names = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8")).get("architectures")
+    names = read_settings(folder).get("architectures")
     return str(names[0]) if isinstance(names, list) and names else None
 
 
@@ -118,35 +166,122 @@ def read_config(folder: str | Path) -> ModelConfig:
     Raises:
         InputError: config.json is missing, damaged, or not one of ours.
     """
-    path = Path(folder) / CONFIG_FILE
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: {folder} is not a saved model") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    kind = settings.pop("model_type", None) if isinstance(settings, dict) else None
-    if kind not in _CONFIG_TYPES:
-        raise InputError(f"{path}: model_type is {kind!r}, expected one of {', '.join(_CONFIG_TYPES)}")
+    return config_of(read_settings(folder), str(Path(folder) / CONFIG_FILE))
+
+
+def config_of(settings: Mapping[str, Any], where: str) -> ModelConfig:
+    """The configuration that `PretrainedModel.settings` describes.
+
+    Args:
+        settings: the description.
+        where: what messages call its place.
+
+    Raises:
+        InputError: it is not one of ours.
+    """
+    settings = dict(settings)
+    kind = settings.pop("model_type", None)
+    if not is_own(kind):
+        raise InputError(f"{where}: model_type is {kind!r}, expected one of {', '.join(MODEL_TYPES)}")
     settings.pop("architectures", None)
-    return from_dict(_CONFIG_TYPES[kind], settings, path=str(path))
+    settings.pop(_CLIP_SETTINGS, None)
+    try:
+        return from_dict(MODEL_TYPES[kind], settings, path=where)
+    except InputError as error:
+        newer = {key for key in settings if key not in field_types(MODEL_TYPES[kind])}
+        hint = " (a newer version of maedfer may have saved it)" if newer else ""
+        raise InputError(f"{error}{hint}") from error
+
+
+def read_clip_settings(folder: str | Path) -> ClipSettings | None:
+    """The class names of a saved model and how it reads clips; None where its config.json does not say.
+
+    Raises:
+        InputError: config.json is missing or damaged, or names another number of classes than the model has.
+    """
+    return clip_settings_of(read_settings(folder), str(Path(folder) / CONFIG_FILE))
+
+
+def clip_settings_of(settings: Mapping[str, Any], where: str) -> ClipSettings | None:
+    """The clip settings in what `PretrainedModel.settings` gives; None where there are none.
+
+    Raises:
+        InputError: they are damaged, or name another number of classes than the model has.
+    """
+    values = settings.get(_CLIP_SETTINGS)
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {_CLIP_SETTINGS} must be a section with keys, got {values!r}")
+    found = from_dict(ClipSettings, values, path=f"{where}: {_CLIP_SETTINGS}")
+    count = settings.get("num_classes")
+    if found.classes and isinstance(count, int) and len(found.classes) != count:
+        raise InputError(f"{where}: {_CLIP_SETTINGS} names {len(found.classes)} classes but num_classes is {count}")
+    return found
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What config.json of a folder says, whoever wrote it.
+
+    Raises:
+        InputError: there is none, or it is no JSON object.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not os.path.isfile(path):
+        raise InputError(f"{path} does not exist: {folder} is not a saved model")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def holding_values() -> torch.device:
+    """The default device, or the CPU where that is the meta device, which would lose weights without a word."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Copy `weights` into the parameters (and kept buffers) of the same names, strictly.
 
     Raises:
-        InputError: names or shapes differ; nothing was copied then.
+        InputError: names, shapes or kinds of numbers differ; nothing was copied then.
     """
     tensors = _weights(model)
-    problems = key_problems(
-        {name: tuple(value.shape) for name, value in weights.items()},
-        {name: tuple(value.shape) for name, value in tensors.items()},
-    )
-    if problems:
-        raise InputError(f"{source} does not fit the model: {problems}")
+    check_fit(tensors, weights, source)
+    for name, tensor in tensors.items():
+        if weights[name].is_floating_point() != tensor.is_floating_point():
+            raise InputError(f"{source}: {name} is of {weights[name].dtype}, the model's is of {tensor.dtype}")
     for name, tensor in tensors.items():
         tensor.data.copy_(weights[name])
+
+
+def check_fit(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse `weights` that have not the names and shapes of `tensors`.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    if problems := key_problems(_shapes(weights), _shapes(tensors)):
+        raise InputError(f"{source} does not fit the model: {problems}")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

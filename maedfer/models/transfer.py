@@ -35,7 +35,8 @@ def load_pretrained(model: LGIFormer, source: MAEDFER | LGIFormer) -> LoadReport
     """
     theirs: LGIFormerConfig = source.config.encoder if isinstance(source, MAEDFER) else source.config
     ours = model.config
-    differ = differences(to_dict(theirs), to_dict(ours), free=keys_of(LGIFormerConfig, "results", "machine"))
+    free = keys_of(LGIFormerConfig, "results", "machine") | rounded_alike(theirs, ours)
+    differ = differences(to_dict(theirs), to_dict(ours), free=free)
     if differ:
         raise InputError(f"the pre-trained encoder is of another architecture: {', '.join(differ)}")
     adapted: list[str] = []
@@ -68,3 +69,9 @@ def load_pretrained(model: LGIFormer, source: MAEDFER | LGIFormer) -> LoadReport
     return LoadReport(
         used=tuple(f"encoder.{name}" for name in fitted), ignored=ignored, fresh=fresh, adapted=tuple(adapted)
     )
+
+
+def rounded_alike(theirs: LGIFormerConfig, ours: LGIFormerConfig) -> set[str]:
+    """ "mlp_ratio" where it gives the same hidden width: weights tell it only up to rounding."""
+    widths = {(config.embed_dim, int(config.embed_dim * config.mlp_ratio)) for config in (theirs, ours)}
+    return {"mlp_ratio"} if len(widths) == 1 else set()

@@ -5,12 +5,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maedfer.kernels import Impl
-from maedfer.models.attention import AttentionMaps, FeedForward, FullAttention, keep_factors, layer_norm
+from maedfer.models.attention import AttentionMaps, FeedForward, FullAttention, keep_factors, layer_norm, probabilities
+from maedfer.models.checks import check_rows, check_sizes
 from maedfer.models.fused import TransformerParts, is_untouched, run_block
 
 
 class TransformerStages(TransformerParts):
-    """What the block computes, whoever holds its parts."""
+    """What the block computes, whoever holds its parts.
+
+    Attributes:
+        dim: C.
+    """
+
+    dim: int
 
     def forward(
         self,
@@ -30,12 +37,16 @@ class TransformerStages(TransformerParts):
 
         Returns:
             [..., K, C].
+
+        Raises:
+            InputError: a shape does not fit, or `impl` cannot run.
         """
+        check_rows(x, self.dim, attend_to)
         if self.is_fused and maps is None:
             return run_block(self, x, attend_to=attend_to)[0]
         n = self.norm(x)
         if maps is not None:
-            maps["attention"] = self.attention.weights(n)
+            maps["attention"] = probabilities(self.attention, n)
         x = x + self.drop(self.attention(n, attend_to=attend_to), x.dim() - 2)
         return x + self.drop(self.ffn(self.ffn_norm(x)), x.dim() - 2)
 
@@ -53,6 +64,9 @@ class TransformerBlock(TransformerStages, nn.Module):
         drop_path: stochastic depth's probability.
         impl: who computes.
         backend: "sdpa" or "xformers", who computes attention.
+
+    Raises:
+        InputError: sizes that do not fit together, or are out of range.
     """
 
     def __init__(
@@ -67,8 +81,8 @@ class TransformerBlock(TransformerStages, nn.Module):
         backend: str = "sdpa",
     ) -> None:
         super().__init__()
-        self.drop_path = drop_path
-        self.impl = impl
+        check_sizes(dim, num_heads, drop_path, mlp_ratio=mlp_ratio, impl=impl, backend=backend, qkv_bias=qkv_bias)
+        self.dim, self.drop_path, self.impl = dim, drop_path, impl
         self.norm = layer_norm(dim)
         self.attention = FullAttention(dim, num_heads, qkv_bias, impl, backend)
         self.ffn_norm = layer_norm(dim)

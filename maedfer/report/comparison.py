@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maedfer._progress import duration
 from maedfer.errors import InputError
+from maedfer.evaluation.predictions import read_predictions
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report import sections as parts
@@ -163,6 +163,9 @@ def _read(runs: Mapping[str, Sequence[str | Path]]) -> dict[str, list[RunData]]:
     for items in found.values():
         for run in items:
             _scores(run)
+            if (run.path / "pred.csv").is_file():
+                # Scores that were made of what is no probability are not compared.
+                read_predictions(run.path / "pred.csv")
     if len({frozenset(_seeds(items)) for items in found.values()}) == 1 and None not in _seeds(
         next(iter(found.values()))
     ):
@@ -217,7 +220,7 @@ def _score_section(
             numbers[metric] = {"mean": values.mean(), "std": spread, "values": values}
         clips = sorted({_scores(run).n for run in items})
         cells += [" / ".join(f"{count:,}" for count in clips), _time(items)]
-        numbers |= {"clips": clips, "seconds": [parts.total_seconds(run)[0] or None for run in items]}
+        numbers |= {"clips": clips, "seconds": [_seconds(run) for run in items]}
         rows.append(cells)
         found["conditions"][label] = numbers
     head = ("condition", "seeds", "UAR (%)", "WAR (%)", "clips scored", "time per run")
@@ -261,8 +264,13 @@ def _score_section(
 
 
 def _time(items: Sequence[RunData]) -> str:
-    seconds = [value for value, _ in map(parts.total_seconds, items) if value]
-    return duration(float(np.mean(seconds))) if seconds else html.DASH
+    seconds = [value for run in items if (value := _seconds(run)) is not None]
+    return parts.time_text(float(np.mean(seconds))) if seconds else html.DASH
+
+
+def _seconds(run: RunData) -> float | None:
+    seconds, whole = parts.total_seconds(run)
+    return seconds if seconds or whole else None
 
 
 def _difference_of_settings(conditions: Mapping[str, list[RunData]]) -> str:

@@ -222,7 +222,10 @@ def write(out: Path, html: str, numbers: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise InputError(f"cannot make the folder {str(out)!r} for the report: {error.strerror}") from error
     text = json.dumps(_plain(numbers), indent=1, ensure_ascii=False, allow_nan=False)
-    for name, content in (("report.json", text + "\n"), ("report.html", html)):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    # Bytes of a name that are no UTF-8: JSON can escape them, so that they read back the same; a page shows a mark.
+    html = re.sub("[\ud800-\udfff]", "\ufffd", html)
+    # Both are whole before one of them takes its place.
+    with atomic_path(out / "report.json") as numbers_file, atomic_path(out / "report.html") as page_file:
+        numbers_file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        page_file.write_text(html, encoding="utf-8", errors="backslashreplace")
     return out / "report.html"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maedfer.dataclass_tree import former_names, rename
 from maedfer.errors import InputError, require
-from maedfer.evaluation.metrics import scores
+from maedfer.evaluation.metrics import intervals, scores
 from maedfer.models import profile
 from maedfer.train.config import RunConfig, resolve
 
@@ -63,17 +63,10 @@ class Scores:
         """Clips in all."""
         return int(self.confusion.sum())
 
-    def margins(self) -> dict[str, float]:
-        """Half widths of the 95 % intervals of UAR and WAR over clips, the number of clips of each class being given.
-
-        Normal approximation; the variance of a class is Agresti and Coull's, which is not 0 where all clips are right.
-        """
-        clips = self.counts[self.counts > 0]
-        hits = np.diag(self.confusion)[self.counts > 0]
-        share = (hits + 2) / (clips + 4)
-        variance = share * (1 - share) / (clips + 4)
-        weights = {"uar": np.full(len(clips), 1 / len(clips)), "war": clips / clips.sum()}
-        return {name: float(1.96 * np.sqrt((weight**2 * variance).sum())) for name, weight in weights.items()}
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of UAR and WAR over clips."""
+        return intervals(self.confusion)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,8 @@ def read_run(run_dir: str | Path) -> RunData:
     """
     path = Path(run_dir)
     if not path.is_dir():
-        raise InputError(f"run folder {str(path)!r} does not exist")
+        missing = f"{str(path)!r} is a file: give the folder of a run" if path.exists() else ""
+        raise InputError(missing or f"run folder {str(path)!r} does not exist")
     names = ("config.yaml", "environment.json", "metrics.json", "log.jsonl")
     if not any((path / name).is_file() for name in names):
         raise InputError(f"{str(path)!r} is not a run folder: it has none of {', '.join(names)}")
@@ -254,12 +248,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
         raise InputError(f"{str(path)!r} is not JSON ({error}): delete it or write it anew") from error
     if not isinstance(value, dict):
         raise InputError(f"{str(path)!r} must hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number, and scores beside it are worth nothing")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -67,13 +67,18 @@ def headline(run: RunData) -> tuple[str, Numbers]:
     found: Numbers = {}
     if run.scores is not None:
         scores = run.scores
-        for key, margin in scores.margins().items():
+        for key, (low, high) in scores.intervals.items():
             value = getattr(scores, key)
-            items.append((f"{key.upper()} (%)", html.percent(value), f"± {html.percent(margin, 1)}, 95 % over clips"))
-            found |= {key: value, f"{key}_interval_95": [max(0.0, value - margin), min(1.0, value + margin)]}
+            note = f"{html.percent(low, 1)} to {html.percent(high, 1)}, 95 % over clips"
+            items.append((f"{key.upper()} (%)", html.percent(value), note))
+            found |= {key: value, f"{key}_interval_95": [low, high]}
         items.append(("macro F1 (%)", html.percent(scores.macro_f1), ""))
         views, split = number(run.metrics.get("views")), run.metrics.get("split")
         note = f"{len(scores.classes)} classes" + ("" if views is None else f", {views:g} views")
+        skipped = number(run.metrics.get("skipped"))
+        if skipped:
+            note += f", {skipped:,.0f} more could not be read"
+            found["skipped"] = int(skipped)
         items.append(("clips scored" if split in (None, "test") else f"clips scored ({split})", f"{scores.n:,}", note))
         found |= {"macro_f1": scores.macro_f1, "weighted_f1": scores.weighted_f1, "n": scores.n}
     else:
@@ -108,9 +113,9 @@ def _effort(run: RunData) -> dict[str, tuple[float, tuple[str, str, str]]]:
     elif steps:
         found["steps"] = steps[-1], ("steps", f"{steps[-1]:,.0f}", "")
     seconds, whole = total_seconds(run)
-    if seconds:
+    if seconds or whole:
         note = "" if whole else "without parts that were killed"
-        found["seconds"] = seconds, ("time", duration(seconds), note)
+        found["seconds"] = seconds, ("time", time_text(seconds), note)
     speed = run.series("steps", "clips_per_s")[1]
     if speed:
         wait = run.series("steps", "data_wait")[1]
@@ -143,6 +148,11 @@ def total_seconds(run: RunData) -> tuple[float, bool]:
         except (KeyError, TypeError, ValueError, OSError):
             whole = False
     return total, whole
+
+
+def time_text(seconds: float) -> str:
+    """Time that was taken as people say it; times are noted to the second."""
+    return duration(seconds) if seconds >= 1 else "under 1 s"
 
 
 def selection(run: RunData) -> tuple[str, Numbers]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError, require
 from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack, draw_track
 from maedfer.synthetic.canvas import add_noise
@@ -126,5 +127,6 @@ def contact_sheet(
         for column, frame in enumerate(np.linspace(0, 47, columns).round().astype(int)):
             sheet.paste(Image.fromarray(clip[frame]), (margin + gap + column * (size + gap), top))
     path = Path(path)
-    sheet.save(path)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
     return path

@@ -53,10 +53,15 @@ class _Settings:
             )
         if self.size < 32 or self.size % 2:
             raise InputError(f"size must be even and at least 32 pixels, got {self.size}")
-        if not self.folds <= self.subjects <= self.clips or self.folds < 2:
+        if self.folds < 2:
+            raise InputError(f"folds must be at least 2, one for test and another for training, got {self.folds}")
+        if self.folds > self.clips:
             raise InputError(
-                f"need 2 <= folds <= subjects <= clips, got folds={self.folds}, subjects={self.subjects}, "
-                f"clips={self.clips}"
+                f"{self.clips} clips do not suffice for {self.folds} folds: ask for more clips or fewer folds"
+            )
+        if not self.folds <= self.subjects <= self.clips:
+            raise InputError(
+                f"subjects must be between the folds ({self.folds}) and the clips ({self.clips}), got {self.subjects}"
             )
         entropy_of(self.seed)
 

@@ -9,6 +9,7 @@ from maedfer._lazy import lazy
 if TYPE_CHECKING:
     from maedfer.train.config import RunConfig, check_config, dump_config, list_recipes, load_config
     from maedfer.train.evaluate import run_evaluate
+    from maedfer.train.features import features_config, run_features
     from maedfer.train.finetune import run_finetune
     from maedfer.train.pretrain import run_pretrain
     from maedfer.train.run_folder import RunResult
@@ -18,9 +19,11 @@ __all__ = [
     "RunResult",
     "check_config",
     "dump_config",
+    "features_config",
     "list_recipes",
     "load_config",
     "run_evaluate",
+    "run_features",
     "run_finetune",
     "run_pretrain",
 ]
@@ -31,6 +34,7 @@ __getattr__, __dir__ = lazy(
     {
         "config": ["RunConfig", "check_config", "dump_config", "list_recipes", "load_config"],
         "evaluate": ["run_evaluate"],
+        "features": ["features_config", "run_features"],
         "finetune": ["run_finetune"],
         "pretrain": ["run_pretrain"],
         "run_folder": ["RunResult"],

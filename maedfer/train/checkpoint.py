@@ -5,8 +5,10 @@ A checkpoint holds tensors and plain values only, so that `torch.load(weights_on
 
 from __future__ import annotations
 
-import pickle
 import random
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from maedfer._files import atomic_path
+from maedfer._files import remove_temporaries
 from maedfer.errors import InputError
 from maedfer.models.load import RUN_FORMAT
+from maedfer.models.weight_files import UnreadableFileError, read_weights_file, write_torch_file
 from maedfer.train.config import RunConfig, differing_keys, resolve
+
+# What a checkpoint must hold to be gone on from, beside its settings.
+_STATE = ("position", "model", "optimizer", "scaler", "meter", "processes", "lists", "global_batch")
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -26,40 +32,29 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     Raises:
         InputError: it could not be written (disk full, no permission); the previous file is untouched.
     """
-    path = Path(path)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save({"format": RUN_FORMAT, **state}, file)
-            file.flush()
-        except RuntimeError as error:
-            # torch wraps the OSError of a failed write, or reports only what followed from it.
-            cause = error.__cause__ or error.__context__
-            raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
+    write_torch_file(path, {"format": RUN_FORMAT, **state})
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of a process that was killed while it wrote a checkpoint."""
-    for path in Path(folder).glob(".*.pt.*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove the temporary files of a process that was killed while it wrote into a run folder, or the model in it."""
+    for place in (Path(folder), Path(folder) / "checkpoints", Path(folder) / "model"):
+        remove_temporaries(place)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
 
     Raises:
-        InputError: absent, cut short, not a checkpoint of a run, or a pickle that would run code.
+        UnreadableFileError: it is cut short, damaged, or something else than a file of weights.
+        InputError: absent, not a checkpoint of a run, or a pickle that would run code.
     """
     if not Path(path).is_file():
         raise InputError(f"checkpoint {str(path)!r} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {str(path)!r} holds something other than tensors and plain values, and is not loaded "
-            "because that could run code"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"checkpoint {str(path)!r} cannot be read: it is damaged or no checkpoint") from error
+        state = read_weights_file(path)
+    except UnreadableFileError as error:
+        message = f"checkpoint {str(path)!r} cannot be read: it is damaged or no checkpoint: {error.reason}"
+        raise UnreadableFileError(message, error.reason) from error
     if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise InputError(
             f"{str(path)!r} is not a checkpoint of a run (published weights go to train.init or eval.checkpoint)"
@@ -96,16 +91,48 @@ def load_resumable(path: str | Path, cfg: RunConfig, global_batch: int) -> dict[
     Raises:
         InputError: it cannot be read, holds weights only, or belongs to a run with other settings.
     """
-    state = load_checkpoint(path)
+    if Path(path).is_file() and not is_intact(path):
+        raise InputError(f"checkpoint {str(path)!r} is damaged: {way_on(path)}")
+    try:
+        state = load_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}; {way_on(path)}" if Path(path).is_file() else str(error)) from error
+    if not isinstance(state.get("config"), dict):
+        raise InputError(f"checkpoint {str(path)!r} says nothing of the settings it was made with: {way_on(path)}")
     check_same_run(path, resolve(state["config"]), cfg)
     if "optimizer" not in state:
         raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
+    absent = [name for name in _STATE if name not in state]
+    if absent:
+        raise InputError(f"checkpoint {str(path)!r} lacks {', '.join(absent)}: {way_on(path)}")
     if state["global_batch"] != global_batch:
         raise InputError(
             f"{str(path)!r} was made with {state['global_batch']} clips a step, here they are {global_batch}: "
             "train.batch_size x processes x train.accumulate must stay the same"
         )
     return state
+
+
+def is_intact(path: str | Path) -> bool:
+    """Whether a file is what was written, by its checksums, which PyTorch does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, struct.error):
+        return False
+
+
+def way_on(path: str | Path) -> str:
+    """What to do about a checkpoint that cannot be gone on from."""
+    folder = Path(path).parent
+    others = sorted((other for other in folder.glob("epoch_*.pt") if other != Path(path)), reverse=True)
+    earlier = next((other for other in others if is_intact(other)), None)
+    if earlier is not None:
+        return f"go on from an earlier epoch with train.resume={earlier}, or remove the file to start anew"
+    best = folder / "best.pt"
+    if best != Path(path) and best.is_file():
+        return f"remove the file to start anew; {best} still holds the weights of the best epoch"
+    return "remove the file to start anew"
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from maedfer._progress import counted
 from maedfer.data.annotations import Clip, check_exists
 from maedfer.data.dataset import collate
 from maedfer.data.sampler import SampleKey
@@ -21,11 +22,15 @@ from maedfer.evaluation.score import score_views
 from maedfer.train.checkpoint import load_resumable
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
-from maedfer.train.evaluate import model_to_score, read_runs
-from maedfer.train.loader import TrainBatches, ViewBatches, read_clips
+from maedfer.train.evaluate import model_to_score, other_clip_settings, read_runs
+from maedfer.train.every_clip import Look, read_every_clip
+from maedfer.train.list_notes import list_notes
+from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory, read_clips
+from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import check_evaluation, check_run
+from maedfer.train.same_clips import changed_lists, check_same_clips, identity
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.
@@ -38,29 +43,39 @@ _CPU_BATCH = 2
 Say = Callable[[str], None]
 
 
-def dry_run(cfg: RunConfig, say: Say) -> None:
+def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
     """Check a run and tell what it would do.
 
     Args:
         cfg: the run.
         say: takes a line for people; called in the main process only.
+        every_clip: read every clip of every list, by `data.workers` processes, in place of a sample.
 
     Raises:
-        InputError: naming the first thing that would stop the run.
+        InputError: naming the first thing that would stop the run; with `every_clip`, how many clips of which lists.
     """
-    # Loader processes cost more to start than they save for one batch.
-    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
+    workers = cfg.data.workers
     with start(cfg) as runtime:
+        # Loader processes cost more to start than they save for one batch.
+        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
         tell = say if runtime.main else _say_nothing
         checkpoint = runtime.on_main(lambda: _check_output(cfg, tell))
         if cfg.task == "evaluate" and cfg.eval.runs:
             for folder, part in zip(cfg.eval.runs, read_runs(cfg.eval.runs), strict=True):
-                tell(f"eval.runs    {folder}: {len(part.names)} clips")
+                tell(f"eval.runs    {folder}: {counted(len(part.names), 'clip')}")
         else:
             splits = {"pretrain": ["train"], "finetune": ["train", "val", "test"], "evaluate": ["test"]}[cfg.task]
-            for split in splits:
-                if getattr(cfg.data, split):
-                    _check_list(cfg, split, tell)
+            splits = [split for split in splits if getattr(cfg.data, split)]
+            if every_clip:
+                runtime.on_main(lambda: _check_every_clip(cfg, splits, workers, runtime.world, tell))
+            else:
+                for split in splits:
+                    _check_list(cfg, split, workers, runtime.world, tell)
+            lists = {
+                split: read_clips(cfg, getattr(cfg.data, split), labelled=cfg.task != "pretrain") for split in splits
+            }
+            for note in runtime.on_main(lambda: list_notes(cfg, lists)):
+                tell(f"note         {note}")
             if cfg.task == "evaluate":
                 _check_evaluation(cfg, runtime, tell)
             else:
@@ -81,6 +96,7 @@ def _check_output(cfg: RunConfig, say: Say) -> Path | None:
     if not os.access(existing, os.W_OK):
         raise InputError(f"output {cfg.output!r} cannot be written: no permission for {str(existing)!r}")
     checkpoint = None
+    check_free(output)
     if cfg.task == "evaluate":
         check_evaluation(cfg)
     else:
@@ -89,10 +105,43 @@ def _check_output(cfg: RunConfig, say: Say) -> Path | None:
     return checkpoint
 
 
-def _check_list(cfg: RunConfig, split: str, say: Say) -> None:
+def _skips(cfg: RunConfig, split: str) -> bool:
+    # Whether a clip of the list that cannot be read is passed over.
+    return (cfg.data.on_error if split == "train" else cfg.eval.on_error) == "skip"
+
+
+def _check_every_clip(cfg: RunConfig, splits: Sequence[str], workers: int, world: int, say: Say) -> None:
+    stops = []
+    known: dict[Path, Look] = {}
+    for split in splits:
+        file, skips = getattr(cfg.data, split), _skips(cfg, split)
+        clips = read_clips(cfg, file, labelled=cfg.task != "pretrain")
+        check_shared_memory(cfg, split == "train", len(clips), world, workers)
+        looks = read_every_clip(clips, cfg.data.backend, workers, f"data.{split}", known)
+        broken = [(clip, look) for clip, look in zip(clips, looks, strict=True) if look.problem]
+        lengths = [look.frames for look in looks if not look.problem]
+        say(f"data.{split:<8}{file}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
+        span = f", {min(lengths)} to {max(lengths)} frames" if lengths else ""
+        say(f"             {len(lengths)} of {len(clips)} clips read from the first frame to the last{span}")
+        for clip, look in broken:
+            passed = skips and not look.kills
+            say(f"             {'would be skipped' if passed else 'broken'}: {clip.where}: {look.problem}")
+        kills = any(look.kills for _, look in broken)
+        if broken and not (skips and lengths and not kills):
+            setting = "data.on_error" if split == "train" else "eval.on_error"
+            remedy = "" if skips or kills else f", or set {setting}=skip"
+            stops.append(f"{len(broken)} of {len(clips)} clips of data.{split} (mend or remove them{remedy})")
+    if stops:
+        raise InputError(
+            f"the run would stop at clips that cannot be read, all of them are listed above: {'; '.join(stops)}"
+        )
+
+
+def _check_list(cfg: RunConfig, split: str, workers: int, world: int, say: Say) -> None:
     file = getattr(cfg.data, split)
     clips = read_clips(cfg, file, labelled=cfg.task != "pretrain")
-    tolerant = split == "train" and cfg.data.on_error == "skip"
+    check_shared_memory(cfg, split == "train", len(clips), world, workers)
+    tolerant = _skips(cfg, split)
     sample = [clips[index] for index in _spread(len(clips), _SAMPLE)]
     if not tolerant:
         check_exists(clips if len(clips) <= _LOOK_FOR_ALL else sample)
@@ -104,7 +153,7 @@ def _check_list(cfg: RunConfig, split: str, say: Say) -> None:
             problems.append(f"{clip.where}: {error}")
     if problems and (not tolerant or not lengths):
         raise InputError(f"{len(problems)} of {len(sample)} sampled clips cannot be read: {problems[0]}")
-    say(f"data.{split:<8}{file}: {len(clips)} clips{_class_counts(cfg, clips)}")
+    say(f"data.{split:<8}{file}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
     say(f"             {len(lengths)} of {len(sample)} sampled clips read, {min(lengths)} to {max(lengths)} frames")
     for problem in problems:
         say(f"             would be skipped: {problem}")
@@ -133,10 +182,14 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     batches = TrainBatches(cfg, runtime)
     schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
     if checkpoint is not None:
-        load_resumable(checkpoint, cfg, schedule.global_batch)
+        state = load_resumable(checkpoint, cfg, schedule.global_batch)
+        lists = {"train": batches.identity, **{name: identity(clips) for name, clips in task.lists().items()}}
+        check_same_clips(checkpoint, state["lists"], lists)
+        for note in changed_lists(state["lists"], lists, state["position"]["epoch"], ("", 0)):
+            say(f"             {note}")
     factors = f"batch {cfg.train.batch_size} x processes {runtime.world} x passes {cfg.train.accumulate}"
     say(
-        f"schedule     {schedule.total} steps of {schedule.global_batch} clips ({factors}), "
+        f"schedule     {counted(schedule.total, 'step')} of {counted(schedule.global_batch, 'clip')} ({factors}), "
         f"{schedule.steps_per_epoch} an epoch"
     )
     rise = f"learning rate to {schedule.peak:.4g} in {schedule.warmup} steps"
@@ -153,9 +206,14 @@ def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
     model, cfg = model_to_score(cfg)
     count = sum(parameter.numel() for parameter in model.parameters())
     say(f"model        {cfg.eval.checkpoint}, {count / 1e6:.2f} M parameters, {model.config.num_classes} classes")
+    for note in other_clip_settings(cfg, model):
+        say(f"             {note}")
     small = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=_batch_size(cfg, runtime)))
     views = ViewBatches(small, runtime, cfg.data.test)
-    batch = next(iter(views))
+    # Where clips that cannot be read are skipped, a batch of them holds no frames.
+    batch = next((batch for batch in views if "frames" in batch), None)
+    if batch is None:
+        raise InputError(f"none of the clips of {cfg.data.test} can be read")
     labels = batch["label"][:: views.views, None]
     model.to(runtime.device)
 

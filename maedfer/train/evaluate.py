@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from maedfer._files import atomic_path
+from maedfer._progress import ProgressLine, counted
 from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
-from maedfer.evaluation.score import headline, predict, summary
+from maedfer.evaluation.score import check_finite, headline, predict, summary
 from maedfer.models import LGIFormer, LGIFormerConfig, load
-from maedfer.train.config import RunConfig, check_config, replace_model
+from maedfer.train.config import RunConfig, check_config, read_config, replace_model, run_folder_of
+from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import ViewBatches
+from maedfer.train.lock import hold
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, open_evaluation, recording
@@ -31,7 +34,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
         InputError: naming what cannot be used.
     """
     check_config(cfg)
-    with start(cfg) as runtime:
+    with start(cfg) as runtime, hold(cfg.output, runtime):
         model: LGIFormer | None = None
         if not cfg.eval.runs:
             model, cfg = model_to_score(cfg)
@@ -41,17 +44,34 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
             if model is None:
                 metrics = _pool_runs(cfg, runtime, log)
             else:
-                log.say(f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {cfg.eval.views} views of a clip")
-                predictions = predict_list(model, ViewBatches(cfg, runtime, cfg.data.test), runtime, cfg)
+                log.say(
+                    f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {counted(cfg.eval.views, 'view')} of a clip"
+                )
+                batches = ViewBatches(cfg, runtime, cfg.data.test)
+                notes = [
+                    *other_clip_settings(cfg, model),
+                    *runtime.on_main(lambda: list_notes(cfg, {"test": batches.entries})),
+                ]
+                if model.load_report is not None and model.load_report.assumed:
+                    log.say(f"{cfg.eval.checkpoint}: {model.load_report.assumptions}")
+                for note in notes:
+                    log.say(note)
+                predictions = predict_list(model, batches, runtime, cfg, show=runtime.main)
                 facts = {"split": "test", "views": cfg.eval.views, "checkpoint": cfg.eval.checkpoint}
-                metrics = write_results(cfg, runtime, predictions, facts)
+                metrics = write_results(cfg, runtime, predictions, facts, notes)
             log.record("eval", split="test", **headline(metrics))
             log.say(summary(metrics))
+            log.say(f"scores: {Path(cfg.output) / 'metrics.json'}")
     return RunResult(Path(cfg.output), metrics=metrics)
 
 
 def predict_list(
-    model: LGIFormer, batches: ViewBatches, runtime: Runtime, cfg: RunConfig, features: bool | None = None
+    model: LGIFormer,
+    batches: ViewBatches,
+    runtime: Runtime,
+    cfg: RunConfig,
+    features: bool | None = None,
+    show: bool = False,
 ) -> Predictions:
     """What a model says about the clips of a list, the same on every process.
 
@@ -61,11 +81,14 @@ def predict_list(
         runtime: processes and device.
         cfg: for the names of the classes.
         features: also return pooled features; `eval.save_features` when None.
+        show: print how far it is.
 
     Raises:
-        InputError: a clip cannot be read.
+        InputError: a clip cannot be read (all of them, where `eval.on_error` is "skip"), or weights or logits are not
+            finite.
     """
-    return predict(
+    line = ProgressLine("scoring")
+    found = predict(
         model,
         batches,
         names=[clip.name for clip in batches.entries],
@@ -76,13 +99,17 @@ def predict_list(
         device=runtime.device,
         autocast=runtime.autocast,
         gather=runtime.gather,
+        progress=(lambda done: line(min(1.0, done * runtime.world / len(batches.entries)))) if show else None,
     )
+    if show:
+        line.clear()
+    return found
 
 
 def write_results(
     cfg: RunConfig, runtime: Runtime, predictions: Predictions, facts: dict[str, Any], notes: list[str] | None = None
 ) -> dict[str, Any]:
-    """Write pred.csv, metrics.json and, where there are features, features.npz into the run folder.
+    """Write pred.csv, metrics.json and, where there are such, features.npz and skipped.csv into the run folder.
 
     Args:
         facts: what else metrics.json says, such as the epoch that was scored.
@@ -97,7 +124,10 @@ def write_results(
         output = Path(cfg.output)
         write_predictions(output / "pred.csv", predictions)
         write_json(output / "metrics.json", metrics)
-        if predictions.features is not None:
+        if predictions.features is None:
+            # Those of an earlier evaluation would pass for these.
+            (output / "features.npz").unlink(missing_ok=True)
+        else:
             # The file object keeps numpy from adding a suffix to the temporary name.
             with atomic_path(output / "features.npz") as path, open(path, "wb") as file:
                 np.savez_compressed(
@@ -114,7 +144,8 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
     """The classifier that `eval.checkpoint` names, on the CPU, and the run with that model's configuration.
 
     Raises:
-        InputError: it cannot be loaded, is no classifier, or has other classes than the settings.
+        InputError: it cannot be loaded, is no classifier, has other classes than the settings or the same ones in
+            another order, or holds weights that are not finite.
     """
     model = load(cfg.eval.checkpoint)
     if not isinstance(model, LGIFormer):
@@ -126,6 +157,17 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
             f"data.classes names {len(cfg.data.classes)} classes but {cfg.eval.checkpoint!r} has "
             f"{model.config.num_classes}: give the classes it was trained on"
         )
+    _check_classes(cfg, model)
+    check_finite(model, repr(cfg.eval.checkpoint))
+    return for_this_machine(model, cfg)
+
+
+def for_this_machine(model: LGIFormer, cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
+    """The model as this machine computes it, in evaluation mode, and the run with that model's configuration.
+
+    Raises:
+        InputError: the settings cannot be run with it.
+    """
     # Who computes is asked of the settings: it belongs to this machine and not to the one that trained.
     chosen = {name: getattr(cfg.clip_model, name) for name in keys_of(LGIFormerConfig, "machine")}
     config = dataclasses.replace(model.config, drop_path=cfg.clip_model.drop_path, **chosen)
@@ -133,7 +175,38 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
     check_config(cfg)
     scored = LGIFormer(config)
     scored.load_state_dict(model.state_dict())
+    scored.clip_settings, scored.load_report = model.clip_settings, model.load_report
     return scored.eval(), cfg
+
+
+def _check_classes(cfg: RunConfig, model: LGIFormer) -> None:
+    """Refuse names of classes that are not the model's own, in its order: its scores would go to the wrong ones."""
+    known = model.clip_settings.classes if model.clip_settings is not None else ()
+    folder = run_folder_of(cfg.eval.checkpoint)
+    if not known and folder is not None:
+        known = read_config(folder / "config.yaml").data.classes
+    given = cfg.data.classes
+    if not known or not given or given == known:
+        return
+    what = "in another order" if sorted(given) == sorted(known) else "under other names"
+    raise InputError(
+        f"data.classes has the classes of {cfg.eval.checkpoint!r} {what}: {list(given)} here, {list(known)} there: "
+        "leave data.classes out to take the model's, and number the labels of data.test in that order"
+    )
+
+
+def other_clip_settings(cfg: RunConfig, model: LGIFormer) -> list[str]:
+    """What is to be said where clips are not read as the model was trained to see them."""
+    trained = model.clip_settings
+    if trained is None:
+        return []
+    here = {"stride": cfg.data.stride, "fit": cfg.data.fit}
+    there = {"stride": trained.stride, "fit": trained.fit}
+    return [
+        f"data.{name} is {value} here, the model was trained with {there[name]}"
+        for name, value in here.items()
+        if value != there[name]
+    ]
 
 
 def read_runs(folders: Sequence[str]) -> list[Predictions]:
@@ -147,6 +220,8 @@ def read_runs(folders: Sequence[str]) -> list[Predictions]:
         if not (Path(folder) / "pred.csv").is_file():
             raise InputError(f"eval.runs: {folder!r} has no pred.csv: give folders of runs that have ended")
         parts.append(read_predictions(Path(folder) / "pred.csv"))
+        if not parts[-1].names:
+            raise InputError(f"eval.runs: the pred.csv of {folder!r} holds no clips: evaluate the run anew")
     return parts
 
 
@@ -157,4 +232,9 @@ def _pool_runs(cfg: RunConfig, runtime: Runtime, log: RunLog) -> dict[str, Any]:
         folds.append({"run": folder, **headline(part.metrics())})
         log.say(f"{folder}: {summary(part.metrics())}")
     pooled, notes = pool(parts)
+    if cfg.data.classes and cfg.data.classes != pooled.classes:
+        raise InputError(
+            f"data.classes is {list(cfg.data.classes)} but the runs have {list(pooled.classes)}: leave it out, the "
+            "runs say what their classes are"
+        )
     return write_results(cfg, runtime, pooled, {"split": "test", "folds": folds}, notes)

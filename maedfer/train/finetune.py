@@ -11,7 +11,9 @@ from maedfer.models import LGIFormer
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.evaluate import write_results
+from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import TrainBatches
+from maedfer.train.lock import hold
 from maedfer.train.log import RunLog
 from maedfer.train.processes import start
 from maedfer.train.run_folder import RunResult, open_run, recording
@@ -32,26 +34,29 @@ def run_finetune(cfg: RunConfig) -> RunResult:
         InputError: naming what cannot be used, or why training had to stop.
     """
     check_config(cfg)
-    with start(cfg) as runtime:
+    with start(cfg) as runtime, hold(cfg.output, runtime):
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = FinetuneTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
         trainer = Trainer(task, model, TrainBatches(cfg, runtime))
         if checkpoint is not None:
             trainer.resume(checkpoint)
-        with recording(cfg, runtime, trainer.schedule.total, trainer.position.step) as log:
+        position = trainer.position
+        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
             announce(trainer, log, checkpoint, loaded)
-            if cfg.eval.select == "test":
-                log.say(_TEST_SELECTION)
+            lists = {"train": trainer.batches.dataset.clips, **task.lists()}
+            notes = runtime.on_main(lambda: list_notes(cfg, lists))
+            for note in [_TEST_SELECTION] * (cfg.eval.select == "test") + notes:
+                log.say(note)
                 if checkpoint is None:
-                    log.record("note", step=0, text=_TEST_SELECTION)
+                    log.record("note", step=0, text=note)
             trainer.fit(log)
-            metrics = _finish(task, trainer, log)
+            metrics = _finish(task, trainer, log, notes)
     return RunResult(Path(cfg.output), trainer.position.step, trainer.position.loss, metrics)
 
 
-def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog) -> dict[str, Any] | None:
-    """Save the model that is the result, score it, and write its scores into the run folder."""
+def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[str]) -> dict[str, Any] | None:
+    """Save the model that is the result, score it, and write its scores into the run folder, with notes."""
     cfg, runtime = task.cfg, task.runtime
     model, epoch = trainer.result, trainer.position.epoch
     assert isinstance(model, LGIFormer)
@@ -78,11 +83,11 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog) -> dict[str, Any]
         "weights": "moving average" if cfg.train.ema else "model",
     }
     predictions = task.predictions(model, epoch, split, cfg.eval.save_features)
-    notes = []
+    notes = list(trainer.notes)
     if cfg.eval.select == "test":
         notes.append(_TEST_SELECTION)
     elif cfg.eval.select == split:
         notes.append("the epoch was chosen on the clips that are scored: the scores are optimistic")
-    metrics = write_results(cfg, runtime, predictions, facts, notes)
+    metrics = write_results(cfg, runtime, predictions, facts, [*notes, *of_lists])
     log.say(f"{split}: {summary(metrics)}")
     return metrics

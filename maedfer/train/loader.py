@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import math
+import multiprocessing.queues
+import os
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from maedfer._progress import Patience, ProgressLine, duration
 from maedfer.data.annotations import Clip, check_exists, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.dataset import ClipDataset, collate
-from maedfer.data.sampler import EpochSampler
+from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig
+from maedfer.train.failures import CANNOT_SEND, cannot_start, too_little_shared_memory
+from maedfer.train.peers import local_processes
 from maedfer.train.processes import Runtime
+from maedfer.train.same_clips import identity
+
+Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+
+# Batches that each loader process prepares ahead.
+_PREFETCH = 2
+_SHARED_MEMORY = "/dev/shm"
 
 
 class TrainBatches:
@@ -33,7 +50,7 @@ class TrainBatches:
         self._cached = cfg.data.cache
         entries = read_clips(cfg, cfg.data.train, labelled=not pretraining)
         if cfg.data.on_error == "raise":
-            runtime.on_main(lambda: check_exists(entries))
+            runtime.on_main(lambda: look_for(entries, cfg.data.train))
         self.clips = len(entries)
         self.identity = identity(entries)
         self.dataset = train_dataset(cfg, entries)
@@ -46,17 +63,17 @@ class TrainBatches:
             batch_size=cfg.train.batch_size,
             drop_last=True,
         )
-        self._loader = make_loader(cfg, runtime, self.dataset, self.sampler, cfg.train.batch_size, keep_workers=True)
+        self._loader = Loader(cfg, runtime, self.dataset, self.sampler, keep_workers=True)
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
         return self.sampler.batches
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+    def epoch(self, number: int, start: int = 0) -> Generator[dict[str, Tensor], None, None]:
         """The batches of an epoch, counted from 0, from batch `start` on."""
         self.sampler.set_epoch(number)
         self.sampler.start_batch = start
-        return _batches(self._loader, self.dataset if self._cached else None)
+        return self._loader.batches(self.dataset if self._cached else None)
 
 
 def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> list[Clip]:
@@ -67,7 +84,27 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> list[Clip]:
         num_classes=cfg.clip_model.num_classes if labelled else None,
         labelled=labelled,
         label_offset=cfg.data.label_offset,
+        # Pre-training knows nothing of classes; features are made of any list.
+        classes=() if cfg.task == "pretrain" else cfg.data.classes,
     )
+
+
+def look_for(clips: Sequence[Clip], file: str) -> None:
+    """Look for every clip of a list on disk; a file server may take minutes for many, and that is told.
+
+    Raises:
+        InputError: some are missing.
+    """
+
+    def tell(seconds: float) -> None:
+        print(f"looking for the {len(clips)} clips of {file} for {duration(seconds)}", flush=True)
+
+    patience = Patience(tell)
+    try:
+        with patience:
+            check_exists(clips)
+    finally:
+        patience.close()
 
 
 def train_dataset(cfg: RunConfig, clips: list[Clip]) -> ClipDataset:
@@ -103,15 +140,19 @@ def train_dataset(cfg: RunConfig, clips: list[Clip]) -> ClipDataset:
 class ViewBatches:
     """The temporal views of clips to be scored, every clip once over all processes.
 
+    Where `eval.on_error` is "skip", a batch lacks the clips that cannot be read; "broken" says of each what is wrong.
+
     Args:
         cfg: the run.
         runtime: which part is this process's.
         file: annotation file.
+        labelled: whether every clip must have a label.
     """
 
-    def __init__(self, cfg: RunConfig, runtime: Runtime, file: str) -> None:
-        self.entries = read_clips(cfg, file)
-        runtime.on_main(lambda: check_exists(self.entries))
+    def __init__(self, cfg: RunConfig, runtime: Runtime, file: str, labelled: bool = True) -> None:
+        self.entries = read_clips(cfg, file, labelled)
+        if cfg.eval.on_error == "raise":
+            runtime.on_main(lambda: look_for(self.entries, file))
         self.labels = [-1 if clip.label is None else clip.label for clip in self.entries]
         self.views = cfg.eval.views
         self._cached = cfg.data.cache
@@ -127,20 +168,51 @@ class ViewBatches:
             cache=cfg.data.cache,
             on_error="raise",
         )
-        batch_size = cfg.eval.batch_size or cfg.train.batch_size
         sampler = EpochSampler(
             len(self.entries),
             seed=cfg.seed,
             shuffle=False,
             rank=runtime.rank,
             world=runtime.world,
-            batch_size=batch_size,
+            batch_size=cfg.eval.batch_size or cfg.train.batch_size,
             drop_last=False,
         )
-        self._loader = make_loader(cfg, runtime, self.dataset, sampler, batch_size)
+        scored = ScoredClips(self.dataset, cfg.eval.on_error == "skip")
+        self._loader = Loader(cfg, runtime, scored, sampler, collate_fn=collate_scored)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return _batches(self._loader, self.dataset if self._cached else None)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._loader.batches(self.dataset if self._cached else None)
+
+
+class ScoredClips(Dataset[dict[str, Any]]):
+    """Clips to be scored, none of which may stand in for another one.
+
+    Args:
+        dataset: the clips.
+        skip: whether a clip that cannot be read gives a sample without frames, which says under "broken" what is
+            wrong, instead of an error.
+    """
+
+    def __init__(self, dataset: ClipDataset, skip: bool) -> None:
+        self.dataset, self.skip = dataset, skip
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        try:
+            return self.dataset[key]
+        except InputError as error:
+            if not self.skip:
+                raise
+            return {"index": key.index, "broken": str(error)}
+
+
+def collate_scored(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`collate` of the samples that could be read, with "broken": what is wrong with the others, by number."""
+    read = [sample for sample in samples if "broken" not in sample]
+    broken = {sample["index"]: sample["broken"] for sample in samples if "broken" in sample}
+    return {**(collate(read) if read else {}), "broken": broken}
 
 
 class MaskDraw:
@@ -162,45 +234,158 @@ class MaskDraw:
         return torch.stack([mask, running_cell_mask(mask, config.encoder, config.decoder_keep, generator)])
 
 
-def make_loader(
-    cfg: RunConfig,
-    runtime: Runtime,
-    dataset: ClipDataset,
-    sampler: EpochSampler,
-    batch_size: int,
-    keep_workers: bool = False,
-) -> DataLoader[Any]:
-    """A loader of `dataset` in the order of `sampler`, whose workers stay between epochs if they are to be kept."""
-    workers = cfg.data.workers
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=runtime.device.type == "cuda",
-        drop_last=False,
-        persistent_workers=keep_workers and workers > 0,
-        # Without a generator of its own, starting the loader would draw from torch's global one, and a run resumed
-        # inside an epoch would go on with other numbers.
-        generator=torch.Generator(),
-    )
+class Loader:
+    """Batches of a data set in the order of a sampler, made by `data.workers` processes.
+
+    Args:
+        cfg: the run.
+        runtime: this process.
+        dataset, sampler: what is loaded, and in which order.
+        keep_workers: whether the processes stay between epochs, as those of training do.
+        collate_fn: makes a batch of samples.
+
+    Raises:
+        InputError: shared memory does not hold the batches that are prepared.
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        runtime: Runtime,
+        dataset: Dataset[dict[str, Any]],
+        sampler: EpochSampler,
+        *,
+        keep_workers: bool = False,
+        collate_fn: Collate = collate,
+    ) -> None:
+        self.cfg, self.runtime = cfg, runtime
+        self.training = keep_workers
+        self.started = False
+        workers = cfg.data.workers
+        check_shared_memory(cfg, self.training, sampler.n, runtime.world)
+        self.loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=sampler.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=functools.partial(_in_shared_memory, collate_fn) if workers else collate_fn,
+            worker_init_fn=_end_rather_than_lose_a_batch,
+            pin_memory=runtime.device.type == "cuda",
+            drop_last=False,
+            persistent_workers=keep_workers and workers > 0,
+            prefetch_factor=_PREFETCH if workers else None,
+            # Without a generator of its own, starting the loader would draw from torch's global one, and a run resumed
+            # inside an epoch would go on with other numbers.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, cached: ClipDataset | None = None) -> Generator[dict[str, Any], None, None]:
+        """Once through the sampler; who waits long for a batch is told so.
+
+        Args:
+            cached: a data set whose cache is to be filled before.
+        """
+        if cached is not None:
+            # Before workers start, so that they share the memory.
+            line = ProgressLine("reading clips into memory")
+            cached.fill_cache(line if self.runtime.main else None)
+            if self.runtime.main:
+                line.clear()
+        what = "to learn from" if self.training else "to score"
+        who = f"process {self.runtime.rank}: " if self.runtime.world > 1 else ""
+
+        def tell(seconds: float) -> None:
+            why = "the storage or the loader's processes are slow, or hang; the run goes on when it comes"
+            print(f"{who}no batch of clips {what} has come for {duration(seconds)}: {why}", flush=True)
+
+        patience = Patience(tell)
+        try:
+            iterator = self._start(patience)
+            while True:
+                with patience:
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                yield batch
+        except InputError as error:
+            # The loader's own trace is a reference cycle, in which its workers are freed in an order that takes 5
+            # seconds.
+            raise error.with_traceback(None) from None
+        finally:
+            patience.close()
+
+    def _start(self, patience: Patience) -> Iterator[dict[str, Any]]:
+        # Processes that stay are waited for; new ones are forked before there is another thread.
+        waits = patience if self.started else contextlib.nullcontext()
+        try:
+            with waits:
+                iterator = iter(self.loader)
+        except OSError as error:
+            _forget_half_made(error)
+            raise cannot_start(error, self.cfg) from error
+        self.started = self.loader.persistent_workers
+        return iterator
 
 
-def _batches(loader: DataLoader[Any], cached: ClipDataset | None) -> Iterator[dict[str, Tensor]]:
-    if cached is not None:
-        # Before workers start, so that they share the memory.
-        cached.fill_cache()
+def check_shared_memory(cfg: RunConfig, training: bool, clips: int, world: int = 1, workers: int | None = None) -> None:
+    """Compare what the loader's processes prepare with the room in /dev/shm, where they put it.
+
+    PyTorch would wait for ever for a batch that found no room.
+
+    Args:
+        cfg: the run.
+        training: whether batches are those of training, or those to be scored.
+        clips: of the list.
+        world: processes that share them.
+        workers: loader processes, `data.workers` when None.
+
+    Raises:
+        InputError: it is too small.
+    """
+    workers = cfg.data.workers if workers is None else workers
+    if not workers:
+        return
     try:
-        yield from loader
-    except InputError as error:
-        # The loader's own trace is a reference cycle, in which its workers are freed in an order that takes 5 seconds.
-        raise error.with_traceback(None) from None
+        facts = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        # Elsewhere the system puts it where there is room.
+        return
+    free = facts.f_bavail * facts.f_frsize / local_processes()
+    size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
+    samples = cfg.data.repeats if training else cfg.eval.views
+    batch = 3 * math.prod(cfg.clip_model.clip_size) * size * samples
+    batches = clips // (size * world) if training else math.ceil(clips / (size * world))
+    # One more is in use.
+    needed = batch * min(batches, _PREFETCH * workers + 1)
+    if needed > free:
+        fitting = max(0, int(free / batch - 1) // _PREFETCH)
+        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=workers))
+        raise too_little_shared_memory(cfg, needed * local_processes(), free * local_processes(), fitting)
 
 
-def identity(clips: list[Clip]) -> str:
-    """What tells these clips from others: their number, and a digest of names and labels."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(f"{clip.name} {clip.label}\n".encode())
-    return f"{len(clips)} clips, {digest.hexdigest()[:16]}"
+def _forget_half_made(error: OSError) -> None:
+    """Keep the loader's iterator from complaining, as it is thrown away, of what it did not come to set."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        iterator: Any = frame.f_locals.get("self")
+        if hasattr(iterator, "_shutdown_workers") and not hasattr(iterator, "_shutdown"):
+            iterator._shutdown = True
+
+
+def _in_shared_memory(collate_fn: Collate, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # A thread would put the batch into shared memory on the way out, and lose it with a message that nobody reads where
+    # that fails. Here it is an error like any other.
+    batch = collate_fn(samples)
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            value.share_memory_()
+    return batch
+
+
+def _end_rather_than_lose_a_batch(worker: int) -> None:
+    """Let a loader process that cannot send a batch end, which is noticed, in place of going on without it."""
+
+    def end(error: BaseException, batch: object) -> None:
+        print(f"maedfer: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)
+        os._exit(CANNOT_SEND)
+
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
+from maedfer._progress import is_terminal
+from maedfer.errors import InputError
 
 
 class RunLog:
@@ -22,10 +26,18 @@ class RunLog:
         step: the step to go on from; records beyond it are taken out of log.jsonl, because they will come again. With
             0 the log starts anew.
         tensorboard: write event files where tensorboard is installed.
+        unscored: the scores of that step will come again as well.
     """
 
     def __init__(
-        self, run_dir: str | Path, main: bool, total: int = 0, step: int = 0, tensorboard: bool = False
+        self,
+        run_dir: str | Path,
+        main: bool,
+        total: int = 0,
+        step: int = 0,
+        *,
+        tensorboard: bool = False,
+        unscored: bool = False,
     ) -> None:
         self.main = main
         self._bar: Any = None
@@ -34,11 +46,15 @@ class RunLog:
             return
         path = Path(run_dir) / "log.jsonl"
         if step:
-            truncate_log(path, step)
+            truncate_log(path, step, unscored)
         else:
             path.unlink(missing_ok=True)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if total and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+        self._path = path
+        try:
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        if total and is_terminal(sys.stderr) and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
@@ -52,8 +68,11 @@ class RunLog:
         if not self.main:
             return
         values = {key: _finite(value) for key, value in values.items()}
-        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"kind": kind, **values}, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror or error}") from error
         if self._writer is not None and "step" in values:
             prefix = values.get("split", kind)
             for key, value in values.items():
@@ -70,28 +89,36 @@ class RunLog:
             print(text, flush=True)
 
     def progress(self, step: int, line: str, short: str) -> None:
-        """Show how far the run is: the bar with `short` behind it on a terminal, `line` elsewhere."""
+        """Show how far the run is: the bar with `short` behind it on a terminal, `line` where there is none."""
         if not self.main:
             return
         if self._bar is not None:
             self._bar.set_postfix_str(short, refresh=False)
             self._bar.update(step - self._bar.n)
-        else:
+        if self._bar is None or not is_terminal(sys.stdout):
             print(line, flush=True)
 
     def close(self) -> None:
         """Close files and the bar."""
         if not self.main:
             return
-        self._file.close()
+        # What could not be written was told when it was.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._bar is not None:
             self._bar.close()
         if self._writer is not None:
             self._writer.close()
 
 
-def truncate_log(path: Path, step: int) -> None:
-    """Take out of a log.jsonl the records after `step`, and a last line that was cut off by a kill."""
+def truncate_log(path: Path, step: int, unscored: bool = False) -> None:
+    """Take out of a log.jsonl the records after `step`, and a last line that was cut off by a kill.
+
+    Args:
+        path: of the log.
+        step: the last one to keep.
+        unscored: also take out the scores of that step.
+    """
     if not path.is_file():
         return
     kept = []
@@ -100,19 +127,26 @@ def truncate_log(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(record, dict) and record.get("step", 0) <= step:
+        if not isinstance(record, dict) or record.get("step", 0) > step:
+            continue
+        if not (unscored and record.get("kind") == "eval" and record.get("step") == step):
             kept.append(line + "\n")
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all; numbers that JSON cannot hold (NaN, infinity) become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Bytes of a name that are no UTF-8 are escaped as JSON has it, and read back the same.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """The value with null in place of every number that is not finite, in lists and sections too."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

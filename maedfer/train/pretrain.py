@@ -12,6 +12,7 @@ from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.loader import TrainBatches
+from maedfer.train.lock import hold
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, open_run, recording
 from maedfer.train.tasks import PretrainTask, split_masks
@@ -30,7 +31,7 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
         InputError: naming what cannot be used, or why training had to stop.
     """
     check_config(cfg)
-    with start(cfg) as runtime:
+    with start(cfg) as runtime, hold(cfg.output, runtime):
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = PretrainTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
@@ -41,7 +42,8 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
             trainer.resume(checkpoint)
         else:
             save_reconstructions(output / "reconstructions_start.npz", model, batches, runtime)
-        with recording(cfg, runtime, trainer.schedule.total, trainer.position.step) as log:
+        position = trainer.position
+        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
             announce(trainer, log, checkpoint, loaded)
             trainer.fit(log)
             result = trainer.result

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.train.config import RunConfig
+from maedfer.train.failures import explain
+from maedfer.train.peers import Alarm, Place, join, place
 
 T = TypeVar("T")
 
@@ -96,10 +98,11 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     """Join the process group that torchrun started (if any), seed everything, and clean up in the end.
 
     Raises:
-        InputError: the device is not there, or cannot do the precision, or not what model.impl asks for.
+        InputError: the device is not there, or cannot do the precision, or not what model.impl asks for; the
+            environment does not say who the processes are; and for what the machine does to the run, see `explain`.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = _device(cfg.train.device)
+    where = place()
+    device = _device(cfg.train.device, where)
     choose(cfg.clip_model.impl, device)
     if cfg.train.cuda_graphs and device.type != "cuda":
         raise InputError("train.cuda_graphs needs a CUDA device: leave it out on a CPU")
@@ -112,23 +115,30 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         torch.use_deterministic_algorithms(True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    join = world > 1 and not dist.is_initialized()
-    if join:
-        nccl = device.type == "cuda"
-        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    joining = where.world > 1 and not dist.is_initialized()
+    if joining:
+        join(where, device)
+    alarm = Alarm(where if joining else Place())
     seed_all(cfg.seed)
     try:
-        yield Runtime(device, rank, world, _precision(cfg.train.precision, device))
-        if join:
-            # Not after an error: leaving would wait for processes that may never come; torchrun ends them.
+        yield Runtime(device, where.rank, where.world, _precision(cfg.train.precision, device))
+        alarm.stop()
+        if joining:
+            # Not after an error: leaving would wait for processes that may never come.
             dist.destroy_process_group()
+    except BaseException as error:
+        alarm.raise_it(error)
+        told = explain(error, cfg, where.world)
+        if told is None:
+            raise
+        raise told from error
     finally:
         torch.use_deterministic_algorithms(was_deterministic)
 
 
 def is_main() -> bool:
     """Whether this is the process that writes files, also where no run is going on."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return place().rank == 0
 
 
 def seed_all(seed: int) -> None:
@@ -143,8 +153,7 @@ def process_seed(rank: int) -> int:
     return 1_000_003 * rank
 
 
-def _device(name: str) -> torch.device:
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+def _device(name: str, where: Place) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -157,7 +166,12 @@ def _device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise InputError(f"train.device is {name!r} but torch finds no CUDA device: use train.device=cpu")
         if device.index is None:
-            device = torch.device("cuda", local)
+            device = torch.device("cuda", where.local_rank)
+            if where.local_rank >= torch.cuda.device_count():
+                raise InputError(
+                    f"LOCAL_RANK is {where.local_rank} but torch finds {torch.cuda.device_count()} CUDA devices here: "
+                    "start at most one process for each of them"
+                )
         if device.index >= torch.cuda.device_count():
             raise InputError(f"there is no device {str(device)!r}: torch finds {torch.cuda.device_count()} of them")
     return device

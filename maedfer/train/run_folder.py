@@ -11,10 +11,14 @@ from typing import Any
 
 from maedfer.errors import InputError
 from maedfer.train.checkpoint import remove_leftovers
-from maedfer.train.config import RunConfig, differing_keys, read_config, save_config
+from maedfer.train.config import RunConfig, differing_evaluation, differing_keys, read_config, save_config
 from maedfer.train.environment import environment, now
+from maedfer.train.lock import LOCK_FILE
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
+
+# Files of a run, or of one that was killed, that are there before any result of its work.
+_BEFORE_A_CHECKPOINT = (LOCK_FILE, "config.yaml", "environment.json", "log.jsonl", "reconstructions_start.npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,7 @@ def check_run(cfg: RunConfig) -> Path | None:
     last = output / "checkpoints" / "last.pt"
     if output.exists() and not output.is_dir():
         raise InputError(f"output {cfg.output!r} is a file: give a folder")
-    if resume == "none" and output.is_dir() and any(output.iterdir()):
+    if resume == "none" and output.is_dir() and not all(map(_counts_for_nothing, output.iterdir())):
         raise InputError(
             f"output folder {cfg.output!r} is not empty: give another one, or resume with train.resume=auto"
         )
@@ -68,17 +72,16 @@ def check_run(cfg: RunConfig) -> Path | None:
 
 
 def open_run(cfg: RunConfig) -> Path | None:
-    """Make the folder of a training run, or find what is in it.
+    """Look what is in the folder of a training run, which this process holds, and tidy it up.
 
     Returns:
         The checkpoint to go on from, None for a new run.
 
     Raises:
-        InputError: see `check_run`, or the folder cannot be made.
+        InputError: see `check_run`.
     """
     checkpoint = check_run(cfg)
-    _make(Path(cfg.output) / "checkpoints")
-    remove_leftovers(Path(cfg.output) / "checkpoints")
+    remove_leftovers(cfg.output)
     return checkpoint
 
 
@@ -86,26 +89,42 @@ def check_evaluation(cfg: RunConfig) -> None:
     """Look whether an evaluation may use its folder; nothing is written.
 
     Raises:
-        InputError: it is the folder of a training run, whose own settings and scores must stay.
+        InputError: it is the folder of a training run, or holds the scores of another evaluation; those must stay.
     """
     output = Path(cfg.output)
-    if (output / "config.yaml").is_file() and read_config(output / "config.yaml").task != "evaluate":
+    if not (output / "config.yaml").is_file():
+        return
+    known = read_config(output / "config.yaml")
+    if known.task != "evaluate":
         raise InputError(f"output {cfg.output!r} is the folder of a training run: give the evaluation one of its own")
+    keys = differing_evaluation(known, cfg)
+    if keys and (output / "metrics.json").is_file():
+        raise InputError(
+            f"output {cfg.output!r} holds the scores of another evaluation: {'; '.join(keys)}: give another folder"
+        )
 
 
 def open_evaluation(cfg: RunConfig) -> None:
-    """Make the folder of an evaluation.
+    """Look what is in the folder of an evaluation, which this process holds, and tidy it up.
 
     Raises:
-        InputError: see `check_evaluation`, or the folder cannot be made.
+        InputError: see `check_evaluation`.
     """
     check_evaluation(cfg)
-    _make(Path(cfg.output))
+    remove_leftovers(cfg.output)
 
 
 @contextlib.contextmanager
-def recording(cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0) -> Iterator[RunLog]:
-    """Write config.yaml and environment.json, keep the log open, and note when and how the run ended."""
+def recording(
+    cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0, unscored: bool = False
+) -> Iterator[RunLog]:
+    """Write config.yaml and environment.json, keep the log open, and note when and how the run ended.
+
+    Args:
+        cfg: the run.
+        runtime: its processes.
+        total, step, unscored: as for `RunLog`.
+    """
     output = Path(cfg.output)
     facts = environment(runtime)
     path = output / "environment.json"
@@ -113,7 +132,8 @@ def recording(cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0) -
         facts["earlier"] = _earlier(path) if step else []
         save_config(cfg, output / "config.yaml")
         write_json(path, facts)
-    log = RunLog(output, runtime.main, total, step, cfg.train.tensorboard and cfg.task != "evaluate")
+    tensorboard = cfg.train.tensorboard and cfg.task != "evaluate"
+    log = RunLog(output, runtime.main, total, step, tensorboard=tensorboard, unscored=unscored)
     outcome = "stopped"
     try:
         yield log
@@ -126,11 +146,9 @@ def recording(cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0) -
                 write_json(path, {**facts, "ended": now(), "outcome": outcome})
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the output folder {str(folder)!r}: {error.strerror}") from error
+def _counts_for_nothing(path: Path) -> bool:
+    # What a run leaves that failed before its first checkpoint, and an empty folder.
+    return path.name in _BEFORE_A_CHECKPOINT or (path.is_dir() and not any(path.iterdir()))
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:

@@ -16,15 +16,19 @@ Task = Literal["pretrain", "finetune", "evaluate"]
 class DataConfig:
     """Where the clips are and how they are read; frames and size of a clip come from `model.clip_size`."""
 
-    train: str = setting("", belongs_to="machine", doc="annotation file of the clips to learn from")
-    val: str = setting("", belongs_to="machine", doc="annotation file of the clips to choose the epoch on (optional)")
+    train: str = setting("", path=True, belongs_to="machine", doc="annotation file of the clips to learn from")
+    val: str = setting(
+        "", path=True, belongs_to="machine", doc="annotation file of the clips to choose the epoch on (optional)"
+    )
     test: str = setting(
         "",
+        path=True,
         belongs_to="machine",
         doc="annotation file of the clips to score in the end (optional while training)",
     )
     root: str = setting(
         "",
+        path=True,
         belongs_to="machine",
         doc="folder that relative clip paths start from; empty = the annotation file's own folder",
     )
@@ -32,16 +36,21 @@ class DataConfig:
         (),
         doc="names in the order of the labels; sets `model.num_classes` unless that is given",
     )
-    label_offset: int = setting(0, low=0, doc="label of the first class in the files (DFEW counts from 1)")
-    stride: int = setting(4, low=1, doc="distance between sampled frames")
+    label_offset: int = setting(
+        0, low=0, high=1_000_000, doc="label of the first class in the files (DFEW counts from 1)"
+    )
+    stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
     backend: Literal["auto", "decord", "pyav", "frames"] = setting("auto", belongs_to="machine", doc="video reader")
-    workers: int = setting(8, low=0, belongs_to="machine", doc="loader processes for each training process")
-    repeats: int = setting(1, low=1, doc="samples drawn from a clip each time it is decoded (repeated sampling)")
+    workers: int = setting(8, low=0, high=1024, belongs_to="machine", doc="loader processes for each training process")
+    repeats: int = setting(
+        1, low=1, high=1024, doc="samples drawn from a clip each time it is decoded (repeated sampling)"
+    )
     cache: bool = setting(False, belongs_to="machine", doc="keep decoded clips in memory (small sets only)")
     on_error: Literal["raise", "skip"] = setting(
         "raise",
         belongs_to="machine",
-        doc="what to do with a clip that cannot be read while training; evaluation always stops",
+        doc="what to do with a clip that cannot be read while training: stop, or take another one instead; for clips "
+        "that are scored see `eval.on_error`",
     )
     fit: Literal["stretch", "crop"] = setting(
         "stretch",
@@ -63,12 +72,12 @@ class AugmentConfig:
         doc="share of the frame's area that the random resized crop keeps, from and to",
     )
     ratio: tuple[float, float] = setting(
-        (3 / 4, 4 / 3), above=0, doc="width / height of the random resized crop, from and to"
+        (3 / 4, 4 / 3), low=0.01, high=100, doc="width / height of the random resized crop, from and to"
     )
     flip: float = setting(0.5, low=0, high=1, doc="probability of a mirror image")
     erase: float = setting(0.25, low=0, high=1, doc="probability of erasing a box")
-    mixup: float = setting(0.8, low=0, doc="alpha of the Beta distribution of mixup; 0 = off")
-    cutmix: float = setting(1.0, low=0, doc="alpha of the Beta distribution of cutmix; 0 = off")
+    mixup: float = setting(0.8, low=0, high=1000, doc="alpha of the Beta distribution of mixup; 0 = off")
+    cutmix: float = setting(1.0, low=0, high=1000, doc="alpha of the Beta distribution of cutmix; 0 = off")
     mixup_prob: float = setting(1.0, low=0, high=1, doc="share of batches that are mixed at all")
     mixup_switch_prob: float = setting(
         0.5,
@@ -86,6 +95,7 @@ class AugmentConfig:
     crop: tuple[int, int, int, int] | None = setting(
         None,
         low=0,
+        high=65_536,
         doc="pre-training: top, left, height, width of a box cut out of every frame first",
     )
 
@@ -98,14 +108,20 @@ class OptimConfig:
     lr: float = setting(
         1e-3,
         low=0,
+        high=100,
         by_task={"pretrain": 3e-4},
         doc="peak learning rate for a global batch of `lr_batch` clips, scaled linearly to the actual one (batch_size "
         "* processes * accumulate; repeats do not count)",
     )
     lr_batch: int = setting(
-        256, low=0, doc="global batch that `lr` and `min_lr` are meant for; 0 = any, they are not scaled"
+        256,
+        low=0,
+        high=10_000_000,
+        doc="global batch that `lr` and `min_lr` are meant for; 0 = any, they are not scaled",
     )
-    min_lr: float = setting(1e-6, low=0, by_task={"pretrain": 1e-5}, doc="learning rate at the end, scaled like `lr`")
+    min_lr: float = setting(
+        1e-6, low=0, high=100, by_task={"pretrain": 1e-5}, doc="learning rate at the end, scaled like `lr`"
+    )
     betas: tuple[float, float] = setting(
         (0.9, 0.999),
         low=0,
@@ -113,10 +129,11 @@ class OptimConfig:
         by_task={"pretrain": (0.9, 0.95)},
         doc="AdamW's moving averages",
     )
-    eps: float = setting(1e-8, above=0, doc="AdamW's epsilon")
+    eps: float = setting(1e-8, above=0, high=1, doc="AdamW's epsilon")
     weight_decay: float = setting(
         0.05,
         low=0,
+        high=100,
         doc="for weight matrices; biases, 1-D parameters, tokens and position tables have none",
     )
     layer_decay: float = setting(
@@ -126,9 +143,9 @@ class OptimConfig:
         by_task={"pretrain": 1.0},
         doc="factor on the learning rate from one block to the one below it; 1 = off",
     )
-    clip_grad: float | None = setting(None, above=0, doc="largest gradient norm; null = no clipping")
-    warmup_epochs: float = setting(5.0, low=0, doc="epochs in which the learning rate rises from 0")
-    epochs: int = setting(100, low=1, by_task={"pretrain": 50}, doc="passes over the training clips")
+    clip_grad: float | None = setting(None, above=0, high=1_000_000, doc="largest gradient norm; null = no clipping")
+    warmup_epochs: float = setting(5.0, low=0, high=1_000_000, doc="epochs in which the learning rate rises from 0")
+    epochs: int = setting(100, low=1, high=1_000_000, by_task={"pretrain": 50}, doc="passes over the training clips")
 
 
 @documented
@@ -139,15 +156,18 @@ class TrainConfig:
     batch_size: int = setting(
         96,
         low=1,
+        high=1_000_000,
         by_task={"pretrain": 128},
         belongs_to="machine",
         doc="clips of one process in one forward pass, before `data.repeats`",
     )
-    accumulate: int = setting(1, low=1, belongs_to="machine", doc="forward passes for one optimiser step")
+    accumulate: int = setting(
+        1, low=1, high=1_000_000, belongs_to="machine", doc="forward passes for one optimiser step"
+    )
     ema: float = setting(
         0.0,
         low=0,
-        high=1,
+        below=1,
         doc="decay of the moving average of the weights, which is then evaluated and saved; 0 = off",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
@@ -164,6 +184,7 @@ class TrainConfig:
     device: str = setting("auto", belongs_to="machine", doc="auto, cpu, cuda or cuda:N")
     resume: str = setting(
         "auto",
+        path=True,
         belongs_to="machine",
         doc="auto = go on from the run folder's last checkpoint if there is one, none = insist on an empty run "
         "folder, or the path of a checkpoint of the same settings",
@@ -171,26 +192,39 @@ class TrainConfig:
     save_every: int = setting(
         0,
         low=0,
+        high=1_000_000,
         belongs_to="machine",
         doc="keep a checkpoint every so many epochs; 0 = none. The last one is always there",
     )
     save_steps: int = setting(
-        0, low=0, belongs_to="machine", doc="also renew the last checkpoint every so many steps; 0 = after epochs only"
+        0,
+        low=0,
+        high=1_000_000_000,
+        belongs_to="machine",
+        doc="also renew the last checkpoint every so many steps; 0 = after epochs only",
     )
-    log_every: int = setting(10, low=1, belongs_to="machine", doc="steps between two lines of the log")
+    log_every: int = setting(
+        10, low=1, high=1_000_000_000, belongs_to="machine", doc="steps between two lines of the log"
+    )
     max_steps: int = setting(
         0,
         low=0,
+        high=1_000_000_000,
         doc="length of the run in optimiser steps, its schedule included, where that is below `optim.epochs`; 0 = by "
         "epochs",
     )
     init: str = setting(
         "",
-        doc="weights to start from: a folder of save_pretrained, a run folder, or a published .pth file",
+        path=True,
+        doc="weights to start from: a folder of save_pretrained, a run folder, or a published file or folder",
     )
-    freeze_blocks: int = setting(0, low=0, doc="fine-tuning: blocks, from the embedding on, that keep their weights")
+    freeze_blocks: int = setting(
+        0, low=0, high=1000, doc="fine-tuning: blocks, from the embedding on, that keep their weights"
+    )
     deterministic: bool = setting(False, doc="refuse operations that do not repeat bit for bit")
-    threads: int = setting(0, low=0, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides")
+    threads: int = setting(
+        0, low=0, high=4096, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides"
+    )
     tensorboard: bool = setting(True, belongs_to="machine", doc="also write event files where tensorboard is installed")
 
 
@@ -199,11 +233,14 @@ class TrainConfig:
 class EvalConfig:
     """How clips are scored, and which epoch's weights are the result."""
 
-    views: int = setting(2, low=1, doc="temporal views of a clip, their softmax averaged")
-    every: int = setting(1, low=0, doc="epochs between two evaluations while training; 0 = only in the end")
+    views: int = setting(2, low=1, high=1000, doc="temporal views of a clip, their softmax averaged")
+    every: int = setting(
+        1, low=0, high=1_000_000, doc="epochs between two evaluations while training; 0 = only in the end"
+    )
     batch_size: int = setting(
         0,
         low=0,
+        high=1_000_000,
         belongs_to="machine",
         doc="clips of one process in one forward pass; 0 = `train.batch_size`",
     )
@@ -213,14 +250,22 @@ class EvalConfig:
         "`data.test` (what the published code does; the log and metrics.json say so)",
     )
     metric: Literal["uar", "war"] = setting("war", doc='score by which "best" is judged')
+    on_error: Literal["raise", "skip"] = setting(
+        "raise",
+        belongs_to="machine",
+        doc="what to do with a clip to be scored that cannot be read: stop, or leave it out of the scores, which count "
+        "such clips (metrics.json) and name them (skipped.csv)",
+    )
     save_features: bool = setting(False, belongs_to="machine", doc="write features.npz beside pred.csv")
     checkpoint: str = setting(
         "",
+        path=True,
         belongs_to="machine",
-        doc="evaluate: a run folder, one of its checkpoints, a folder of save_pretrained or a published .pth",
+        doc="evaluate: a run folder, one of its checkpoints, a saved model, or a published file or folder",
     )
     runs: tuple[str, ...] = setting(
         (),
+        path=True,
         belongs_to="machine",
         doc="evaluate: run folders whose pred.csv are put together and scored once (the folds of a protocol)",
     )
@@ -232,7 +277,9 @@ class RunConfig:
     """Everything that defines a run."""
 
     task: Task = setting(doc="what is run")
-    output: str = setting(belongs_to="machine", doc="the run folder; empty = `runs/` and the name of the recipe")
+    output: str = setting(
+        path=True, belongs_to="machine", doc="the run folder; empty = `runs/` and the name of the recipe"
+    )
     model: LGIFormerConfig | MAEDFERConfig = setting(
         doc="the model: a masked autoencoder to pre-train, else a classifier"
     )

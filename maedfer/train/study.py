@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maedfer._files import atomic_path
 from maedfer.errors import InputError
 
 
@@ -133,7 +134,8 @@ def few_labels(source: Path, count: int, target: Path) -> Path:
     for line in source.read_text(encoding="utf-8").splitlines():
         by_class.setdefault(line.rsplit(" ", 1)[1], []).append(line)
     chosen = [line for lines in by_class.values() for line in lines[: count // len(by_class)]]
-    target.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
+    with atomic_path(target) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in chosen), encoding="utf-8")
     return target
 
 

@@ -7,21 +7,23 @@ checkpoints are the trainer's.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maedfer.data.annotations import Clip
 from maedfer.data.augment.mixup import Mixup
 from maedfer.evaluation.predictions import Predictions
 from maedfer.evaluation.score import headline, summary
-from maedfer.models import MAEDFER, LGIFormer, LoadReport, build_model, normalize_frames
+from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LoadReport, build_model, normalize_frames
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
-from maedfer.train.config import RunConfig
+from maedfer.train.config import RunConfig, config_tree
 from maedfer.train.evaluate import predict_list
-from maedfer.train.loader import MaskDraw, ViewBatches, identity
+from maedfer.train.loader import MaskDraw, ViewBatches
 from maedfer.train.log import RunLog
 from maedfer.train.optim import leave_out_unused
 from maedfer.train.processes import Runtime, process_seed
@@ -65,12 +67,16 @@ class Task(abc.ABC):
     def losses(model: Any, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a batch, "loss" with a gradient among them: what one step of training computes."""
 
-    def lists(self) -> dict[str, str]:
-        """What tells each list of clips to be scored from others, by its name."""
+    def lists(self) -> dict[str, Sequence[Clip]]:
+        """The lists of clips to be scored, by name."""
         return {}
 
-    def score(self, model: nn.Module, epoch: int, step: int, last: bool, log: RunLog) -> float | None:
-        """Score the model after an epoch, counted from 1, if its turn has come: what "best" is judged by."""
+    def is_scored(self, epoch: int, last: bool) -> bool:
+        """Whether the model is scored after an epoch, counted from 1."""
+        return False
+
+    def score(self, model: nn.Module, epoch: int, step: int, log: RunLog) -> float | None:
+        """Score the model after an epoch: what "best" is judged by."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,6 +112,7 @@ class PretrainTask(Task):
         """The masked autoencoder."""
         model = build_model(self.cfg.model)
         assert isinstance(model, MAEDFER)
+        model.clip_settings = ClipSettings.of_run(config_tree(self.cfg))
         loaded = initialise(model, self.cfg.train.init) if initial and self.cfg.train.init else None
         model.to(self.runtime.device)
         # Noise rather than zeros: the normalised target of a flat cube is not defined.
@@ -156,6 +163,7 @@ class FinetuneTask(Task):
         """The classifier, without gradients where blocks are frozen."""
         model = build_model(self.cfg.model)
         assert isinstance(model, LGIFormer)
+        model.clip_settings = ClipSettings.of_run(config_tree(self.cfg))
         loaded = initialise(model, self.cfg.train.init) if initial and self.cfg.train.init else None
         model.to(self.runtime.device)
         if self.cfg.train.freeze_blocks:
@@ -174,18 +182,20 @@ class FinetuneTask(Task):
         """Cross entropy."""
         return {"loss": F.cross_entropy(model(batch["video"]).float(), batch["target"])}
 
-    def lists(self) -> dict[str, str]:
-        """The lists of clips to be scored; they are read now, so that a mistake in one costs no training."""
+    def lists(self) -> dict[str, Sequence[Clip]]:
+        """The lists of clips to be scored, by name; they are read now, so that a mistake in one costs no training."""
         for split in ("val", "test"):
             if getattr(self.cfg.data, split) and split not in self._batches:
                 self._batches[split] = ViewBatches(self.cfg, self.runtime, getattr(self.cfg.data, split))
-        return {split: identity(batches.entries) for split, batches in self._batches.items()}
+        return {split: batches.entries for split, batches in self._batches.items()}
 
-    def score(self, model: nn.Module, epoch: int, step: int, last: bool, log: RunLog) -> float | None:
-        """Score, log it, and give the metric that "best" is judged by, where epochs are chosen at all."""
+    def is_scored(self, epoch: int, last: bool) -> bool:
+        """Every `eval.every` epochs, and after the last one."""
         every = self.cfg.eval.every
-        if not self.split or not every or (epoch % every and not last):
-            return None
+        return bool(self.split and every) and (epoch % every == 0 or last)
+
+    def score(self, model: nn.Module, epoch: int, step: int, log: RunLog) -> float | None:
+        """Score, log it, and give the metric that "best" is judged by, where epochs are chosen at all."""
         metrics = self.predictions(model, epoch, self.split).metrics()
         log.record("eval", split=self.split, epoch=epoch, step=step, **headline(metrics))
         log.say(f"epoch {epoch}, {self.split}: {summary(metrics)}")

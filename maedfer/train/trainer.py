@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from maedfer._progress import duration
+from maedfer._progress import counted, duration
+from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
-from maedfer.kernels import choose
+from maedfer.kernels import in_words
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
-from maedfer.train.checkpoint import load_resumable, random_state, save_checkpoint, set_random_state
-from maedfer.train.config import config_tree
+from maedfer.train.checkpoint import (
+    load_resumable,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+    way_on,
+)
+from maedfer.train.config import saved_tree
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
+from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips, identity, sizes
 from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.weights import brief
 
@@ -43,7 +51,10 @@ _MOST_OVERFLOWS = 50
 
 @dataclass
 class Position:
-    """How far a run is: what is done, the last epoch's mean loss, the best score so far (`best_epoch` from 1)."""
+    """How far a run is: what is done, the last epoch's mean loss, the best score so far (`best_epoch` from 1).
+
+    `ending`: the last epoch was trained, and its scores and its own checkpoint are still to come.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -51,6 +62,7 @@ class Position:
     best: float | None = None
     best_epoch: int = 0
     overflows: int = 0
+    ending: bool = False
 
 
 class Trainer:
@@ -66,8 +78,13 @@ class Trainer:
         cfg, runtime = task.cfg, task.runtime
         self.task, self.model, self.batches = task, model, batches
         self.cfg, self.runtime = cfg, runtime
-        # A resumed run must have the same clips.
-        self.lists = {"train": batches.identity, **task.lists()}
+        # A resumed run must learn from the same clips, and is told where others are scored.
+        self.clips: dict[str, Sequence[Clip]] = {"train": batches.dataset.clips, **task.lists()}
+        self.lists = {name: identity(clips) for name, clips in self.clips.items() if name != "train"}
+        self.lists["train"] = batches.identity
+        self.sizes = {name: sizes(clips) for name, clips in self.clips.items()} if runtime.main else {}
+        # What a reader of the scores must know of how the run went on.
+        self.notes: list[str] = []
         self.folder = Path(cfg.output) / "checkpoints"
         self.position = Position()
         # Broken clips that this process passed over in the epoch.
@@ -108,9 +125,11 @@ class Trainer:
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
-            f"by {choose(cfg.clip_model.impl, runtime.device)}: "
-            f"{self.batches.clips} clips, {schedule.total} steps of {schedule.global_batch} clips "
-            f"({cfg.train.batch_size} x {runtime.world} processes x {cfg.train.accumulate} passes"
+            f"by {in_words(cfg.clip_model.impl, runtime.device, cfg.task == 'pretrain')}: "
+            f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
+            f"{counted(schedule.global_batch, 'clip')} ({cfg.train.batch_size} x "
+            f"{runtime.world} {'process' if runtime.world == 1 else 'processes'} x "
+            f"{cfg.train.accumulate} {'pass' if cfg.train.accumulate == 1 else 'passes'}"
             + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")
             + f"), {schedule.steps_per_epoch} an epoch, learning rate {schedule.peak:.3g} to {schedule.floor:.3g}"
         )
@@ -124,6 +143,8 @@ class Trainer:
         self.log = log
         self.pace = Pace(self.position.step, self.schedule.total)
         self.flops = profile(self.cfg.model).flops_per_train_clip
+        if self.position.ending:
+            self._end_epoch()
         while self.position.step < self.schedule.total:
             self._epoch()
         self.log.progress(self.position.step, "training is complete", "")
@@ -133,17 +154,17 @@ class Trainer:
         done = position.step - position.epoch * self.schedule.steps_per_epoch
         steps = min(self.schedule.steps_per_epoch - done, self.schedule.total - position.step)
         self.model.train()
-        batches = self.batches.epoch(position.epoch, done * train.accumulate)
-        for remaining in reversed(range(steps)):
-            self._step(batches)
-            step = position.step
-            if step % train.log_every == 0 or step == self.schedule.total:
-                self._report()
-            elif step % _FETCH_EVERY == 0:
-                self._fetch()
-            # The end of an epoch saves by itself, after the evaluation.
-            if train.save_steps and step % train.save_steps == 0 and remaining:
-                self.save("last")
+        with contextlib.closing(self.batches.epoch(position.epoch, done * train.accumulate)) as batches:
+            for remaining in reversed(range(steps)):
+                self._step(batches)
+                step = position.step
+                if step % train.log_every == 0 or step == self.schedule.total:
+                    self._report()
+                elif step % _FETCH_EVERY == 0:
+                    self._fetch()
+                # The end of an epoch saves by itself.
+                if train.save_steps and step % train.save_steps == 0 and remaining:
+                    self.save("last")
         self._fetch()
         position.epoch += 1
         means = self.meter.take("epoch")
@@ -151,12 +172,29 @@ class Trainer:
         skipped, self.skipped = sum(self.runtime.gather(self.skipped)), 0
         self.log.record("epoch", step=position.step, epoch=position.epoch, **means, skipped=skipped)
         if skipped:
-            self.log.say(f"epoch {position.epoch}: {skipped} clips could not be read and were replaced by others")
-        self._score()
+            were = "1 clip could not be read and was" if skipped == 1 else f"{skipped} clips could not be read and were"
+            self.log.say(f"epoch {position.epoch}: {were} replaced by others")
+        if self._is_scored() or self._is_kept():
+            # First of all: a clip that cannot be read or a want of memory may stop what follows, and then the epoch is
+            # not trained again.
+            position.ending = True
+            self.save("last")
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        if self._is_scored():
+            self._score()
+        self.position.ending = False
+        if self._is_kept():
+            self.save(f"epoch_{self.position.epoch:03d}")
         self.save("last")
-        if train.save_every and position.epoch % train.save_every == 0:
-            self.save(f"epoch_{position.epoch:03d}")
         self.pace.restart()
+
+    def _is_scored(self) -> bool:
+        return self.task.is_scored(self.position.epoch, self.position.step >= self.schedule.total)
+
+    def _is_kept(self) -> bool:
+        return bool(self.cfg.train.save_every) and self.position.epoch % self.cfg.train.save_every == 0
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
         accumulate, step = self.cfg.train.accumulate, self.position.step
@@ -242,8 +280,7 @@ class Trainer:
 
     def _score(self) -> None:
         position = self.position
-        last = position.step >= self.schedule.total
-        score = self.task.score(self.result, position.epoch, position.step, last, self.log)
+        score = self.task.score(self.result, position.epoch, position.step, self.log)
         if score is not None and (position.best is None or score > position.best):
             position.best, position.best_epoch = score, position.epoch
             self.save("best", weights_only=True)
@@ -255,7 +292,7 @@ class Trainer:
             InputError: it cannot be written, or the losses since the last look are not finite.
         """
         self._fetch()
-        state: dict[str, Any] = {"config": config_tree(self.cfg), "position": asdict(self.position)}
+        state: dict[str, Any] = {"config": saved_tree(self.cfg), "position": asdict(self.position)}
         if weights_only:
             state["model"] = self.result.state_dict()
         else:
@@ -273,25 +310,34 @@ class Trainer:
                     }
                 ),
                 "lists": self.lists,
+                "sizes": self.sizes,
+                "notes": self.notes,
                 "global_batch": self.schedule.global_batch,
             }
-        self.runtime.on_main(lambda: save_checkpoint(self.folder / f"{name}.pt", state))
+        self.runtime.on_main(lambda: self._write(name, state))
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        # Not before, so that a run that could not start leaves no empty folder.
+        self.folder.mkdir(exist_ok=True)
+        save_checkpoint(self.folder / f"{name}.pt", state)
 
     def resume(self, path: str | Path) -> None:
         """Go on from a checkpoint of the same run.
 
         Raises:
-            InputError: it cannot be read, or belongs to a run with other settings or other clips.
+            InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
         state = load_resumable(path, self.cfg, self.schedule.global_batch)
-        lists = {**state["lists"], **self.lists}
-        changed = [name for name in lists if state["lists"].get(name) != self.lists.get(name)]
-        if changed:
+        check_same_clips(path, state["lists"], self.lists)
+        try:
+            self._restore(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{str(path)!r} was made with other clips, data.{changed[0]} has changed "
-                f"({state['lists'].get(changed[0], 'none')} then, {self.lists.get(changed[0], 'none')} now): "
-                "use another output folder for a new run"
-            )
+                f"checkpoint {str(path)!r} does not hold the state of such a run ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}): {way_on(path)}"
+            ) from error
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["ema"])
@@ -302,12 +348,23 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.meter.load(state["meter"])
         self.position = Position(**state["position"])
+        self.notes = [*state.get("notes", []), *self._changes(state)]
         # Another number of processes has no states of its own to go on from.
         if len(state["processes"]) == self.runtime.world:
             mine = state["processes"][self.runtime.rank]
             set_random_state(mine["random"], self.runtime.device)
             self.task.load_state_dict(mine["losses"])
             self.skipped = mine["skipped"]
+
+    def _changes(self, state: dict[str, Any]) -> list[str]:
+        """What is to be said of clips that are not those that the run had before."""
+        position = self.position
+        best = (self.cfg.eval.select, position.best_epoch if position.best is not None else 0)
+        notes = changed_lists(state["lists"], self.lists, position.epoch, best)
+        for name, before in state.get("sizes", {}).items():
+            if name in self.sizes and state["lists"].get(name) == self.lists[name]:
+                notes += changed_sizes(name, self.clips[name], before, self.sizes[name], position.epoch)
+        return notes
 
 
 def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
@@ -318,4 +375,6 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
         log.say(f"weights of {cfg.train.init}: {brief(loaded)}")
     if checkpoint is not None:
         log.say(f"going on from {checkpoint}, step {trainer.position.step}")
+        for note in trainer.notes:
+            log.say(note)
     log.say(trainer.describe())

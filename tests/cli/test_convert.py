@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from maedfer.models import LGIFormer, create_model, from_pretrained, to_published
 from tests.cli.helpers import Call
 from tests.helpers import golden_files, load_golden, randomize
+from tests.models.published.transformers_names import classifier_names
 
 SMALL: dict[str, Any] = {
     "clip_size": (4, 32, 32),
@@ -114,3 +115,50 @@ def test_refusals(call: Call, tmp_path: Path) -> None:
     state.pop("blocks.1.mlp.fc2.bias")
     torch.save(state, tmp_path / "lacks.pth")
     assert "missing blocks.1.mlp.fc2.bias" in refused(tmp_path / "lacks.pth", out, "--args", json.dumps(ARGS))
+
+
+def test_a_published_file_says_what_it_is(call: Call, tmp_path: Path) -> None:
+    """Heads, positions and sizes that neither names nor shapes tell come back as they were."""
+    model = create_model("lgi_former_tiny", **{**SMALL, "num_heads": 8}, token_type="all", patch_size=(2, 8, 8))
+    model.save_pretrained(tmp_path / "saved")
+    there = call("convert", tmp_path / "saved", tmp_path / "w.pth", "--to", "published")
+    assert there.status == 0 and "num_heads=8, " in there.out and "lg_classify_token_type=all" in there.out
+    back = call("convert", tmp_path / "w.pth", tmp_path / "again")
+    assert back.status == 0 and "assumed" not in back.out, back.err
+    assert from_pretrained(tmp_path / "again").config == model.config
+    decoder = create_model("mae_dfer_tiny", **SMALL, decoder_depth=1, decoder_keep=0.5)
+    decoder.save_pretrained(tmp_path / "mae")
+    there = call("convert", tmp_path / "mae", tmp_path / "mae.pth", "--to", "published")
+    assert "the published code knows no decoder_order=aligned, decoder_keep=0.5" in there.out
+    region = create_model("lgi_former_tiny", **SMALL, feedback="region").save_pretrained(tmp_path / "region")
+    refused = call("convert", region, tmp_path / "region.pth", "--to", "published")
+    assert refused.status == 2 and "no counterpart of feedback='region'" in refused.err
+    assert not (tmp_path / "region.pth").exists()
+
+
+def test_a_folder_of_transformers(call: Call, tmp_path: Path) -> None:
+    vit = create_model("vit_tiny", clip_size=(4, 32, 32), depth=1, embed_dim=80, num_heads=5, num_classes=2)
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    names = classifier_names(to_published(vit))
+    save_file({key: value.contiguous() for key, value in names.items()}, folder / "model.safetensors")
+    config = {"model_type": "videomae", "num_attention_heads": 5, "image_size": 32, "num_frames": 4}
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "calm", "1": "tense"}, "dropout": 1}))
+    outcome = call("convert", folder, tmp_path / "ours")
+    assert outcome.status == 0, outcome.err
+    assert "num_heads=5" in outcome.out and "classes=['calm', 'tense']" in outcome.out
+    assert "ignored config.json: dropout: not a key of VideoMAE that is known" in outcome.out
+    again = from_pretrained(tmp_path / "ours")
+    assert isinstance(again, LGIFormer) and again.config.num_heads == 5
+    assert_same(to_published(again), to_published(vit))
+    (folder / "config.json").unlink()
+    refused = call("convert", folder / "model.safetensors", tmp_path / "more")
+    assert refused.status == 2 and "number of heads of its 80 channels" in refused.err
+
+
+def test_weights_that_are_not_finite_are_not_converted(call: Call, tmp_path: Path) -> None:
+    model = create_model("lgi_former_tiny", **SMALL)
+    torch.nn.init.constant_(model.get_parameter("head_norm.bias"), float("inf"))
+    model.save_pretrained(tmp_path / "saved")
+    refused = call("convert", tmp_path / "saved", tmp_path / "w.pth", "--to", "published")
+    assert refused.status == 2 and "not finite numbers, in head_norm.bias" in refused.err

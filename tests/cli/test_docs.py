@@ -12,12 +12,14 @@ from maedfer.cli import build_parser
 from maedfer.cli._parser import parse, split_items
 from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import list_models
-from maedfer.train.config import RECIPES, list_recipes, load_config
+from maedfer.train.config import load_config
 from maedfer.train.describe import describe
+from maedfer.train.recipes import RECIPES, list_recipes
 from tests.cli import settings_page
+from tests.helpers import code_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md"]
+PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "README.md"]
 KEYS = {item.key for section in describe() for item in section.settings}
 
 
@@ -84,7 +86,7 @@ def commands() -> list[tuple[str, str]]:
     """Every maedfer command in a code block of a page, or in the head of a recipe."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for block in code_blocks(page, "", "sh"):
             found += [(page.name, line.strip()) for line in block.replace("\\\n", " ").splitlines()]
     for recipe in sorted(RECIPES.glob("*.yaml")):
         head = "\n".join(re.findall(r"^# ?(.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE))

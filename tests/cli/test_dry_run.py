@@ -84,3 +84,28 @@ def test_broken_clips_to_be_skipped_are_told(call: Call, frames: Path, tmp_path:
     done = call("pretrain", *PRETRAIN, *given, "data.on_error=skip", "--dry-run")
     assert done.status == 0, done.err
     assert "7 of 8 sampled clips read" in done.out and "would be skipped: " in done.out
+
+
+def test_every_clip_is_read_where_that_is_asked(call: Call, frames: Path, tmp_path: Path) -> None:
+    shutil.copytree(frames, tmp_path / "clips")
+    before = everything(tmp_path)
+    given = [*FINETUNE, *lists(tmp_path / "clips", "train", "test"), f"output={tmp_path}/run"]
+    done = call("finetune", "--dry-run=all", *given, "data.workers=2")
+    assert done.status == 0, done.err
+    assert "8 of 8 clips read from the first frame to the last, 6 to 6 frames" in done.out
+    assert "dry run complete" in done.out and everything(tmp_path) == before
+    # Damage in the middle of one clip, which neither its first nor its last frame shows, and a clip that is gone.
+    (tmp_path / "clips" / "clip_1" / "003.png").write_bytes(b"x")
+    shutil.rmtree(tmp_path / "clips" / "clip_6")
+    assert call("finetune", *given, "--dry-run", "data.train=" + str(tmp_path / "clips" / "test.csv")).status == 0
+    status, out, err = call("finetune", *given, "--dry-run=all")
+    assert (status, err.count("\n")) == (2, 1)
+    assert out.count("broken: ") == 3 and "train.csv:2" in out and "train.csv:7" in out and "test.csv:2" in out
+    assert "2 of 8 clips of data.train (mend or remove them, or set data.on_error=skip)" in err
+    assert "1 of 4 clips of data.test (mend or remove them, or set eval.on_error=skip)" in err
+    done = call("finetune", *given, "--dry-run=all", "data.on_error=skip", "eval.on_error=skip")
+    assert done.status == 0, done.err
+    assert done.out.count("would be skipped: ") == 3 and "6 of 8 clips read" in done.out
+    (tmp_path / "clips" / "test.csv").write_text("clip_6 0\n")
+    status, _, err = call("finetune", *given, "--dry-run=all", "data.on_error=skip", "eval.on_error=skip")
+    assert status == 2 and "1 of 1 clips of data.test (mend or remove them)" in err

@@ -46,7 +46,21 @@ def test_subjects_in_file_names(call: Call, tmp_path: Path) -> None:
     text = call("lists", "crema_d", "--root", tmp_path, "--out", tmp_path / "lists").out
     assert "CREMA-D: 5 clips of 6 classes" in text and "fold_5: 4 clips for training, 1 for test" in text
     assert "7,437 clips fewer may mean that files are missing or named otherwise." in text
+    assert "There is no clip of subjects 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009 and 78 more." in text
     assert "cannot be found" not in text
+
+
+def test_what_is_odd_about_the_clips_is_told(call: Call, tmp_path: Path) -> None:
+    for actor in range(1, 25):
+        for emotion in (1, 2) if actor != 7 else (1,):
+            put(tmp_path, f"{actor:02d}/01-01-{emotion:02d}-01-01-01-{actor:02d}.mp4")
+    put(tmp_path, "frames/01-01-01-01-01-01-03/1.png")
+    text = call("lists", "ravdess", "--root", tmp_path, "--out", tmp_path / "lists").out
+    assert "RAVDESS: 47 clips of 8 classes" in text
+    assert (
+        "1 recording is there more than once and listed once, the first as frames/01-01-01-01-01-01-03 and not" in text
+    )
+    assert "There are 2 clips of most subjects, but not of subject 7 (1)." in text
 
 
 @pytest.mark.parametrize(

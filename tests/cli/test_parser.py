@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from maedfer.cli._parser import literal, split_items
+from maedfer.cli._parser import path, split_items
 from maedfer.errors import InputError
 
 
@@ -26,9 +26,14 @@ def test_two_names_are_refused() -> None:
         split_items(["a", "x=1", "b"], "model")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("true", True), ("[1,5,10]", [1, 5, 10]), ("1e-3", 1e-3), ("null", None), ("cross", "cross"), ("", ""), ("3", 3)],
-)
-def test_literal(text: str, value: Any) -> None:
-    assert literal(text) == value
+def test_an_override_that_is_too_long_for_a_path_is_an_override() -> None:
+    override = "data.classes=[" + ", ".join(["long"] * 2000) + "]"
+    assert split_items([override], "recipe") == (None, [override])
+
+
+def test_a_path_given_to_an_option_begins_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path("~/a b") == "/home/me/a b" and path("a/~") == "a/~"
+    for text, message in (("~nobody-here", "there is no user 'nobody-here'"), ("", "the path is empty")):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            path(text)

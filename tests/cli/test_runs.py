@@ -41,6 +41,29 @@ def test_pretrain_finetune_evaluate(call: Call, frames: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["n"] == 8
 
 
+@pytest.mark.parametrize("name", ["trained #2", "2024", "[a, b", "@x: 4", "caf\udce9", "~"])
+def test_a_run_of_any_name_is_scored_from_anywhere(
+    name: str, call: Call, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name without what YAML cuts off is another run's, or none.
+    shutil.copytree(trained, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    done = call("evaluate", "--run", f"runs/{name}", "--dry-run")
+    assert done.status == 0, done.err
+    done = call("evaluate", "--run", f"runs/{name}", "--run", f"{tmp_path}/runs/{name}", "--print-config")
+    assert yaml.safe_load(done.out)["eval"]["runs"] == [f"runs/{name}", f"{tmp_path}/runs/{name}"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = call("evaluate", "--run", f"~/runs/{name}", "--print-config")
+    assert yaml.safe_load(done.out)["eval"]["checkpoint"] == f"{tmp_path}/runs/{name}"
+
+
+def test_output_begins_at_home(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    done = call("finetune", "dfew", "output=~/runs/exp #3", "data.root=~", "train.init=a/~", "--print-config")
+    tree = yaml.safe_load(done.out)
+    assert (tree["output"], tree["data"]["root"], tree["train"]["init"]) == ("/home/me/runs/exp #3", "/home/me", "a/~")
+
+
 def test_several_runs_are_pooled(call: Call, trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(trained, other)
@@ -53,6 +76,15 @@ def test_several_runs_are_pooled(call: Call, trained: Path, tmp_path: Path) -> N
     one, both = (json.loads((path / "metrics.json").read_text()) for path in (trained, tmp_path / "pooled"))
     assert both["n"] == 2 * one["n"]
     assert both["confusion"] == [[2 * count for count in row] for row in one["confusion"]]
+
+
+def test_weights_that_a_run_did_not_keep_are_said_to_be_absent(call: Call, trained: Path, tmp_path: Path) -> None:
+    status, _, err = call("evaluate", "--run", trained, "--weights", "best")
+    assert (
+        status == 2 and "best.pt' does not exist: a run keeps its best weights where eval.select is val or test" in err
+    )
+    status, _, err = call("evaluate", "--run", tmp_path, "--weights", "last")
+    assert status == 2 and "last.pt' does not exist: leave --weights out" in err
 
 
 def test_print_config_is_a_recipe(call: Call, tmp_path: Path) -> None:
@@ -132,7 +164,8 @@ def test_report_is_written_after_the_run_and_its_failure_does_not_lose_it(
     # Of several processes, the main one writes it.
     (tmp_path / "a" / "report.html").unlink()
     with monkeypatch.context() as patch:
-        patch.setenv("RANK", "1")
+        for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+            patch.setenv(name, value)
         assert finish(load_config("finetune", tmp_path / "a" / "config.yaml"), RunResult(tmp_path / "a")) == 0
     assert not (tmp_path / "a" / "report.html").exists()
 

@@ -21,7 +21,7 @@ def test_sections_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "optim.lr")
     assert text.startswith("optim.lr = 0.001 (pretrain: 0.0003)\n    peak learning rate for a global batch")
-    assert '(a number of at least 0; belongs to "results")' in text
+    assert '(a number between 0 and 100; belongs to "results")' in text
     assert "optim.lr_batch =" not in text
 
 

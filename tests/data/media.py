@@ -1,4 +1,4 @@
-"""Small video files made on the spot."""
+"""Small video files made on the spot, and what tests say of frames and errors."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def write_video(
     options: dict[str, str] | None = None,
     times: list[int] | None = None,
     container: dict[str, str] | None = None,
+    title: str = "",
 ) -> Path:
     """Encode uint8 [T, H, W, 3]; `times` are presentation times in units of 1 / rate."""
     options = dict(options or {})
@@ -38,6 +39,8 @@ def write_video(
         # With macroblock trees, x264's files differ from run to run.
         options["x264-params"] = ":".join(filter(None, [options.get("x264-params"), "mbtree=0:threads=1"]))
     with av.open(str(path), "w", options=container or {}) as file:
+        if title:
+            file.metadata["title"] = title
         stream: Any = file.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixels
@@ -65,6 +68,16 @@ def write_sound(path: Path, cover: bool = False) -> Path:
         file.mux(sound.encode(frame))
         file.mux(sound.encode())
     return path
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of two uint8 arrays."""
+    return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def one_line(error: Exception, path: Path) -> bool:
+    """True where an error is one sentence that names the file."""
+    return "\n" not in str(error) and str(path) in str(error)
 
 
 def set_matrix(source: Path, target: Path, matrix: tuple[int, int, int, int]) -> Path:

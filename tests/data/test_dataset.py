@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch.utils.data import DataLoader
 from maedfer.data import dataset as dataset_module
 from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
-from maedfer.data.dataset import ClipDataset, Mode, collate
+from maedfer.data.dataset import ClipDataset, ClipError, Mode, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
-from maedfer.data.video.readers import Backend, VideoReader, open_video
+from maedfer.data.video.readers import Backend, PyAVReader, VideoReader, open_video
 from maedfer.errors import InputError
 from tests.data.media import pictures, write_video
 
@@ -192,10 +193,45 @@ def test_skip_takes_the_next_good_clip_and_warns_once(broken: list[Clip], caplog
         assert dataset[SampleKey(4, 8)]["index"] == 0
     assert [record.getMessage().count("list.csv:") for record in caplog.records] == [1, 1, 1]
     assert sorted(dataset.broken) == [1, 2, 4]
-    assert collate([dataset[1], dataset[3]])["skipped"] == 2
+    # A sample counts once, however many clips were passed over for it.
+    assert collate([dataset[1], dataset[3]])["skipped"] == 1
     hopeless = ClipDataset([broken[1], broken[4]], "train", 4, 2, on_error="skip")
     with pytest.raises(InputError, match="none of the 2 clips can be read"):
         hopeless[0]
+
+
+def test_skip_survives_whatever_a_clip_is(
+    tmp_path: Path, listing: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{listing.parent / '0.mp4'}\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / os.fsdecode(b"\xe9.mp4")).write_bytes(b"noise" * 1000)
+    video = (listing.parent / "0.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(video[: len(video) // 2])
+    (tmp_path / "crash.mp4").write_bytes(video)
+    names = ["pipe.mp4", "loop.mp4", "list.m3u8", "empty", os.fsdecode(b"\xe9.mp4"), "cut.mp4", "x" * 300, "a\0b"]
+    names += ["pipe.mp4/x", "crash.mp4"]
+    clips = [Clip(tmp_path / name, 0, line, name, "list.csv") for line, name in enumerate(names, 1)]
+    good = Clip(listing.parent / "2.mp4", 1, len(clips) + 1, "2.mp4", "list.csv")
+
+    def crash(index: Any) -> PyAVReader:
+        if index.path.name == "crash.mp4":
+            raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")
+        return PyAVReader(index)
+
+    monkeypatch.setattr("maedfer.data.video.readers.PyAVReader", crash)
+    dataset = ClipDataset([*clips, good], "train", 4, 2, on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        sample = dataset[0]
+    assert (sample["index"], sample["label"], sample["skipped"]) == (len(clips), 1, len(clips))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(clips) and all(message.isprintable() for message in messages)
+    strict = ClipDataset([*clips, good], "train", 4, 2)
+    for index in range(len(clips)):
+        with pytest.raises(ClipError, match=f"^list.csv:{index + 1}: "):
+            strict[index]
 
 
 def test_settings_are_checked(clips_list: list[Clip]) -> None:

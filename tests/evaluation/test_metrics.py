@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import confusion_matrix, scores
+from maedfer.evaluation.metrics import confusion_matrix, intervals, scores
 from maedfer.evaluation.predictions import Predictions
 
 
@@ -58,3 +58,33 @@ def test_confusion_matrix_refuses_what_does_not_fit():
         confusion_matrix([0, 2], [0, 1], 2)
     with pytest.raises(InputError, match="prediction out of range"):
         confusion_matrix([0, 1], [0, -1], 2)
+
+
+def test_interval_of_a_share_holds_what_is_not_rejected():
+    # Wilson's limits are the shares p at which the observed share is 1.96 standard errors away.
+    for hits, clips in ((0, 4), (1, 4), (4, 4), (7, 50), (499, 500), (0, 1)):
+        low, high = intervals([[hits, clips - hits], [0, 0]])["war"]
+        assert intervals([[hits, clips - hits], [0, 0]])["uar"] == pytest.approx((low, high))
+        assert 0 <= low <= hits / clips <= high <= 1 and low < high
+        for limit in {low, high} - {0.0, 1.0}:
+            assert abs(hits / clips - limit) == pytest.approx(1.959964 * (limit * (1 - limit) / clips) ** 0.5)
+
+
+def test_interval_of_a_mean_of_shares():
+    # Limits of each class by Wilson's formula: 3 of 4, 0 of 4, 30 of 40.
+    limits = np.array([intervals([[hits, n - hits], [0, 0]])["war"] for hits, n in ((3, 4), (0, 4), (30, 40))])
+    recall = np.array([0.75, 0, 0.75])
+    low, high = intervals([[3, 1, 0], [4, 0, 0], [10, 0, 30]])["uar"]
+    assert low == pytest.approx(0.5 - ((recall - limits[:, 0]) ** 2).sum() ** 0.5 / 3)
+    assert high == pytest.approx(0.5 + ((recall - limits[:, 1]) ** 2).sum() ** 0.5 / 3)
+    # It covers the truth about as often as it says, with few clips and shares near 1.
+    generator = np.random.default_rng(3)
+    truth, clips = np.array([0.97, 0.6, 0.3]), np.array([12, 20, 9])
+    inside = 0
+    for hits in generator.binomial(clips, truth, (2000, 3)):
+        low, high = intervals(np.diag(hits) + np.roll(np.diag(clips - hits), 1, axis=1))["uar"]
+        inside += low <= truth.mean() <= high
+    assert 0.93 < inside / 2000 < 0.985
+    # Many clips agree with the normal approximation.
+    low, high = intervals([[5000, 5000], [0, 10000]])["uar"]
+    assert (high - low) / 2 == pytest.approx(1.96 * (0.25 / 10000) ** 0.5 / 2, rel=0.01)

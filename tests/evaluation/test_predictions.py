@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from maedfer.errors import InputError
-from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
+from maedfer.evaluation.predictions import Predictions, Skipped, pool, read_predictions, write_predictions
 
 
 def make_predictions(n=20, classes=("a", "b", "c"), seed=0, prefix="clip"):
@@ -29,6 +31,65 @@ def test_predictions_survive_a_file(tmp_path):
     assert (again.predicted == predictions.predicted).all()
 
 
+ODD_NAMES = [
+    "a, b.mp4",
+    'the "best"',
+    "two\nlines\r\n",
+    "caf\udce9.mp4",
+    "=SUM(A1)",
+    " blank ",
+    "",
+    "\u2603 #1",
+    "a;b\tc",
+]
+
+
+def test_any_name_survives_a_file(tmp_path):
+    found = make_predictions(len(ODD_NAMES), classes=("p_x", 'say "b", c', "d\nd"))
+    skipped = tuple(Skipped(name, number, f"{name} is broken") for number, name in enumerate(ODD_NAMES, -1))
+    write_predictions(tmp_path / "pred.csv", dataclasses.replace(found, names=ODD_NAMES, skipped=skipped))
+    again = read_predictions(tmp_path / "pred.csv")
+    assert again.names == ODD_NAMES and again.classes == found.classes and again.skipped == skipped
+    # A spreadsheet writes a mark of the encoding before the first line, and may leave empty ones at the end.
+    (tmp_path / "pred.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "pred.csv").read_bytes() + b"\r\n\r\n")
+    assert read_predictions(tmp_path / "pred.csv").names == ODD_NAMES
+    write_predictions(tmp_path / "pred.csv", found)
+    assert read_predictions(tmp_path / "pred.csv").skipped == () and not (tmp_path / "skipped.csv").exists()
+    for text, message in (("a,b\n", "is not a skipped.csv"), ("name,label,reason\nx,1\n", "line 2")):
+        (tmp_path / "skipped.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_predictions(tmp_path / "pred.csv")
+
+
+def test_skipped_clips_are_counted_and_kept_when_folds_are_pooled():
+    parts = [
+        dataclasses.replace(make_predictions(3, prefix=name), skipped=(Skipped(name, 0, "torn"),)) for name in "ab"
+    ]
+    metrics = parts[0].metrics()
+    assert (metrics["n"], metrics["skipped"]) == (3, 1)
+    assert "1 of 4 clips could not be read and are not scored, skipped.csv names them" in metrics["notes"]
+    pooled, _ = pool(parts)
+    assert [clip.name for clip in pooled.skipped] == ["a", "b"] and pooled.metrics()["skipped"] == 2
+    assert make_predictions().metrics()["skipped"] == 0
+
+
+def test_what_is_not_finite_is_not_scored():
+    found = make_predictions()
+    found.probabilities[7, 1] = np.nan
+    with pytest.raises(InputError, match="probabilities of clip .*clip 7.* are not finite"):
+        found.metrics()
+
+
+def test_few_clips_are_scored_plainly():
+    one = Predictions(["x"], np.array([0]), np.ones((1, 1), np.float32), ("only",)).metrics()
+    assert (one["uar"], one["war"], one["macro_f1"], one["n"]) == (1.0, 1.0, 1.0, 1)
+    # Of equal probabilities the first class counts.
+    tie = Predictions(["x", "y"], np.array([0, 1]), np.full((2, 2), 0.5, np.float32), ("a", "b")).metrics()
+    assert tie["confusion"] == [[1, 0], [1, 0]]
+    with pytest.raises(InputError, match="label out of range"):
+        Predictions(["x"], np.array([-1]), np.ones((1, 1), np.float32), ("only",)).metrics()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -37,6 +98,9 @@ def test_predictions_survive_a_file(tmp_path):
         ("name,label,prediction,p_a,p_b\nx,0,0,0.5\n", "line 2"),
         ("name,label,prediction,p_a,p_b\nx,0,0,0.5,0.5\nx,7,0,0.5,0.5\n", "line 3"),
         ("name,label,prediction,p_a,p_b\nx,0,0,half,0.5\n", "line 2"),
+        ('name,label,prediction,p_a,p_b\n"x\ny",0,0,1,0\nz,0,0,nan,nan\n', "line 4: nan is no probability"),
+        ("name,label,prediction,p_a,p_b\nx,0,0,inf,0\n", "inf is no probability"),
+        ("name,label,prediction,p_a,p_b\nx,0,0,2.5,-1.5\n", "2.5 is no probability"),
     ],
 )
 def test_broken_prediction_files_are_named(tmp_path, text, message):
@@ -60,5 +124,7 @@ def test_folds_are_pooled_before_scoring():
 def test_folds_with_other_classes_are_refused():
     with pytest.raises(InputError, match="differ in their classes"):
         pool([make_predictions(), make_predictions(classes=("a", "b", "d"))])
+    with pytest.raises(InputError, match="in another order: only runs with the same classes in the same order"):
+        pool([make_predictions(), make_predictions(classes=("b", "a", "c"))])
     with pytest.raises(InputError, match="no predictions"):
         pool([])

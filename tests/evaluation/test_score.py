@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from maedfer.evaluation.score import headline, predict, score_views, summary
+from maedfer.errors import InputError
+from maedfer.evaluation.predictions import Skipped
+from maedfer.evaluation.score import check_finite, headline, predict, score_views, summary
 from maedfer.models import LGIFormer, LGIFormerConfig, normalize_frames
 
 CONFIG = LGIFormerConfig(
@@ -76,8 +78,47 @@ def test_parts_of_several_processes_are_put_together(model, frames):
         predict(model, [*first, *second], **options, gather=lambda part: [part, *others])
 
 
+def test_weights_and_logits_that_are_not_finite_are_named(model, frames):
+    options: dict[str, Any] = {"names": ["a", "b", "c"], "labels": [0, 1, 2], "classes": "xyz", "views": 2}
+    healthy = model.head.bias.detach().clone()
+    with torch.no_grad():
+        model.head.bias[1] = float("nan")
+    with pytest.raises(InputError, match=r"the model holds weights that are not finite numbers, in head\.bias:"):
+        predict(model, batches(frames), **options)
+    with pytest.raises(InputError, match=r"mine holds weights .* in head_norm\.weight and 1 more: .* diverged"):
+        with torch.no_grad():
+            model.head_norm.weight[0] = float("inf")
+        try:
+            check_finite(model, "mine")
+        finally:
+            with torch.no_grad():
+                model.head_norm.weight[0] = 1.0
+                model.head.bias.copy_(healthy)
+    check_finite(model, "mine")
+    # Minus infinity would be a probability of 0, which is finite.
+    model.head.register_forward_hook(lambda module, given, logits: logits.index_fill(1, torch.tensor([2]), -torch.inf))
+    with pytest.raises(InputError, match="the logits of clip 'c' are not finite although the weights are"):
+        predict(model, batches(frames), **options)
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_told(model, frames):
+    options: dict[str, Any] = {"names": ["a", "b", "c"], "labels": [2, 1, 0], "classes": "xyz", "views": 2}
+    whole = predict(model, batches(frames), **options)
+    told: list[int] = []
+    first, _ = batches(frames)
+    found = predict(model, [first, {"broken": {1: "list:2: torn"}}], **options, progress=told.append)
+    assert (found.names, found.labels.tolist()) == (["a", "c"], [2, 0])
+    assert found.skipped == (Skipped("b", 1, "list:2: torn"),)
+    np.testing.assert_array_equal(found.probabilities, whole.probabilities[[0, 2]])
+    assert told == [2, 3]
+    everything = {"broken": {index: f"list:{index + 1}: torn" for index in (2, 0, 1)}}
+    with pytest.raises(InputError, match="none of the 3 clips can be read; the first one: list:1: torn"):
+        predict(model, [everything], **options)
+
+
 def test_scores_in_words():
     scores = {"uar": 0.5, "war": 0.25, "macro_f1": None, "weighted_f1": 0.0, "loss": 1.0, "n": 4}
     metrics = {**scores, "notes": ["few"], "classes": ["x", "y"], "recall": [0.5, None], "confusion": []}
     assert summary(metrics) == "UAR 50.00%, WAR 25.00%, macro F1 none over 4 clips (recall: x 50.00%, y none); few"
     assert headline(metrics) == scores
+    assert headline({**metrics, "skipped": 2}) == {**scores, "skipped": 2}

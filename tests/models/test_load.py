@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -101,6 +103,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "namespace": (lambda content: argparse.Namespace(a=1), "holds a Namespace, not a state dict"),
     "no weights": (lambda content: {"format": "another"}, "holds no weights"),
     "no settings": (lambda content: without(content, "config"), "not a whole checkpoint"),
+    "text for settings": (lambda content: {**content, "config": {"model": ["x"]}}, "not a whole checkpoint"),
     "no model": (lambda content: without(without(content, "model"), "ema"), "not a whole checkpoint"),
     "other weights": (lambda content: {**content, "ema": {"x": torch.ones(1)}}, "not a whole checkpoint"),
     "unknown name": (lambda content: change(content, name="lgi_former_bse"), "did you mean 'lgi_former_base'"),
@@ -116,6 +119,34 @@ def test_wrong_checkpoints_are_named(what: str, tmp_path: Path, capsys: pytest.C
     with pytest.raises(InputError, match=f"last.pt.*{message}") as error:
         load(path)
     assert "\n" not in str(error.value) and "code ran" not in capsys.readouterr().out
+
+
+def test_a_saved_model_of_a_newer_version_and_other_peoples_files_beside_it(tmp_path: Path) -> None:
+    folder = LGIFormer(small()).save_pretrained(tmp_path)
+    for leftover in (".model.safetensors.abcd1234.tmp", "notes.txt"):
+        (folder / leftover).write_bytes(b"half")
+    assert isinstance(load(folder), LGIFormer)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "windows": 3}))
+    with pytest.raises(InputError, match=r"unknown key 'windows' .*\(a newer version of maedfer may have saved it\)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_saved_model_with_a_pipe_in_it_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    folder = LGIFormer(small()).save_pretrained(tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match="is missing|has no config.json"):
+        load(folder)
+
+
+def test_whole_numbers_are_no_weights_of_a_saved_model(tmp_path: Path) -> None:
+    folder = LGIFormer(small()).save_pretrained(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "head.bias": weights["head.bias"].to(torch.int8)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"head\.bias is of torch\.int8, the model's is of torch\.float32"):
+        load(folder)
 
 
 def test_wrong_sources_are_named(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import maedfer
 from maedfer.errors import InputError
-from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig
+from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LGIFormerConfig
+from maedfer.models.load import saved_clip_settings
+from maedfer.models.published.checkpoints import published_file
 from tests.helpers import randomize, small, small_mae
 
 
@@ -110,3 +114,67 @@ def test_saving_into_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         LGIFormer(small()).save_pretrained(tmp_path / "file")
+
+
+def test_what_a_file_would_lack_is_refused(tmp_path: Path) -> None:
+    model = LGIFormer(small())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(InputError, match=r"encoder.blocks.0.*scale of LGIFormer is neither parameter nor buffer"):
+        quantised.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(InputError, match="is no plain parameter of LGIFormer any more"):
+        maedfer.to_published(quantised)
+
+
+def test_layers_that_would_not_load_again_are_not_saved(tmp_path: Path) -> None:
+    adapted, pruned = LGIFormer(small()), LGIFormer(small())
+    adapted.encoder.blocks[0].ffn.fc1 = torch.nn.Sequential(adapted.encoder.blocks[0].ffn.fc1)
+    prune.l1_unstructured(pruned.encoder.blocks[0].ffn.fc1, "weight", 0.5)
+    for model in (adapted, pruned):
+        with pytest.raises(InputError, match=r"missing encoder.blocks.0.ffn.fc1.*merge or remove adapters"):
+            model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    prune.remove(pruned.encoder.blocks[0].ffn.fc1, "weight")
+    loaded = maedfer.load(pruned.save_pretrained(tmp_path / "model"))
+    assert (loaded.encoder.blocks[0].ffn.fc1.weight == 0).float().mean() == 0.5
+
+
+def test_weights_are_loaded_on_the_meta_device_too(tmp_path: Path) -> None:
+    model = LGIFormer(small()).eval()
+    folder = model.save_pretrained(tmp_path / "model")
+    torch.save(published_file(model), tmp_path / "published.pth")
+    clips = torch.randn(1, 3, *model.config.clip_size)
+    for source in (folder, tmp_path / "published.pth"):
+        with torch.device("meta"):
+            loaded = maedfer.load(source)
+        assert torch.equal(loaded(clips), model(clips))
+
+
+def test_class_names_and_clip_settings_are_kept_with_the_model(tmp_path: Path) -> None:
+    model = LGIFormer(small(num_classes=2))
+    kept = ClipSettings(classes=("neutre", "fâché"), stride=3, fit="crop", views=1)
+    model.clip_settings = kept
+    folder = model.save_pretrained(tmp_path / "model")
+    loaded = maedfer.load(folder)
+    assert loaded.clip_settings == saved_clip_settings(folder) == kept
+    # Again, and those of an older folder, which has none.
+    assert maedfer.load(loaded.save_pretrained(tmp_path / "again")).clip_settings == kept
+    settings = json.loads((folder / "config.json").read_text())
+    older = {key: value for key, value in settings.items() if key != "clip_settings"}
+    (folder / "config.json").write_text(json.dumps(older))
+    assert maedfer.load(folder).clip_settings is None and saved_clip_settings(folder) is None
+    # A new head has other classes.
+    assert isinstance(loaded, LGIFormer)
+    loaded.reset_head(3)
+    assert loaded.clip_settings == ClipSettings(stride=3, fit="crop", views=1)
+    for wrong, message in (
+        ({"classes": ["a", "b", "c"]}, "names 3 classes but num_classes is 2"),
+        ({"stride": 0}, "stride must be at least 1"),
+        ({"strides": 2}, "did you mean 'stride'"),
+        ([], "must be a section with keys"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**older, "clip_settings": wrong}))
+        with pytest.raises(InputError, match=message):
+            maedfer.load(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -16,7 +18,6 @@ from maedfer.evaluation.predictions import Predictions, write_predictions
 from maedfer.report import write_comparison, write_report
 from maedfer.report.comparison import Difference
 from maedfer.report.page import write as write_page
-from maedfer.report.run_data import Scores
 from maedfer.report.sections import tsne
 from maedfer.train.config import load_config, save_config
 
@@ -243,13 +244,52 @@ def test_published_confusion_matrix_gives_the_published_scores(tmp_path: Path) -
     assert "62.59" in text and "74.88" in text and "2,341" in text
 
 
-def test_margins_are_those_of_stratified_shares() -> None:
-    one = Scores.of(("a", "b"), np.array([[50, 50], [0, 0]]))
-    assert one.margins()["war"] == one.margins()["uar"] == pytest.approx(1.96 * (0.25 / 104) ** 0.5)
-    two = Scores.of(("a", "b"), np.array([[50, 50], [0, 300]]))
-    variance = np.array([0.25 / 104, (302 / 304) * (2 / 304) / 304])
-    assert two.margins()["uar"] == pytest.approx(1.96 * (variance.sum() / 4) ** 0.5)
-    assert two.margins()["war"] == pytest.approx(1.96 * (variance @ [1 / 16, 9 / 16]) ** 0.5)
+def test_scores_of_few_clips_have_an_interval_that_means_something(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(json.dumps({"classes": ["a", "b"], "confusion": [[0, 4], [0, 0]]}))
+    page = write_report(tmp_path)
+    assert "0.0 to 49.0, 95 % over clips" in Page(page).text
+    assert numbers(page)["headline"]["war_interval_95"] == pytest.approx([0, 0.489891], abs=1e-5)
+
+
+def test_skipped_clips_and_short_runs_are_told(tmp_path: Path) -> None:
+    metrics = {"classes": ["a", "b"], "confusion": [[3, 1], [0, 4]], "skipped": 2, "views": 1}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    when = "2026-01-01T00:00:00+00:00"
+    (tmp_path / "environment.json").write_text(json.dumps({"started": when, "ended": when}))
+    page = write_report(tmp_path)
+    assert "2 more could not be read" in Page(page).text and "under 1 s" in Page(page).text
+    assert numbers(page)["headline"]["seconds"] == 0 and numbers(page)["headline"]["skipped"] == 2
+
+
+def test_names_that_are_no_utf8_are_shown_with_a_mark(tmp_path: Path) -> None:
+    odd = Predictions(
+        ["caf\udce9 <b>", "x"], np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]], np.float32), ("a", "b")
+    )
+    write_predictions(tmp_path / "pred.csv", odd)
+    (tmp_path / "metrics.json").write_text(json.dumps(odd.metrics()))
+    page = write_report(tmp_path)
+    assert "caf\ufffd <b>" in Page(page).text
+    assert numbers(page)["mistakes"]["clips"][0]["clip"] == "caf\udce9 <b>"
+
+
+def test_what_is_no_number_is_not_reported(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(
+            json.dumps({"classes": ["x", "y"], "confusion": [[1, 0], [0, 1]]})
+        )
+    broken = tmp_path / "b" / "metrics.json"
+    broken.write_text('{"classes": ["x", "y"], "confusion": [[1, 0], [0, 1]], "loss": NaN}')
+    with pytest.raises(InputError, match=r"metrics\.json' is not JSON \(it holds NaN"):
+        write_report(tmp_path / "b")
+    broken.write_text((tmp_path / "a" / "metrics.json").read_text())
+    (tmp_path / "b" / "pred.csv").write_text("name,label,prediction,p_x,p_y\nclip,0,0,nan,nan\n")
+    for attempt in (
+        lambda: write_report(tmp_path / "b"),
+        lambda: write_comparison(tmp_path / "c", {name: [tmp_path / name] for name in "ab"}, "two"),
+    ):
+        with pytest.raises(InputError, match=r"pred\.csv' line 2: nan is no probability"):
+            attempt()
 
 
 def test_absent_files_leave_no_trace(tmp_path: Path) -> None:
@@ -317,6 +357,23 @@ def test_page_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the folder"):
         write_page(tmp_path / "file" / "out", "", {})
+
+
+def test_a_full_disk_leaves_the_earlier_page_and_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_page(tmp_path, "<html>earlier</html>", {"loss": 1.0})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    original = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> int:
+        if ".report.html." in path.name:
+            original(path, text[: len(text) // 2], **options)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match=r"cannot write .*report\.html: No space left"):
+        write_page(tmp_path, "<html>later</html>", {"loss": 2.0})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_steps_that_were_done_twice_count_once(tmp_path: Path) -> None:

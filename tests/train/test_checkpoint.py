@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import os
 import random
@@ -12,7 +13,7 @@ import torch
 
 from maedfer.data.augment.mixup import Mixup
 from maedfer.errors import InputError
-from maedfer.train import load_config
+from maedfer.train import load_config, run_finetune
 from maedfer.train.checkpoint import (
     check_same_run,
     load_checkpoint,
@@ -20,7 +21,9 @@ from maedfer.train.checkpoint import (
     remove_leftovers,
     save_checkpoint,
     set_random_state,
+    way_on,
 )
+from tests.train.runs import tiny, write_clips
 
 CPU = torch.device("cpu")
 
@@ -148,3 +151,77 @@ def test_checkpoint_of_other_settings_is_refused_by_key():
     ) as error:
         check_same_run("last.pt", there, here)
     assert "\n" not in str(error.value) and "output (" not in str(error.value)
+
+
+def flip(path, places=9):
+    """Change a few bytes in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    for place in range(places):
+        content[len(content) // 2 + place] ^= 0x55
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x")])
+def test_a_damaged_checkpoint_says_how_to_go_on(damage, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=3", "train.save_every=1", "eval.every=0")
+    whole = run_finetune(cfg)
+    damage(folder / "last.pt")
+    # The third is no better than the last one.
+    flip(folder / "epoch_003.pt")
+    with pytest.raises(InputError, match=r"last\.pt' .*train\.resume=\S*epoch_002\.pt, or remove the file") as error:
+        run_finetune(cfg)
+    assert "\n" not in str(error.value)
+    earlier = dataclasses.replace(cfg.train, resume=str(folder / "epoch_002.pt"))
+    resumed = run_finetune(dataclasses.replace(cfg, train=earlier))
+    assert (resumed.loss, resumed.metrics) == (whole.loss, whole.metrics)
+    damage(folder / "last.pt")
+    for path in folder.glob("epoch_*.pt"):
+        path.unlink()
+    with pytest.raises(InputError, match="remove the file to start anew$"):
+        run_finetune(cfg)
+    (folder / "last.pt").unlink()
+    assert run_finetune(cfg).metrics == whole.metrics
+
+
+def test_the_best_epoch_is_named_where_nothing_else_is_left(tmp_path):
+    save_checkpoint(tmp_path / "best.pt", {})
+    assert way_on(tmp_path / "last.pt").endswith("best.pt still holds the weights of the best epoch")
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path):
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "eval.every=0")
+    run_finetune(cfg)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    for change, message in (
+        ({"meter": None}, "does not hold the state of such a run"),
+        ({"model": {}}, "does not hold the state of such a run"),
+        ({"config": 3}, "says nothing of the settings"),
+    ):
+        save_checkpoint(last, {**state, **change})
+        with pytest.raises(InputError, match=rf"last\.pt' {message}.*: remove the file to start anew$"):
+            run_finetune(cfg)
+    del state["meter"], state["lists"]
+    save_checkpoint(last, state)
+    with pytest.raises(InputError, match="lacks meter, lists: remove"):
+        run_finetune(cfg)
+
+
+def test_what_killed_processes_left_is_removed_at_the_next_start(tmp_path):
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "eval.every=0")
+    run_finetune(cfg)
+    left = [".last.pt.a1b2c3_4.tmp", "model/.model.safetensors.abcdefgh.tmp", "checkpoints/.last.pt.12345678.tmp"]
+    mine = ["notes.tmp", ".my.list.tmp", "model/.x.abc.tmp"]
+    for name in (*left, *mine):
+        (tmp_path / "run" / name).touch()
+    run_finetune(cfg)
+    assert not any((tmp_path / "run" / name).exists() for name in left)
+    assert all((tmp_path / "run" / name).exists() for name in mine)

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from maedfer.train import list_recipes, load_config
 from maedfer.train.config import check_config, differing_keys, dump_config, read_config, save_config
 
 
-def finetune(*overrides, recipe=None):
-    return load_config("finetune", recipe, ["data.train=train.csv", *overrides])
+def finetune(*overrides, recipe=None, first=None):
+    return load_config("finetune", recipe, ["data.train=train.csv", *overrides], first=first)
 
 
 def test_defaults_are_the_published_settings():
@@ -37,7 +38,7 @@ def test_recipe_then_overrides(tmp_path):
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
 def test_resolved_settings_load_again(task, tmp_path):
-    overrides = ["data.train=x.csv", "seed=3", "optim.clip_grad=0.02", "data.classes=['no', 'off', 'ja: 1']"]
+    overrides = ["data.train=/x.csv", "output=/o", "seed=3", "optim.clip_grad=0.02", "data.classes=[no, off, ja: 1]"]
     if task == "pretrain":
         overrides += [
             "model.encoder.clip_size=[8,32,32]",
@@ -69,32 +70,34 @@ def test_shipped_recipes_load(recipe):
         (["optim=3"], "optim must be a section"),
         (["data=3"], "data must be a section"),
         (["model=lgi_former_base"], "model must be a section"),
+        (["model="], "model must be a section"),
+        (["optim="], "optim must be a section"),
         (["optim.lr"], "not of the form key=value"),
         (["data.classes=[a, b]", "model.num_classes=3"], "model.num_classes is 3 but data.classes names 2"),
         (["data.train="], "data.train is not set"),
         (["eval.select=val"], "data.val is not set"),
         (["eval.select=test"], "data.test is not set"),
         (["optim.warmup_epochs=20", "optim.epochs=10"], "warmup_epochs"),
-        (["train.batch_size=0"], "train.batch_size must be at least 1"),
+        (["train.batch_size=0"], "train.batch_size must be between 1 and 1000000, got 0"),
         (["augment.flip=2"], "augment.flip must be between 0 and 1"),
         (["train.freeze_blocks=17"], "train.freeze_blocks must be between 0 and 16"),
         (["optim.clip_grad=0"], "optim.clip_grad"),
         (["model.name=mae_dfer_base"], "does not fit the task"),
         (["model.region_size=[2,3,10]"], "does not divide"),
         (["model.in_channels=1"], "in_channels"),
-        (["optim.lr=-1"], "optim.lr must be at least 0, got -1$"),
-        (["optim.lr=.nan"], "optim.lr must be a finite number at least 0, got nan$"),
-        (["optim.weight_decay=.inf"], "optim.weight_decay must be a finite number at least 0, got inf$"),
+        (["optim.lr=-1"], "optim.lr must be between 0 and 100, got -1$"),
+        (["optim.lr=.nan"], "optim.lr must be a finite number between 0 and 100, got nan$"),
+        (["optim.weight_decay=.inf"], "optim.weight_decay must be a finite number between 0 and 100, got inf$"),
         (["optim.betas=[0.9, 1]"], r"optim.betas\[1\] must be at least 0 and below 1, got 1$"),
-        (["optim.eps=0"], "optim.eps must be above 0, got 0$"),
+        (["optim.eps=0"], "optim.eps must be above 0 and at most 1, got 0$"),
         (["seed=-1"], "seed must be between 0 and "),
-        (["train.threads=-1"], "train.threads must be at least 0"),
+        (["train.threads=-1"], "train.threads must be between 0 and 4096"),
         (["augment.scale=[0.5, 0.1]"], "augment.scale must go from the smaller number to the larger one"),
-        (["augment.ratio=[0, 1]"], r"augment.ratio\[0\] must be above 0"),
+        (["augment.ratio=[0, 1]"], r"augment.ratio\[0\] must be between 0.01 and 100"),
         (["augment.multiscale=[]"], "augment.multiscale must have one number or more"),
         (["model.mlp_ratio=0"], "model.mlp_ratio must be above 0"),
-        (["model.num_heads=0"], "model.num_heads must be at least 1"),
-        (["model.region_size=[2, 0, 10]"], r"model.region_size\[1\] must be at least 1"),
+        (["model.num_heads=0"], "model.num_heads must be between 1 and 65536"),
+        (["model.region_size=[2, 0, 10]"], r"model.region_size\[1\] must be between 1 and 65536"),
     ],
 )
 def test_mistakes_are_named(overrides, message):
@@ -146,7 +149,8 @@ def test_the_former_name_in_the_settings_of_an_evaluated_run_gives_way(tmp_path)
     assert read_config(tmp_path / "config.yaml").clip_model.architecture == "vit"
     run = f"eval.checkpoint={tmp_path}"
     assert load_config("evaluate", None, [run]).clip_model.architecture == "vit"
-    assert load_config("evaluate", None, [run, "model.architecture=lgi"]).clip_model.architecture == "lgi"
+    with pytest.raises(InputError, match=r"^model\.architecture \('vit' in the weights, 'lgi' here\) cannot change"):
+        load_config("evaluate", None, [run, "model.architecture=lgi"])
 
 
 def test_the_task_is_the_command(tmp_path):
@@ -154,17 +158,17 @@ def test_the_task_is_the_command(tmp_path):
         finetune("task=pretrain", recipe="dfew")
     with pytest.raises(InputError, match="^task cannot be 'finetune' here"):
         load_config("evaluate", None, ["task=finetune"])
-    cfg = finetune("task=finetune")
+    cfg = finetune("task=finetune", "data.train=/x", "output=/o")
     save_config(cfg, tmp_path / "config.yaml")
-    assert finetune(recipe=tmp_path / "config.yaml") == cfg
+    assert load_config("finetune", tmp_path / "config.yaml") == cfg
 
 
 def test_mistakes_of_a_masked_autoencoder_are_named():
     for override, message in {
-        "model.encoder.depth=0": "model.encoder.depth must be at least 1, got 0",
+        "model.encoder.depth=0": "model.encoder.depth must be between 1 and 1000, got 0",
         "model.mask_ratio=1": "model.mask_ratio must be between 0 and 1, both excluded, got 1",
         "model.decoder_keep=0": "model.decoder_keep must be above 0 and at most 1, got 0",
-        "model.decoder_heads=0": "model.decoder_heads must be at least 1, got 0",
+        "model.decoder_heads=0": "model.decoder_heads must be between 1 and 65536, got 0",
     }.items():
         with pytest.raises(InputError, match=f"^{message}$"):
             load_config("pretrain", None, ["data.train=x", override])
@@ -173,9 +177,9 @@ def test_mistakes_of_a_masked_autoencoder_are_named():
 def test_settings_put_together_by_hand_are_checked_as_well():
     cfg = finetune()
     wrong = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=-1.0))
-    with pytest.raises(InputError, match=r"^optim\.lr must be at least 0, got -1$"):
+    with pytest.raises(InputError, match=r"^optim\.lr must be between 0 and 100, got -1$"):
         check_config(wrong)
-    with pytest.raises(InputError, match=r"^depth must be at least 1, got 0$"):
+    with pytest.raises(InputError, match=r"^depth must be between 1 and 1000, got 0$"):
         dataclasses.replace(cfg.model, depth=0)
 
 
@@ -237,3 +241,75 @@ def test_differing_keys_name_what_changes_a_run():
     keys = differing_keys(first, other)
     assert keys == ["model.depth (16 there, 4 here)", "optim.epochs (100 there, 5 here)"]
     assert differing_keys(first, first) == []
+
+
+ODD = [
+    "caf\udce9 #2",
+    "2024",
+    "no",
+    "ft: 4",
+    "@x",
+    "*.csv",
+    "[a,b",
+    "'q'",
+    '"q"',
+    "null",
+    "a\nb",
+    "é 😀",
+    " a ",
+    "-",
+    "a=b",
+    "{x}",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_name_of_a_file_is_kept_and_saved(name, tmp_path):
+    cfg = finetune(f"output=/r/{name}", f"data.root={name}", first={"data.classes": [name, "b"]})
+    assert (cfg.output, cfg.data.root, cfg.classes[0]) == (f"/r/{name}", name, name)
+    save_config(cfg, tmp_path / "config.yaml")
+    saved = read_config(tmp_path / "config.yaml")
+    assert (saved.output, saved.data.root, saved.classes) == (cfg.output, str(Path(name).absolute()), cfg.classes)
+    # As on a terminal that has ASCII alone.
+    (tmp_path / "ascii.yaml").write_text(dump_config(cfg, ascii_only=True), encoding="ascii")
+    assert load_config("finetune", tmp_path / "ascii.yaml") == cfg
+
+
+def test_saved_settings_lead_to_the_same_places_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cfg = finetune("data.test=lists/test.csv", "train.init=runs/pre", "output=runs/ft", "eval.runs=[a, /b]")
+    save_config(cfg, "config.yaml")
+    assert read_config("config.yaml").train.resume == "auto"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    saved = read_config("../config.yaml")
+    assert saved.data.test == f"{tmp_path}/lists/test.csv" and saved.data.root == ""
+    assert (saved.train.init, saved.output) == (f"{tmp_path}/runs/pre", f"{tmp_path}/runs/ft")
+    assert saved.eval.runs == (f"{tmp_path}/a", "/b")
+    # The command that is given again says the same by paths from here.
+    again = finetune("data.test=../lists/test.csv", "train.init=../runs/pre", "output=../runs/ft")
+    assert differing_keys(saved, again) == []
+    other = finetune("train.init=../runs/pre2", "output=../runs/ft")
+    assert differing_keys(saved, other) == [f"train.init ('{tmp_path}/runs/pre' there, '../runs/pre2' here)"]
+
+
+def test_a_project_that_was_moved_goes_on(tmp_path):
+    (tmp_path / "old" / "runs" / "ft").mkdir(parents=True)
+    cfg = finetune(f"train.init={tmp_path}/old/runs/pre", f"output={tmp_path}/old/runs/ft")
+    save_config(cfg, tmp_path / "old" / "runs" / "ft" / "config.yaml")
+    (tmp_path / "old" / "runs" / "ft" / "environment.json").write_text("{}")
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = tmp_path / "new" / "runs" / "ft"
+    here = finetune(f"train.init={tmp_path}/new/runs/pre", f"output={moved}")
+    assert differing_keys(read_config(moved / "config.yaml"), here) == []
+    # Its own settings, given as a recipe, are about the folder that they lie in.
+    assert load_config("finetune", moved / "config.yaml").output == str(moved)
+    assert load_config("finetune", moved / "config.yaml", ["output=x"]).output == "x"
+
+
+def test_classes_on_the_command_line_count_over_the_number_of_a_recipe(tmp_path):
+    save_config(finetune("data.classes=[a, b, c]"), tmp_path / "config.yaml")
+    cfg = load_config("finetune", tmp_path / "config.yaml", ["data.classes=[a, b]"])
+    assert (cfg.classes, cfg.clip_model.num_classes) == (("a", "b"), 2)
+    with pytest.raises(InputError, match="model.num_classes is 4 but data.classes names 3"):
+        load_config("finetune", tmp_path / "config.yaml", ["model.num_classes=4"])

@@ -42,10 +42,10 @@ def test_values_are_told_by_type_and_range() -> None:
     assert told["data.classes"] == "a list of texts"
     assert told["data.fit"] == "stretch, crop"
     assert told["train.compile"] == "true, false"
-    assert told["optim.epochs"] == "a whole number of at least 1"
-    assert told["optim.clip_grad"] == "a number above 0, or null"
-    assert told["augment.crop"] == "4 whole numbers, each at least 0, or null"
-    assert told["model.clip_size"] == "a list of whole numbers, each at least 1"
+    assert told["optim.epochs"] == "a whole number between 1 and 1000000"
+    assert told["optim.clip_grad"] == "a number above 0 and at most 1000000, or null"
+    assert told["augment.crop"] == "4 whole numbers, each between 0 and 65536, or null"
+    assert told["model.clip_size"] == "a list of whole numbers, each between 1 and 65536"
 
 
 def test_finding_a_section_or_a_key() -> None:

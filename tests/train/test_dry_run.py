@@ -1,9 +1,13 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
+from maedfer.data.annotations import read_annotations
 from maedfer.errors import InputError
 from maedfer.models.encoder import CubeEmbedding
-from maedfer.train import load_config, run_evaluate, run_finetune
+from maedfer.train import every_clip, load_config, run_evaluate, run_finetune
 from maedfer.train.dry_run import _spread, dry_run
 from maedfer.train.tasks import FinetuneTask, PretrainTask
 from tests.train.runs import tiny, write_clips
@@ -85,3 +89,20 @@ def test_an_evaluation_leaves_the_folder_of_a_training_run_alone(data, run):
 def test_a_sample_is_spread_evenly():
     assert _spread(3, 16) == [0, 1, 2]
     assert _spread(100, 4) == [0, 25, 50, 75]
+
+
+def test_a_clip_that_kills_the_process_that_reads_it_is_named(data, monkeypatch):
+    clips = read_annotations(data / "train.csv")
+    real = every_clip.read_whole
+
+    def deadly(path, backend):
+        if path.name in ("clip_5", "clip_6"):
+            os._exit(9)
+        return real(path, backend)
+
+    monkeypatch.setattr(every_clip, "read_whole", deadly)
+    known: dict[Path, every_clip.Look] = {}
+    looks = every_clip.read_every_clip(clips, "auto", 2, "clips", known)
+    assert [clip.name for clip, look in zip(clips, looks, strict=True) if look.problem] == ["clip_5", "clip_6"]
+    assert looks[5].problem.endswith("it kills the process that decodes it") and looks[5].kills and looks[6].kills
+    assert all(look == (6, "", False) for number, look in enumerate(looks) if number not in (5, 6))

@@ -15,7 +15,7 @@ from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from maedfer.train.evaluate import model_to_score, predict_list
 from maedfer.train.loader import ViewBatches, read_clips
 from maedfer.train.processes import Runtime
-from tests.train.runs import in_process, scores, tiny, write_clips
+from tests.train.runs import in_process, records, scores, tiny, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,9 @@ def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
 def test_class_without_test_clips_is_told(data, run, tmp_path):
     (data / "two.csv").write_text("clip_0 0\nclip_1 1\n")
     result = run_evaluate(evaluate(run, f"data.test={data / 'two.csv'}", f"output={tmp_path}"))
-    assert scores(result)["notes"] == ["no clips of still: left out of UAR"]
+    notes = scores(result)["notes"]
+    assert len(notes) == 2 and notes[0] == "no clips of still: left out of UAR"
+    assert notes[1].startswith("all 2 clips of data.test are in the list that the model was trained on too")
     assert scores(result)["recall"][2] is None
 
 
@@ -177,3 +179,149 @@ def test_label_offset(data, run, tmp_path):
     (data / "from_one.csv").write_text("clip_0 1\nclip_1 2\nclip_2 3\n")
     run_evaluate(evaluate(run, f"data.test={data / 'from_one.csv'}", "data.label_offset=1", f"output={tmp_path}"))
     assert read_predictions(tmp_path / "pred.csv").labels.tolist() == [0, 1, 2]
+
+
+def test_a_model_folder_alone_says_how_it_is_evaluated(data, tmp_path):
+    output = tmp_path / "run"
+    run_finetune(tiny("finetune", data, output, "optim.epochs=1", "data.stride=2", "data.fit=crop", "eval.views=1"))
+    trained = read_predictions(output / "pred.csv")
+    shutil.move(output / "model", tmp_path / "model")
+    (tmp_path / "checkpoint").mkdir()
+    shutil.move(output / "checkpoints" / "last.pt", tmp_path / "checkpoint" / "last.pt")
+    for number, source in enumerate((tmp_path / "model", tmp_path / "checkpoint" / "last.pt")):
+        given = [f"data.test={data / 'test.csv'}", f"output={tmp_path / str(number)}", "data.workers=0"]
+        cfg = evaluate(source, *given)
+        assert (cfg.data.classes, cfg.data.stride) == (("up", "down", "still"), 2)
+        assert (cfg.data.fit, cfg.eval.views) == ("crop", 1)
+        run_evaluate(cfg)
+        found = read_predictions(tmp_path / str(number) / "pred.csv")
+        assert found.classes == ("up", "down", "still")
+        np.testing.assert_allclose(found.probabilities, trained.probabilities, rtol=1e-5)
+        # What is given on the command line wins, and is told.
+        other = evaluate(source, *given, "data.stride=1", "eval.views=3", f"output={tmp_path / f'other {number}'}")
+        assert other.eval.views == 3
+        notes = scores(run_evaluate(other))["notes"]
+        assert notes[0] == "data.stride is 1 here, the model was trained with 2"
+
+
+@pytest.mark.parametrize("source", ["", "model", "checkpoints/last.pt"])
+def test_classes_in_another_order_are_refused(data, run, tmp_path, source):
+    given = [f"data.test={data / 'test.csv'}", f"output={tmp_path / 'out'}"]
+    with pytest.raises(
+        InputError, match="data.classes has the classes of .* in another order: .'down', 'up', 'still'."
+    ):
+        run_evaluate(evaluate(run / source, *given, "data.classes=[down, up, still]"))
+    with pytest.raises(InputError, match="data.classes has the classes of .* under other names"):
+        run_evaluate(evaluate(run / source, *given, "data.classes=[up, down, calm]"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_from_before_names_were_kept_is_judged_by_its_settings(data, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "model" / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["clip_settings"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="in another order"):
+        model_to_score(evaluate(tmp_path / "run", "data.classes=[down, up, still]"))
+    assert model_to_score(evaluate(tmp_path / "run"))[1].classes == ("up", "down", "still")
+
+
+def test_scores_of_another_evaluation_stay(data, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation*"))
+    source = tmp_path / "run"
+    first = run_evaluate(evaluate(source, "eval.save_features=true"))
+    kept = (first.output / "metrics.json").read_bytes()
+    (data / "five.csv").write_text("".join((data / "test.csv").read_text().splitlines(True)[:5]))
+    other = run_evaluate(evaluate(source, f"data.test={data / 'five.csv'}"))
+    views = run_evaluate(evaluate(source, "eval.views=1"))
+    assert [result.output.name for result in (first, other, views)] == ["evaluation", "evaluation_2", "evaluation_3"]
+    assert (first.output / "metrics.json").read_bytes() == kept and scores(other)["n"] == 5
+    # The same again takes the place of its own scores, and of what it no longer makes.
+    assert run_evaluate(evaluate(source)).output == first.output
+    assert run_evaluate(evaluate(source, f"data.test={data / 'five.csv'}")).output == other.output
+    assert not (first.output / "features.npz").exists()
+    # So does the same in a run that was moved.
+    shutil.copytree(source, tmp_path / "moved")
+    assert evaluate(tmp_path / "moved").output == str(tmp_path / "moved" / "evaluation")
+    assert evaluate(tmp_path / "moved" / "checkpoints" / "last.pt").output.endswith("evaluation_4")
+    with pytest.raises(InputError, match="holds the scores of another evaluation: data.test .* give another folder"):
+        run_evaluate(evaluate(source, f"data.test={data / 'five.csv'}", f"output={first.output}"))
+    assert (first.output / "metrics.json").read_bytes() == kept
+
+
+@pytest.fixture
+def torn(data, tmp_path):
+    """A list with a clip that cannot be read and one that is not there."""
+    clip = tmp_path / "torn"
+    clip.mkdir()
+    (clip / "0.png").write_text("no picture")
+    rows = [f"{data}/{row}" for row in (data / "test.csv").read_text().splitlines()]
+    (tmp_path / "list.csv").write_text("\n".join([rows[0], "torn 1", *rows[1:], "absent 2"]) + "\n")
+    return tmp_path / "list.csv"
+
+
+def test_broken_clips_are_left_out_where_that_is_asked(run, torn, tmp_path, capsys):
+    given = [f"data.test={torn}", "eval.batch_size=1", f"output={tmp_path / 'out'}"]
+    with pytest.raises(InputError, match="absent"):
+        run_evaluate(evaluate(run, *given))
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    result = run_evaluate(evaluate(run, *given, "eval.on_error=skip"))
+    trained = json.loads((run / "metrics.json").read_text())
+    assert scores(result)["confusion"] == trained["confusion"]
+    assert (scores(result)["n"], scores(result)["skipped"]) == (7, 2)
+    assert "2 of 9 clips could not be read and are not scored" in capsys.readouterr().out
+    found = read_predictions(tmp_path / "out" / "pred.csv")
+    assert [(clip.name, clip.label) for clip in found.skipped] == [("torn", 1), ("absent", 2)]
+    assert "list.csv:2" in found.skipped[0].reason and "no such file" in found.skipped[1].reason
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text())["skipped"] == 2
+    torn.write_text("torn 1\nabsent 2\n")
+    with pytest.raises(InputError, match="none of the 2 clips can be read"):
+        run_evaluate(evaluate(run, *given, "eval.on_error=skip"))
+
+
+def test_broken_clips_are_left_out_of_the_scores_of_a_training_run(data, torn, tmp_path):
+    given = ["optim.epochs=1", "optim.warmup_epochs=0", f"data.test={torn}", "eval.on_error=skip"]
+    result = run_finetune(tiny("finetune", data, tmp_path / "run", *given))
+    assert (scores(result)["n"], scores(result)["skipped"]) == (7, 2)
+    assert [record["skipped"] for record in records(tmp_path / "run", "eval")] == [2]
+    assert len((tmp_path / "run" / "skipped.csv").read_text().splitlines()) == 3
+
+
+def test_broken_clips_are_counted_over_all_processes(run, torn, tmp_path):
+    settings = [f"eval.checkpoint={run}", f"data.test={torn}", "eval.on_error=skip", f"output={tmp_path / 'two'}"]
+    done = in_process("evaluate", [*settings, "train.device=cpu", "eval.batch_size=2", "report=false"], processes=2)
+    assert done.ok, done.text
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["skipped"]) == (7, 2)
+    assert len(read_predictions(tmp_path / "two" / "pred.csv").skipped) == 2
+
+
+def test_weights_that_are_not_finite_are_not_scored(data, run, tmp_path):
+    model = LGIFormer.from_pretrained(run / "model")
+    with torch.no_grad():
+        model.get_parameter("encoder.blocks.1.ffn.fc1.weight")[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    cfg = evaluate(tmp_path / "model", f"data.test={data / 'test.csv'}", f"output={tmp_path / 'out'}")
+    with pytest.raises(InputError, match=r"model' holds weights that are not finite numbers, in encoder\.blocks\.1\."):
+        run_evaluate(cfg)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pooling_refuses_other_classes_and_what_was_never_scored(data, run, tmp_path):
+    def pooled(*changes):
+        runs = [f"eval.runs=[{run}, {tmp_path}]", f"output={tmp_path / 'all'}"]
+        run_evaluate(load_config("evaluate", None, [*runs, *changes]))
+
+    text = (run / "pred.csv").read_text()
+    (tmp_path / "pred.csv").write_text(text)
+    with pytest.raises(InputError, match="data.classes is .'down', 'up', 'still'. but the runs have"):
+        pooled("data.classes=[down, up, still]")
+    (tmp_path / "pred.csv").write_text(text.splitlines(True)[0])
+    with pytest.raises(InputError, match="holds no clips"):
+        pooled()
+    head, row, *_ = text.splitlines()
+    name, label, said, *_ = row.split(",")
+    (tmp_path / "pred.csv").write_text(f"{head}\n{name},{label},{said},nan,nan,nan\n")
+    with pytest.raises(InputError, match=r"pred\.csv' line 2: nan is no probability"):
+        pooled()

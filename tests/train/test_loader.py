@@ -1,9 +1,21 @@
+import errno
+import multiprocessing.process
+import multiprocessing.reduction
+import os
+import re
+import signal
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from maedfer import _progress
+from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
-from maedfer.train import run_pretrain
-from maedfer.train.loader import TrainBatches, ViewBatches, identity, read_clips
+from maedfer.train import loader, run_finetune, run_pretrain
+from maedfer.train.dry_run import dry_run
+from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.processes import Runtime
 from tests.train.runs import records, tiny, write_clips
 
@@ -89,13 +101,6 @@ def test_missing_clips_are_noticed_before_training(tmp_path):
         TrainBatches(tiny("finetune", data, tmp_path / "run", "train.batch_size=1"), ALONE)
 
 
-def test_identity_is_of_names_and_labels(data, tmp_path):
-    cfg = tiny("finetune", data, tmp_path)
-    clips = read_clips(cfg, cfg.data.test)
-    assert identity(clips).startswith("7 clips, ")
-    assert identity(clips) == identity(list(clips)) != identity(clips[::-1])
-
-
 def test_real_clips_of_every_container_are_pretrained_on(clips, tmp_path):
     kinds = (".mp4", ".mov", ".mpg", ".avi", ".flv")
     files = sorted(path for path in clips.rglob("*") if path.suffix in kinds)
@@ -113,3 +118,132 @@ def test_real_clips_of_every_container_are_pretrained_on(clips, tmp_path):
     epochs = records(tmp_path / "run", "epoch")
     assert epochs[-1]["appearance"] < 0.7 * epochs[0]["appearance"]
     assert all(epoch["skipped"] == 0 for epoch in epochs)
+
+
+def room(monkeypatch, size):
+    facts = SimpleNamespace(f_bavail=size // 4096, f_frsize=4096)
+    monkeypatch.setattr(loader.os, "statvfs", lambda path: facts)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_shared_memory_that_is_too_small_is_refused_before_the_first_batch(task, data, tmp_path, monkeypatch):
+    run = {"pretrain": run_pretrain, "finetune": run_finetune}[task]
+    cfg = tiny(task, data, tmp_path / "run", "data.workers=3", "data.repeats=2", "train.batch_size=2")
+    # Seven batches of 2 x 2 clips of 3 x 4 x 16 x 16 bytes, of which there are at most seven at once.
+    need = 7 * 2 * 2 * 3 * 4 * 16 * 16
+    room(monkeypatch, 64 << 10)
+    with pytest.raises(InputError, match=r"workers=3 loader .* take 84 KB .* has 64 KB free: .*data\.workers=2$"):
+        run(cfg)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="take 84 KB of shared memory"):
+        dry_run(cfg, print)
+    room(monkeypatch, need + 4096)
+    TrainBatches(cfg, ALONE)
+    # Several processes on one machine share it.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"take 168 KB .*data\.workers=1$"):
+        TrainBatches(cfg, ALONE)
+    room(monkeypatch, 4096)
+    with pytest.raises(InputError, match=r"data\.workers=0, which does without shared memory, or lower train\.batch"):
+        TrainBatches(cfg, ALONE)
+    TrainBatches(tiny(task, data, tmp_path / "run", "data.workers=0"), ALONE)
+
+
+def test_views_need_shared_memory_too(data, tmp_path, monkeypatch):
+    changes = ("data.workers=1", "train.batch_size=2", "eval.views=40")
+    room(monkeypatch, 64 << 10)
+    with pytest.raises(InputError, match="shared memory"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", *changes))
+    with pytest.raises(InputError, match="shared memory"):
+        dry_run(tiny("finetune", data, tmp_path / "run", *changes), print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_of_loader_processes_lie_in_shared_memory(data, tmp_path):
+    batch = next(TrainBatches(tiny("finetune", data, tmp_path, "data.workers=1"), ALONE).epoch(0))
+    assert all(value.is_shared() for value in batch.values())
+
+
+def failing(data, tmp_path, monkeypatch, fail):
+    """What a run says whose loader process calls `fail` for every clip."""
+
+    def load(self, key):
+        fail()
+        return original(self, key)
+
+    original = ClipDataset.__getitem__
+    monkeypatch.setattr(ClipDataset, "__getitem__", load)
+    with pytest.raises(InputError) as error:
+        run_finetune(tiny("finetune", data, tmp_path / "run", "data.workers=1", "eval.every=0"))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_killed_loader_process_ends_the_run_with_a_sentence(data, tmp_path, monkeypatch):
+    text = failing(data, tmp_path, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    # The signal is told where it comes before the death is noticed.
+    assert re.match(
+        r"a loader process \(\d+\) was killed( \(signal: Killed\))?, most often because memory ran out", text
+    )
+
+
+def test_a_loader_process_without_memory_ends_the_run_with_a_sentence(data, tmp_path, monkeypatch):
+    def fail():
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    assert "a loader process ran out of memory (Unable to allocate 9 GiB)" in failing(data, tmp_path, monkeypatch, fail)
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for(data, tmp_path, monkeypatch, capfd):
+    """The thread that sends a batch prints what it cannot do, and PyTorch would wait for the batch."""
+
+    def fail(connection):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(multiprocessing.reduction, "DupFd", fail)
+    text = failing(data, tmp_path, monkeypatch, lambda: None)
+    assert "a loader process" in text
+    assert "cannot send a batch: [Errno 24] Too many open files" in capfd.readouterr().err
+
+
+def test_loader_processes_that_cannot_be_started(data, tmp_path, monkeypatch, capfd):
+    def fail(self):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
+    with pytest.raises(InputError, match=r"data\.workers=2 loader processes cannot be started \(Resource temp"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", "data.workers=2"))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_slow_storage_is_told_and_the_run_goes_on(workers, data, tmp_path, monkeypatch, capsys):
+    original = ClipDataset.__getitem__
+
+    def load(self, key):
+        if key.index < 3:
+            time.sleep(0.5)
+        return original(self, key)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", load)
+    monkeypatch.setattr(_progress, "_PATIENCE", 0.2)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1", f"data.workers={workers}")
+    assert run_finetune(cfg).steps == 3
+    said = capsys.readouterr().out
+    assert said.count("no batch of clips to learn from has come for ") >= 1
+    assert "no batch of clips to score has come for " in said
+
+
+def test_long_looks_at_the_storage_are_told(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_progress, "_PATIENCE", 0.1)
+    monkeypatch.setattr(loader, "check_exists", lambda clips: time.sleep(0.3))
+    TrainBatches(tiny("finetune", data, tmp_path / "run"), ALONE)
+    assert f"looking for the 14 clips of {data / 'train.csv'} for " in capsys.readouterr().out
+
+
+def test_clips_are_read_into_memory_with_a_line_of_progress(data, tmp_path, monkeypatch, capsys):
+    batches = TrainBatches(tiny("finetune", data, tmp_path / "run", "data.cache=true"), ALONE)
+    shares = []
+    monkeypatch.setattr(loader.ProgressLine, "__call__", lambda self, share: shares.append(share))
+    next(batches.epoch(0))
+    assert len(shares) == 14 and shares[-1] == 1

@@ -1,9 +1,12 @@
 import json
+import os
 import sys
 
 import pytest
 
-from maedfer.train.log import RunLog, truncate_log
+from maedfer._progress import is_terminal
+from maedfer.errors import InputError
+from maedfer.train.log import RunLog, truncate_log, write_json
 
 
 def lines(path):
@@ -15,6 +18,22 @@ def test_records_are_flushed_lines_of_json(tmp_path):
     log.record("step", step=1, loss=float("nan"), lr=1e-3, mfu=None)
     assert lines(tmp_path / "log.jsonl") == [{"kind": "step", "step": 1, "loss": None, "lr": 1e-3, "mfu": None}]
     log.close()
+
+
+def test_no_json_holds_what_is_no_number(tmp_path):
+    log = RunLog(tmp_path, main=True)
+    log.record("eval", step=1, recall=[0.5, float("nan")], folds=[{"loss": float("inf")}])
+    log.close()
+    assert lines(tmp_path / "log.jsonl")[0] == {
+        "kind": "eval",
+        "step": 1,
+        "recall": [0.5, None],
+        "folds": [{"loss": None}],
+    }
+    value = {"loss": float("nan"), "recall": (1.0, -float("inf")), "name": "cl\udce9.mp4"}
+    write_json(tmp_path / "metrics.json", value)
+    text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"loss": None, "recall": [1.0, None], "name": "cl\udce9.mp4"}
 
 
 def test_records_after_the_resumed_step_go_and_torn_lines_too(tmp_path):
@@ -46,12 +65,44 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys, mon
     log.close()
     assert capsys.readouterr().out == "step 1 of 4\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    # A terminal for both, then `maedfer ... > file`, whose file has whole lines.
+    for terminal, lines in ((True, ""), (False, "step 1 of 4\nhello\nstep 4 of 4\n")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        log = RunLog(tmp_path, main=True, total=4)
+        log.progress(1, "step 1 of 4", "loss 0.5")
+        if not terminal:
+            log.say("hello")
+        log.progress(4, "step 4 of 4", "loss 0.4")
+        log.close()
+        shown = capsys.readouterr()
+        assert shown.out == lines and "4/4" in shown.err and "loss 0.4" in shown.err
+
+
+def test_a_log_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    log = RunLog(tmp_path, main=True, step=1)
+    with pytest.raises(InputError, match=r"cannot write .*log\.jsonl: No space left on device"):
+        log.record("step", step=1)
+    log.close()
+
+
+def test_scores_that_come_again_are_taken_out(tmp_path):
+    path = tmp_path / "log.jsonl"
+    records = [{"kind": kind, "step": step} for step in (1, 2) for kind in ("step", "epoch", "eval")]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    truncate_log(path, 2, unscored=True)
+    assert lines(path) == records[:-1]
+
+
+def test_streams_that_are_absent_or_closed_are_no_terminals(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
     log = RunLog(tmp_path, main=True, total=4)
     log.progress(1, "step 1 of 4", "loss 0.5")
-    log.progress(4, "step 4 of 4", "loss 0.4")
     log.close()
-    shown = capsys.readouterr()
-    assert "step 1 of 4" not in shown.out and "4/4" in shown.err and "loss 0.4" in shown.err
+    with open(os.devnull) as stream:
+        pass
+    assert not is_terminal(stream) and not is_terminal(None)
 
 
 def test_tensorboard_has_the_numbers(tmp_path):

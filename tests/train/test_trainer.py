@@ -49,27 +49,76 @@ def kill_before(monkeypatch, step):
 
 
 def test_killed_run_ends_with_the_same_weights(data, tmp_path):
-    """SIGKILL at a random step, resume, and compare with the run that was left alone."""
-    step = random.Random().randrange(1, 9)
+    """SIGKILL at a random moment: before a step, in the midst of writing a checkpoint, or while clips are scored."""
+    moment = random.Random().randrange(4, 24)
     settings = [*overrides("finetune", data, tmp_path / "killed"), *EVERYTHING]
     before = f"""
 import os, signal
+from maedfer.train import checkpoint
+from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer
-original = Trainer._step
-def killed(self, batches):
-    if self.position.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(self, batches)
-Trainer._step = killed
+passed = []
+def at(place, name):
+    original = getattr(place, name)
+    def killed(*args):
+        passed.append(name)
+        if len(passed) == {moment}:
+            if name == "save":
+                args[1].write(b"half of it")
+                args[1].flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+    setattr(place, name, killed)
+at(Trainer, "_step")
+at(checkpoint.torch, "save")
+at(FinetuneTask, "predictions")
 """
     assert in_process("finetune", settings, before).codes == [-signal.SIGKILL]
     assert not (tmp_path / "killed" / "model").exists()
     resumed = in_process("finetune", settings)
     assert resumed.ok, resumed.text
-    assert f"last.pt, step {step}" in resumed.text
+    assert "last.pt, step " in resumed.text
     whole = in_process("finetune", [*settings, f"output={tmp_path / 'whole'}"])
     assert whole.ok, whole.text
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole")), f"killed before step {step}"
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole")), f"killed at moment {moment}"
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_a_run_killed_between_any_two_things_that_end_an_epoch_repeats_the_whole_one(data, tmp_path, monkeypatch):
+    changes = ["eval.select=test", "optim.epochs=2", "train.save_every=1", "train.ema=0.9", "model.drop_path=0.2"]
+    whole = run_finetune(tiny("finetune", data, tmp_path / "whole", *changes))
+    moment, passed = 0, []
+
+    def at(place, name):
+        original = getattr(place, name)
+
+        def killed(*args, **options):
+            for action in (lambda: None, lambda: original(*args, **options)):
+                result = action()
+                passed.append(name)
+                if len(passed) == moment:
+                    raise Killed
+            return result
+
+        monkeypatch.setattr(place, name, killed)
+
+    at(Trainer, "save")
+    at(FinetuneTask, "score")
+    # Saved; scored; the best one, the epoch's own one and the last one saved: each before and after.
+    for moment in (*range(1, 9), 4):  # noqa: B007
+        passed.clear()
+        with pytest.raises(Killed):
+            run_finetune(tiny("finetune", data, tmp_path / "cut", *changes))
+    moment = 0
+    assert run_finetune(tiny("finetune", data, tmp_path / "cut", *changes)).metrics == whole.metrics
+    files = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
+    assert files == ["best.pt", "epoch_001.pt", "epoch_002.pt", "last.pt"]
+    for file in files:
+        ends = [load_checkpoint(tmp_path / name / "checkpoints" / file) for name in ("whole", "cut")]
+        assert same(ends[0]["model"], ends[1]["model"]) and ends[0]["position"] == ends[1]["position"], file
+    for kind in ("epoch", "eval"):
+        rows = [[(r["step"], r.get("loss")) for r in records(tmp_path / name, kind)] for name in ("whole", "cut")]
+        assert rows[0] == rows[1], kind
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
@@ -251,11 +300,55 @@ def test_other_training_clips_are_noticed(tmp_path):
     # The same clips at another place are no others.
     moved = data.rename(tmp_path / "moved")
     assert run_finetune(tiny("finetune", moved, tmp_path / "run", "optim.epochs=1")).metrics == metrics
-    for split in ("test", "train"):
-        file = moved / f"{split}.csv"
-        file.write_text(file.read_text().replace("clip_0 0", "clip_0 2"))
-        with pytest.raises(InputError, match=rf"data\.{split} has changed"):
-            run_finetune(tiny("finetune", moved, tmp_path / "run", "optim.epochs=1"))
+    file = moved / "train.csv"
+    file.write_text(file.read_text().replace("clip_0 0", "clip_0 2"))
+    with pytest.raises(InputError, match=r"data\.train has changed"):
+        run_finetune(tiny("finetune", moved, tmp_path / "run", "optim.epochs=1"))
+
+
+def test_epoch_that_could_not_be_scored_is_not_trained_again(tmp_path, capsys):
+    """A broken clip in the test list: its repair goes on, and gives what a run with the repaired list gives."""
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=2", "eval.select=test", "train.save_every=1")
+    broken = {frame: frame.read_bytes() for frame in (data / "clip_6").iterdir()}
+    lines = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("".join(f"{line}\n" for line in lines if not line.startswith("clip_6 ")))
+    for frame in broken:
+        frame.write_bytes(b"not a picture")
+    with pytest.raises(InputError, match=r"test\.csv:7"):
+        run_finetune(cfg)
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert (last["position"]["epoch"], last["position"]["ending"], last["position"]["best"]) == (1, True, None)
+    assert records(tmp_path / "run", "eval") == []
+    capsys.readouterr()
+
+    # The clip is mended under its own name, or its line is taken out of the list.
+    for frame, content in broken.items():
+        frame.write_bytes(content)
+    resumed = run_finetune(cfg)
+    assert "epoch 1/2" not in capsys.readouterr().out
+    whole = run_finetune(tiny("finetune", data, tmp_path / "whole", "optim.epochs=2", "eval.select=test"))
+    assert resumed.metrics == whole.metrics
+    assert [record["epoch"] for record in records(tmp_path / "run", "eval")] == [1, 2]
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_list_of_clips_to_score_may_change_and_it_is_told(tmp_path, capsys):
+    data = write_clips(tmp_path / "clips", 8)
+    changes = ("eval.select=test", "optim.epochs=2")
+    cfg = tiny("finetune", data, tmp_path / "run", *changes)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before(patch, 3)
+        with pytest.raises(Killed):
+            run_finetune(cfg)
+    file = data / "test.csv"
+    file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines()[:-1]))
+    result = run_finetune(cfg)
+    note = "data.test changed after epoch 1 (7 clips, "
+    assert note in capsys.readouterr().out
+    assert scores(result)["n"] == 6
+    (told,) = [text for text in scores(result)["notes"] if text.startswith(note)]
+    assert told.endswith("; the best epoch so far, 1, was chosen on the former clips")
 
 
 def test_selection_on_the_test_set_is_told(data, tmp_path, capsys):
@@ -273,7 +366,8 @@ def test_selection_on_the_test_set_is_told(data, tmp_path, capsys):
 
 def test_last_epoch_is_the_result_by_default(data, tmp_path):
     result = run_finetune(tiny("finetune", data, tmp_path / "run", "optim.epochs=2"))
-    assert scores(result)["epoch"] == 2 and scores(result)["notes"] == []
+    (note,) = scores(result)["notes"]
+    assert scores(result)["epoch"] == 2 and note.startswith("all 7 clips of data.test are in data.train too")
     last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
     assert all(torch.equal(value, last[name]) for name, value in weights(tmp_path / "run").items())
 
@@ -390,12 +484,13 @@ def test_max_steps_ends_the_run_inside_an_epoch(data, tmp_path):
     assert records(tmp_path / "run", "step")[-1]["lr"] < 1e-2
 
 
-def test_broken_clips_are_replaced_and_counted(tmp_path):
+def test_broken_clips_are_replaced_and_counted(tmp_path, capsys):
     data = write_clips(tmp_path / "clips", 8)
     for frame in (data / "clip_7").iterdir():
         frame.write_bytes(b"not a picture")
     run_finetune(tiny("finetune", data, tmp_path / "run", "data.on_error=skip", "optim.epochs=1"))
     assert records(tmp_path / "run", "epoch")[0]["skipped"] == 1
+    assert "epoch 1: 1 clip could not be read and was replaced by others" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"train\.csv:8: .*clip_7") as error:
         run_finetune(tiny("finetune", data, tmp_path / "strict", "optim.epochs=1"))
     assert "\n" not in str(error.value)

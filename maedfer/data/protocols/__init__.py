@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 
 from maedfer.data.annotations import write_annotations
-from maedfer.data.protocols._record import DatasetProtocol, Fold
+from maedfer.data.protocols._record import DatasetProtocol, Fold, odd_subjects
 from maedfer.errors import InputError, unknown
 
-__all__ = ["PROTOCOLS", "DatasetProtocol", "Fold", "find_protocol", "write_folds", "write_protocol"]
+__all__ = ["PROTOCOLS", "DatasetProtocol", "Fold", "find_protocol", "odd_subjects", "write_folds", "write_protocol"]
 
 PROTOCOLS: dict[str, DatasetProtocol] = {
     module.name: import_module(f"{__name__}.{module.name}").PROTOCOL
@@ -71,10 +71,10 @@ def write_folds(folds: Sequence[Fold], classes: Sequence[str], out: str | Path) 
     Raises:
         InputError: `out` holds lists of other classes, or cannot be written to.
     """
-    out = Path(out)
+    out = Path(os.path.expanduser(out))
     names = "\n".join(classes) + "\n"
     earlier = out / "classes.txt"
-    if earlier.is_file() and earlier.read_text(encoding="utf-8") != names:
+    if os.path.isfile(earlier) and earlier.read_bytes() != names.encode():
         raise InputError(f"{out} holds lists of a data set with other classes: choose another folder")
     folders = [out / f"fold_{number}" for number in range(1, len(folds) + 1)]
     try:

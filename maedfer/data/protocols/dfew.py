@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, split_lines
+from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, Tell, split_lines
 from maedfer.errors import InputError
 
 CLASSES = ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
@@ -12,7 +12,7 @@ CLASSES = ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
 FRAMES = ("jpg_256", "Clip/jpg_256", "jpg_224")
 
 
-def read(root: Path) -> list[Fold]:
+def read(root: Path, tell: Tell) -> list[Fold]:
     """Read the five folds."""
     frames = next((name for name in FRAMES if (root / name).is_dir()), FRAMES[0])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, named_rows
+from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, Tell, named_rows
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
 
-def read(root: Path) -> list[Fold]:
+def read(root: Path, tell: Tell) -> list[Fold]:
     """Read the lists of all scenes, `Action/Happy/0267 Happy`, as one fold."""
 
     def rows(part: str) -> Rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, named_rows
+from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, Tell, named_rows
 
 CLASSES = (
     "anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt", "anxiety", "helplessness",
@@ -12,7 +12,7 @@ CLASSES = (
 )  # fmt: skip
 
 
-def read(root: Path) -> list[Fold]:
+def read(root: Path, tell: Tell) -> list[Fold]:
     """Read the five folds: lines `00001.mp4 anger`, frames in a folder without the suffix."""
 
     def rows(part: str, fold: int) -> Rows:

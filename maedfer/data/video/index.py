@@ -7,25 +7,40 @@ Packets that an edit list hides are left out, as players do. Every other file is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maedfer.data.video.base import in_a_sentence, shown, words
+from maedfer.data.video.cut_off import ends_in_zeros, missing_end
+from maedfer.data.video.streams import decode, demux, open_stream
 from maedfer.errors import InputError, require
 
-# Containers whose packets can be found again by time, exactly.
+# Containers whose packets can be found again by time, exactly, and those whose packets can be passed over up to one.
 _SEEKABLE = {"mov", "matroska"}
+_PASSABLE = {"avi", "flv", "mpeg", "mpegts", "asf", "mxf"}
 _DECORD_CONTAINERS = _SEEKABLE | {"avi", "flv"}
 # Every packet of these codecs is a picture. Others have packets that say "nothing changed", for which a decoder may
 # or may not deliver a frame, but those are smaller than any picture; VP8 has pictures that are never shown.
 _PICTURE_PER_PACKET = {"h264", "hevc", "av1", "vp9"}
 _HIDDEN_PICTURES = {"vp7", "vp8"}
 _SMALLEST_PICTURE = 16
-# FFmpeg's flag of a video stream that is the cover picture of a sound file.
-_COVER = 0x400
+# Every picture of these can be decoded alone, without delay.
+_ALONE = {"mjpeg", "ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "prores", "dnxhd", "rawvideo", "png", "dvvideo"}
+# Containers whose head tells how long the clip is. What is missing must exceed this share of it, and twice the longest
+# time between two frames: heads are rounded, of another tool, or count a last frame that is shown for long.
+_TIMED = {"avi", "flv", "asf", "matroska"}
+_SHARE = 0.1
+# Containers in which nothing comes after the last picture, with the bytes of its head that are not of the packet.
+_BARE = {"yuv4mpegpipe": 0, "dv": 0, "ivf": 12}
+_LEAST = 0.2
+# Formats that do not tell where they end, in which a picture without its end can be told when it is decoded, and the
+# longest group of pictures that is decoded for it.
+_TORN = {"mpeg", "mpegvideo", "m4v"}
+_LAST_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,11 @@ class VideoIndex:
         orientation: what turns the one into the other.
         fps: average rate, 0 where the file tells none.
         pts: int64 [frames], time of each frame, in display order; None where frames were counted by decoding.
-        keys: int64, positions of key frames that can be sought by time (none in containers without an exact index).
+        keys: int64, positions of key frames, from which decoding may start.
+        seekable: whether they can be sought by time; the packets before them are passed over otherwise.
+        timed: whether frames have the times of `pts`; avi has those of packets, in the order of decoding.
+        alone: whether every frame can be decoded without the others.
+        sparing: whether frames to which no other one refers can be left out.
         decord_obstacle: why decord would not deliver the same frames; empty where it does.
     """
 
@@ -72,6 +91,10 @@ class VideoIndex:
     fps: float
     pts: np.ndarray | None
     keys: np.ndarray
+    seekable: bool
+    timed: bool
+    alone: bool
+    sparing: bool
     decord_obstacle: str
 
 
@@ -81,6 +104,11 @@ def index_video(path: Path) -> VideoIndex:
     Raises:
         InputError: not a video, no video stream, cut off, or nothing in it can be decoded.
     """
+    with in_a_sentence(path):
+        return _index(path)
+
+
+def _index(path: Path) -> VideoIndex:
     container, stream = open_stream(path)
     with container:
         packets, first, fresh = _scan(container, stream, path)
@@ -88,14 +116,13 @@ def index_video(path: Path) -> VideoIndex:
         codec = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
         streams = sum(1 for other in container.streams.video)
-        # What the index of an mp4 promises (not every version of PyAV tells).
-        promised = len(getattr(stream, "index_entries", ())) if "mov" in names else 0
-    shown = [packet for packet in packets if not packet.discard]
-    cut_off = any(packet.corrupt for packet in packets)
-    if "mov" in names and (cut_off or len(packets) < promised):
-        raise InputError(f"{path}: the file is cut off or damaged in the middle; copy or download it again")
+        # What the index of an mp4 promises.
+        promised = len(stream.index_entries) if "mov" in names else 0
+        _check_end(path, container, stream, packets, promised)
+    displayed = [packet for packet in packets if not packet.discard]
+    corrupt = any(packet.corrupt for packet in packets)
     countable = (
-        not cut_off
+        not corrupt
         and codec not in _HIDDEN_PICTURES
         and (codec in _PICTURE_PER_PACKET or min(packet.size for packet in packets) >= _SMALLEST_PICTURE)
         and packets[0].key
@@ -105,10 +132,10 @@ def index_video(path: Path) -> VideoIndex:
     )
     pts, keys = None, np.zeros(0, np.int64)
     if countable:
-        frames = len(shown)
-        pts = np.array(sorted(packet.pts for packet in shown), np.int64)
-        if names & _SEEKABLE:
-            keys = np.searchsorted(pts, sorted(packet.pts for packet in shown if packet.key))
+        frames = len(displayed)
+        pts = np.array(sorted(packet.pts for packet in displayed), np.int64)
+        if names & (_SEEKABLE | _PASSABLE):
+            keys = np.searchsorted(pts, sorted(packet.pts for packet in displayed if packet.key))
     else:
         frames = _count_by_decoding(path)
 
@@ -117,10 +144,12 @@ def index_video(path: Path) -> VideoIndex:
     obstacles = {
         "its container has no index to seek by": not names & _DECORD_CONTAINERS,
         "its packets and frames do not pair up": not countable,
-        "an edit list hides some of its frames": len(shown) != len(packets),
+        "an edit list hides some of its frames": len(displayed) != len(packets),
         "pictures after a key frame need some before it": not fresh or (countable and not _closed_groups(packets)),
         "it has several video streams": streams > 1,
         "its pictures have more than 8 bits": any(part.bits != 8 for part in first.format.components),
+        "its colours are stored for fewer pixels than its odd size has": _is_odd(first),
+        "it is interlaced": first.interlaced_frame,
         "it is shown mirrored": not orientation.is_rotation,
         "its rotation is outside the container": orientation != Orientation() and "mov" not in names,
     }
@@ -133,65 +162,111 @@ def index_video(path: Path) -> VideoIndex:
         fps=float(rate) if rate else 0.0,
         pts=pts,
         keys=keys,
+        seekable=bool(names & _SEEKABLE),
+        timed=countable and bool(names & (_SEEKABLE | {"flv"})),
+        alone=codec in _ALONE,
+        # Fields of one frame may differ in being referred to.
+        sparing=countable and codec == "h264" and bool(names & _SEEKABLE) and not first.interlaced_frame,
         decord_obstacle=next((reason for reason, holds in obstacles.items() if holds), ""),
     )
-
-
-def open_stream(path: Path) -> tuple[Any, Any]:
-    """Open a file with PyAV; returns the container and its first real video stream, set to decode on one thread."""
-    av = require("av", "video")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path}: not a readable video ({_words(error)})") from error
-    for stream in container.streams.video:
-        flags = getattr(stream, "disposition", 0)
-        if not getattr(flags, "value", flags) & _COVER:
-            stream.codec_context.thread_count = 1
-            stream.thread_type = "NONE"
-            return container, stream
-    sound = any(stream.type == "audio" for stream in container.streams)
-    container.close()
-    if sound:
-        raise InputError(f"{path}: the file has sound, but no video stream")
-    raise InputError(f"{path}: not a readable video (no video stream; the file may be cut off)")
-
-
-def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
-    """Yield the frames from where the container stands, in display order.
-
-    Raises:
-        InputError: a packet cannot be decoded. Those before the first picture may fail: recordings often start
-            within a group of pictures.
-    """
-    av = require("av", "video")
-    count = 0
-    failure: Exception | None = None
-    try:
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError as error:
-                if count:
-                    raise InputError(f"{path}: damaged after frame {count} ({_words(error)})") from error
-                failure = error
-                continue
-            for frame in frames:
-                count += 1
-                yield frame
-    except av.FFmpegError as error:
-        raise InputError(f"{path}: damaged after frame {count} ({_words(error)})") from error
-    if not count and failure is not None:
-        raise InputError(f"{path}: no frame can be decoded ({_words(failure)})") from failure
 
 
 @dataclass(frozen=True)
 class _Packet:
     pts: Any
+    place: Any
     size: int
     key: bool
     discard: bool
     corrupt: bool
+
+
+def _packet(packet: Any) -> _Packet:
+    return _Packet(packet.pts, packet.pos, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+
+
+def _check_end(path: Path, container: Any, stream: Any, packets: list[_Packet], promised: int) -> None:
+    """Refuse a file whose end is missing.
+
+    Args:
+        path: the file.
+        container: the file as it was opened.
+        stream: its video.
+        packets: all packets of it.
+        promised: how many there are by the index of an mp4.
+    """
+    names = set(container.format.name.split(","))
+    if len(packets) < promised:
+        missing: str | None = f"{len(packets)} of {promised} pictures are there"
+    elif "mov" in names and any(packet.corrupt for packet in packets):
+        missing = "or damaged in the middle"
+    else:
+        missing = missing_end(path, names)
+        rest = path.stat().st_size - (packets[-1].place or 0) - packets[-1].size
+        if not missing and (packets[-1].corrupt or any(rest > head for name, head in _BARE.items() if name in names)):
+            missing = "its last picture is not whole"
+        elif names & _TIMED and (missing is None or (missing == "" and ends_in_zeros(path))):
+            missing = _missing_time(path, container, stream, packets, _SHARE, _LEAST)
+        elif missing and "flv" in names and container.duration and not packets[-1].corrupt:
+            # Tools that edit a clip may leave the old size in its head. Where all of the time is there, so is the clip.
+            missing = _missing_time(path, container, stream, packets, 0, 0) and missing
+        elif missing is None and names & _TORN:
+            missing = _torn_picture(path, packets)
+    if missing:
+        raise InputError(f"{shown(path)}: the file is cut off ({missing}); copy or download it again")
+
+
+def _torn_picture(path: Path, packets: list[_Packet]) -> str:
+    """Look whether one of the last pictures lacks a part, by decoding the last group, where it is a short one."""
+    av = require("av", "video")
+    key = max((place for place, packet in enumerate(packets) if packet.key), default=0)
+    if len(packets) - key > _LAST_GROUP:
+        return ""
+    torn = [False]
+    container, stream = open_stream(path)
+    with container:
+        for packet in islice(demux(container, stream), key, None):
+            try:
+                torn += [frame.is_corrupt for frame in packet.decode()]
+            except av.FFmpegError:
+                torn.append(True)
+    # Of a group's last pictures, the last one to be shown comes before others.
+    return "its last picture is not whole" if any(torn[-4:]) else ""
+
+
+def _missing_time(path: Path, container: Any, stream: Any, packets: list[_Packet], share: float, least: float) -> str:
+    """Compare the time that a container's head promises with that of its last packet, of whatever stream.
+
+    Args:
+        path: the file.
+        container: the file as it was opened.
+        stream: its video.
+        packets: all packets of it.
+        share: how much of the time may be missing, besides two pictures.
+        least: how many seconds may be missing in any case.
+
+    Returns:
+        What is missing, in words; "" where nothing is, or nothing is promised.
+    """
+    times = sorted(packet.pts for packet in packets if packet.pts is not None)
+    if not container.duration or len(times) < 2:
+        return ""
+    should = container.duration / 1e6
+    gap = max(after - before for before, after in pairwise(times)) * stream.time_base
+    margin = max(share * should, least, 2 * float(gap))
+    there = float((times[-1] - times[0]) * stream.time_base)
+    if there + margin >= should:
+        return ""
+    # Sound may be longer than the pictures.
+    again, _ = open_stream(path)
+    with again:
+        ends = [
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in demux(again)
+            if packet.pts is not None
+        ]
+    there = max(ends) - (container.start_time or 0) / 1e6
+    return f"its head says {should:.2f} s, of which {there:.2f} are there" if there + margin < should else ""
 
 
 def _scan(container: Any, stream: Any, path: Path) -> tuple[list[_Packet], Any, bool]:
@@ -206,22 +281,20 @@ def _scan(container: Any, stream: Any, path: Path) -> tuple[list[_Packet], Any, 
     first, fresh = None, True
     failure = "no frame can be decoded"
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             if packet.size:
-                packets.append(
-                    _Packet(packet.pts, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
-                )
+                packets.append(_packet(packet))
                 if packet.is_keyframe and codec in ("h264", "hevc"):
                     fresh = fresh and _starts_afresh(bytes(packet), codec, header)
             if first is None:
                 try:
                     first = next(iter(packet.decode()), None)
                 except av.FFmpegError as error:
-                    failure = _words(error)
+                    failure = words(error)
     except av.FFmpegError as error:
-        raise InputError(f"{path}: the file is damaged ({_words(error)})") from error
+        raise InputError(f"{shown(path)}: the file is damaged ({words(error)})") from error
     if first is None:
-        raise InputError(f"{path}: not a readable video ({failure})")
+        raise InputError(f"{shown(path)}: not a readable video ({failure})")
     return packets, first, fresh
 
 
@@ -244,13 +317,21 @@ def _starts_afresh(packet: bytes, codec: str, header: bytes) -> bool:
 def _count_by_decoding(path: Path) -> int:
     container, stream = open_stream(path)
     with container:
-        return sum(1 for _ in decode(container, stream, path))
+        return sum(1 for _ in decode(demux(container, stream), path))
 
 
 def _closed_groups(packets: list[_Packet]) -> bool:
     """True where every key frame is as far into the file in display order as in coding order."""
     order = {pts: position for position, pts in enumerate(sorted(packet.pts for packet in packets))}
     return all(order[packet.pts] == position for position, packet in enumerate(packets) if packet.key)
+
+
+def _is_odd(frame: Any) -> bool:
+    """True where the size is not a multiple of the block that shares a colour."""
+    pixels = frame.format
+    return bool(
+        frame.width % (64 // max(1, pixels.chroma_width(64))) or frame.height % (64 // max(1, pixels.chroma_height(64)))
+    )
 
 
 def _orientation(frame: Any) -> Orientation:
@@ -263,8 +344,3 @@ def _orientation(frame: Any) -> Orientation:
             if abs(b) + abs(c) < 1e-3:
                 return Orientation(False, a < 0, d < 0)
     return Orientation()
-
-
-def _words(error: Exception) -> str:
-    """FFmpeg's sentence without its error number and the file's name."""
-    return str(getattr(error, "strerror", None) or error)

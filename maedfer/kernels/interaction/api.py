@@ -41,7 +41,11 @@ def local_global_interaction(
         folded: whether "torch" and "triton" fold the projections into keys and values; by default where that takes
             fewer multiply-adds (H * M < C + M), on a CPU where it also takes less time. csrc has the folded form.
         impl: the implementation.
+
+    Raises:
+        InputError: `num_heads` does not divide C, or `impl` cannot run.
     """
+    attention.check_heads(kv.shape[-1], 2, num_heads)
     _, regions, rows, dim = z.shape
     dtype = product_dtype(z)
     by_kernels = folds(num_heads, regions, dim) if folded is None else folded

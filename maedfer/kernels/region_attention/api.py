@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maedfer.errors import require, unknown
+from maedfer.errors import InputError, require, unknown
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_operand
 from maedfer.kernels._dispatch import Impl, resolve
@@ -27,7 +27,11 @@ def region_attention(qkv: Tensor, *, num_heads: int, mask: Tensor | None = None,
 
     Returns:
         [..., S, C], the heads side by side.
+
+    Raises:
+        InputError: `num_heads` does not divide C, or `impl` cannot run.
     """
+    check_heads(qkv.shape[-1], 3, num_heads)
     qkv = product_operand(qkv)
     head_dim = qkv.shape[-1] // (3 * num_heads)
     choice = resolve(
@@ -64,7 +68,12 @@ def cross_attention(
 
     Returns:
         [..., NQ, C].
+
+    Raises:
+        InputError: `num_heads` does not divide C, or `impl` cannot run.
     """
+    check_heads(q.shape[-1], 1, num_heads)
+    check_heads(kv.shape[-1], 2, num_heads)
     q, kv = product_operand(q), product_operand(kv)
     choice = resolve(
         impl,
@@ -94,9 +103,10 @@ def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa") -> Ten
         [..., K, C].
 
     Raises:
-        InputError: unknown backend.
+        InputError: unknown backend, or `num_heads` does not divide C.
         MissingDependencyError: xformers was chosen and is not installed.
     """
+    check_heads(qkv.shape[-1], 3, num_heads)
     if backend == "sdpa":
         return plain.region_attention(qkv, num_heads)
     if backend != "xformers":
@@ -104,6 +114,19 @@ def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa") -> Ten
     xops = require("xformers.ops", "xformers")
     parts = qkv.unflatten(-1, (3, num_heads, -1)).flatten(0, -5)  # [G, K, 3, H, D]
     return xops.memory_efficient_attention(*parts.unbind(2)).reshape(*qkv.shape[:-1], -1)
+
+
+def check_heads(width: int, parts: int, num_heads: int) -> None:
+    """Refuse heads that do not divide the channels of each of the `parts` that lie side by side in `width`.
+
+    Raises:
+        InputError: with the numbers.
+    """
+    if num_heads < 1 or width % (parts * num_heads):
+        raise InputError(
+            f"num_heads {num_heads} does not divide the channels: the last dimension is {parts} * C, "
+            f"C a multiple of num_heads, got {width}"
+        )
 
 
 def _mask_reasons(mask: Tensor | None) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maedfer.kernels import reference
+from maedfer.kernels._autocast import autocast_dtype
 from maedfer.kernels._dispatch import Impl, resolve
 from maedfer.kernels._native_calls import cube_reasons
 from maedfer.kernels.tubelets import native
@@ -39,7 +40,7 @@ def tubelets(
         [B, n, I * prod(patch_size)].
     """
     kind = frames.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+    dtype = autocast_dtype(kind) or dtype
 
     def native_reasons() -> list[str]:
         return cube_reasons(dtype, frames, patch_size)

@@ -8,6 +8,7 @@ dict, hooks and the order of `named_parameters` stay as they are, as no module i
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -19,7 +20,8 @@ from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels._dispatch import check_name
 from maedfer.models.attention import attend_to_all, library, packed_bias
-from maedfer.models.fused import BlockParts, has_plain_parameters, is_hooked
+from maedfer.models.fused import BlockParts
+from maedfer.models.intact import has_global_hooks, is_called_alone, is_plain_leaf
 from maedfer.models.lgi_block import LGIStages
 from maedfer.models.transformer_block import TransformerStages
 
@@ -54,9 +56,11 @@ def accelerate(model: nn.Module, impl: Impl = "auto", strict: bool = True) -> Ac
     """Run the blocks of a published model through the fused operations.
 
     Works on a model as it is, inside DistributedDataParallel, and before or after torch.compile (which compiles anew).
-    Blocks follow their own `drop_path` and draw the same random numbers as before. A block whose inner layers carry
-    hooks when it is called, or that drops out in training, runs as it did before. Calling this again on an accelerated
-    model changes the implementation.
+    Blocks follow their own `drop_path` and draw the same random numbers as before. A block of which anything is not
+    what it was here when it is called (an adapter in a layer's place, hooks, pruning, quantisation), or that drops out
+    in training, runs as it did before. The published attention never calls `q`, `kv` and (in places) `qkv`: what was
+    put there has no effect then either, and there is a warning. Calling this again on an accelerated model changes
+    the implementation.
 
     Args:
         model: holds LGI-Former blocks (`first_attn`, ..., called with the stream [B * M, S, C] and B) or
@@ -105,14 +109,14 @@ def _lgi_forward(block: Any, x: Tensor, b: int) -> Tensor:
     """The published signature: x [B * M, S, C] and B; returns [B * M, S, C]."""
     adapter = block.__dict__[_ADAPTER]
     if not adapter.is_current:
-        return type(block).forward(block, x, b)
+        return adapter.run_as_before(x, b)
     return adapter.run(x.unflatten(0, (b, len(x) // max(1, b)))).flatten(0, 1)
 
 
 def _forward(block: Any, x: Tensor) -> Tensor:
     """The published signature: x [B, K, C]; returns [B, K, C]."""
     adapter = block.__dict__[_ADAPTER]
-    return adapter.run(x) if adapter.is_current else type(block).forward(block, x)
+    return adapter.run(x) if adapter.is_current else adapter.run_as_before(x)
 
 
 # A copy or pickle of a bound method looks for this name in the block.
@@ -201,23 +205,72 @@ class PackedAttention:
 
 
 class Adapter(BlockParts):
-    """What both kinds of adapters share: the published block behind them, and its stochastic depth."""
+    """What both kinds of adapters share: the published block behind them, and its stochastic depth.
+
+    Args:
+        block: the published one.
+        impl: who computes.
+    """
 
     block: Any
 
+    def __init__(self, block: Any, impl: Impl) -> None:
+        self.block, self.impl = block, impl
+        # Every module inside, and under which name in which other one.
+        self.inside = [
+            (holder, name, part, type(part))
+            for holder in block.modules()
+            for name, part in holder._modules.items()
+            if part is not None
+        ]
+        # Changed layers that have been looked at already.
+        self.watched: dict[str, nn.Module] = {}
+
     @property
     def is_current(self) -> bool:
-        """Whether nothing has been put into the block that has to be called."""
-        for layer in self.block.modules():
-            if layer is self.block:
-                continue
-            if is_hooked(layer) or (isinstance(layer, nn.Dropout) and layer.p > 0.0 and layer.training):
+        """Whether the block is made of what it was, and nothing in it has to be called for more than its weights."""
+        if has_global_hooks() or any(value is not None for value in self.block._parameters.values()):
+            return False
+        for holder, name, part, kind in self.inside:
+            if holder._modules.get(name) is not part or type(part) is not kind:
                 return False
-            if isinstance(layer, nn.Linear | nn.LayerNorm) and type(layer) not in (nn.Linear, nn.LayerNorm):
+            if not (is_plain_leaf(part) if kind in (nn.Linear, nn.LayerNorm) else is_called_alone(part)):
                 return False
-            if not has_plain_parameters(layer):
+            if isinstance(part, nn.Dropout) and part.p > 0.0 and part.training:
                 return False
         return True
+
+    def run_as_before(self, *inputs: Any) -> Tensor:
+        """The block's own forward pass; warns, once a layer, where it takes a changed one's weight without calling."""
+        forward = type(self.block).forward
+        taken = {
+            f"{stage}.{name}": layer
+            for stage, attention in self.block.named_children()
+            for name, layer in attention.named_children()
+            if name in ("q", "kv", "qkv") and not is_plain_leaf(layer)
+        }
+        changed = {name: layer for name, layer in taken.items() if self.watched.get(name) is not layer}
+        if not changed or torch.compiler.is_compiling():
+            return forward(self.block, *inputs)
+        called: set[str] = set()
+        handles = [
+            layer.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, layer in changed.items()
+        ]
+        try:
+            out: Tensor = forward(self.block, *inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.watched.update(changed)
+        mute = sorted(changed.keys() - called)
+        if mute:
+            warnings.warn(
+                f"{type(self.block).__name__} takes the weight of {', '.join(mute)} and never calls it: what was put "
+                f"there ({type(changed[mute[0]]).__name__}, or its hooks) may have no effect, with and without "
+                "maedfer.accelerate; put it into proj, fc1 or fc2, or load the model by maedfer.load, which calls it",
+                stacklevel=2,
+            )
+        return out
 
     def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
         """Factors of the block's own stochastic depth, drawn as it draws them: one for each row of a published call."""
@@ -230,15 +283,10 @@ class Adapter(BlockParts):
 
 
 class PublishedLGIBlock(Adapter, LGIStages):
-    """A published LGI-Former block with the stages of ours.
-
-    Args:
-        block: the published one.
-        impl: who computes.
-    """
+    """A published LGI-Former block with the stages of ours."""
 
     def __init__(self, block: Any, impl: Impl) -> None:
-        self.block, self.impl = block, impl
+        super().__init__(block, impl)
         self.dim = block.norm2.normalized_shape[0]
         self.intra_region = getattr(block, "first_attn_type", "self")
         self.inter_region = hasattr(block, "second_attn")
@@ -256,15 +304,11 @@ class PublishedLGIBlock(Adapter, LGIStages):
 
 
 class PublishedTransformerBlock(Adapter, TransformerStages):
-    """A published transformer block (the decoder's, the ViT's) with the steps of ours.
-
-    Args:
-        block: the published one.
-        impl: who computes.
-    """
+    """A published transformer block (the decoder's, the ViT's) with the steps of ours."""
 
     def __init__(self, block: Any, impl: Impl) -> None:
-        self.block, self.impl = block, impl
+        super().__init__(block, impl)
+        self.dim = block.norm2.normalized_shape[0]
         self.norm, self.attention = block.norm1, PackedAttention(block.attn, impl)
         self.ffn_norm, self.ffn = block.norm2, block.mlp
 

@@ -1,4 +1,4 @@
-"""The published constructor's arguments: read into our configuration, or inferred from the weights.
+"""The published constructor's arguments: read into our configuration, and written from it.
 
 Argument names and defaults are those of `VisionTransformer` and `PretrainVisionTransformer` in the published
 MAE-DFER code (github.com/sunlicai/MAE-DFER, commit 80b651d).
@@ -6,12 +6,8 @@ MAE-DFER code (github.com/sunlicai/MAE-DFER, commit 80b651d).
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
-
-from torch import Tensor
 
 from maedfer.errors import InputError, unknown
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig
@@ -54,20 +50,44 @@ _SCRIPT_NAMES = {
 }
 # Constructor arguments without a meaning for the weights.
 _HARMLESS = {"norm_layer", "pretrained", "drop_block_rate"}
+_NUMBERS = {"mlp_ratio", "drop_path_rate", "init_scale", "mask_ratio", "target_diff_weight"}
+_SWITCHES = {
+    *("qkv_bias", "use_learnable_pos_emb", "lg_attn_param_sharing_first_third", "lg_attn_param_sharing_all"),
+    *("lg_no_second", "lg_no_third", "normlize_target", "use_frame_diff_as_target"),
+}
+_SIZES = {"img_size": (1, 2), "patch_size": (1, 2), "lg_region_size": (3,)}
+_CHOICES = {
+    "attn_type": ("local_global", "joint"),
+    "lg_first_attn_type": ("self", "cross"),
+    "lg_third_attn_type": ("cross", "self"),
+    "lg_classify_token_type": ("region", "org", "all"),
+}
+_TOKEN_TYPES: dict[str, Literal["region", "local", "all"]] = {"region": "region", "org": "local", "all": "all"}
 
 
-def read_arguments(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAEDFERConfig:
+def read_arguments(args: Mapping[str, Any], task: str, source: str) -> LGIFormerConfig | MAEDFERConfig:
     """Turn complete published arguments into our configuration.
+
+    Args:
+        args: by name.
+        task: "finetune" or "pretrain".
+        source: the checkpoint's name, for messages.
 
     Raises:
         InputError: values that do not fit together.
     """
+    try:
+        return _config_of(args, task)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _config_of(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAEDFERConfig:
     prefix = "encoder_" if task == "pretrain" else ""
     frames = args.get("all_frames", 16)
-    height, width = _pair(args["img_size"])
-    patch = _pair(args["patch_size"])
+    height, width = pair(args["img_size"])
+    patch = pair(args["patch_size"])
     first_third, everything = args["lg_attn_param_sharing_first_third"], args["lg_attn_param_sharing_all"]
-    token_types: dict[str, Literal["region", "local", "all"]] = {"region": "region", "org": "local", "all": "all"}
     encoder = LGIFormerConfig(
         clip_size=(frames, height, width),
         patch_size=(args["tubelet_size"], *patch),
@@ -84,7 +104,7 @@ def read_arguments(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAED
         interaction="none" if args["lg_no_third"] else args["lg_third_attn_type"],
         feedback=args["_feedback"],
         share_attention="all" if everything else "first_third" if first_third else "none",
-        token_type=token_types[args.get("lg_classify_token_type", "region")],
+        token_type=_TOKEN_TYPES[args.get("lg_classify_token_type", "region")],
         position="learned" if args["use_learnable_pos_emb"] else "sincos",
         drop_path=args["drop_path_rate"],
         num_classes=args["num_classes"] if task == "finetune" else 0,
@@ -107,60 +127,69 @@ def read_arguments(args: Mapping[str, Any], task: str) -> LGIFormerConfig | MAED
     )
 
 
-def infer_arguments(
-    state: Mapping[str, Tensor], task: str, arguments: Mapping[str, Any], namespace: Mapping[str, Any], source: str
-) -> dict[str, Any]:
-    """Complete the user's arguments from the weights.
-
-    Args:
-        state: published state dict.
-        task: "finetune" or "pretrain".
-        arguments: the user's, published constructor or script names; they must agree with the weights.
-        namespace: what the training script had saved beside the weights; what the weights say goes before it.
-        source: the checkpoint's name, for messages.
+def published_arguments(config: LGIFormerConfig | MAEDFERConfig) -> dict[str, Any]:
+    """The arguments with which the published constructors make a model of the same weights and outputs.
 
     Raises:
-        InputError: an argument is unknown, contradicts the weights, or cannot be inferred.
+        InputError: they have none for a setting that changes what a classifier or an encoder computes.
     """
-    arguments = _known_arguments(arguments, task, strict=True)
-    args = {**_known_arguments(namespace, task, strict=False), **arguments}
-    prefix = "encoder." if task == "pretrain" else ""
-    arg_prefix = "encoder_" if task == "pretrain" else ""
-    seen = _seen_in_weights(state, task, prefix, source)
-    dim = seen[f"{arg_prefix}embed_dim"]
-    for name, value in seen.items():
-        if name == "mlp_ratio" and name in arguments and int(dim * arguments[name]) == round(dim * value):
-            # The hidden width is rounded down, so the weights tell the ratio only roughly.
-            continue
-        if name in arguments and _plain(arguments[name]) != _plain(value):
+    pretrain = isinstance(config, MAEDFERConfig)
+    encoder = config.encoder if isinstance(config, MAEDFERConfig) else config
+    unknown_there = {
+        "feedback": encoder.feedback == "region",
+        "position_grid": encoder.position_grid not in (None, encoder.grid) and encoder.position == "sincos",
+        "clip_size": len(encoder.clip_size) != 3,
+    }
+    for name, differs in unknown_there.items():
+        if differs:
             raise InputError(
-                f"{source}: the argument {name}={arguments[name]!r} contradicts the weights, which say {value!r}"
+                f"the published code has no counterpart of {name}={getattr(encoder, name)!r}, a model with it cannot "
+                "be written under published names: keep it as a folder of save_pretrained"
             )
-        args[name] = value
-    if args["attn_type"] == "local_global":
-        args |= _sharing(state, prefix, args[f"{arg_prefix}depth"], arguments, source)
-    head_dims = {"num_heads" if task == "finetune" else "encoder_num_heads": dim}
-    if task == "pretrain":
-        head_dims["decoder_num_heads"] = args["decoder_embed_dim"]
-    for name, width in head_dims.items():
-        if name not in args:
-            # All published models have heads of 64 channels; weights cannot tell.
-            if width % 64:
-                raise InputError(f"{source}: the number of heads cannot be read off the weights: give args {name}")
-            args[name] = width // 64
-    args.setdefault("use_learnable_pos_emb", False)
-    args.setdefault("drop_path_rate", 0.0)
-    _complete_sizes(args, state, prefix, source)
-    if task == "finetune":
-        args.setdefault("lg_classify_token_type", "region")
-    else:
-        defaults = {"mask_ratio": 0.9, "target_diff_weight": None, "normlize_target": True}
-        for name, value in {**defaults, "use_frame_diff_as_target": True}.items():
-            args.setdefault(name, value)
-    return args
+    prefix = "encoder_" if pretrain else ""
+    args: dict[str, Any] = {
+        "img_size": _single(encoder.clip_size[1:]),
+        "all_frames": encoder.clip_size[0],
+        "patch_size": _single(encoder.patch_size[1:]),
+        "tubelet_size": encoder.patch_size[0],
+        f"{prefix}in_chans": encoder.in_channels,
+        f"{prefix}embed_dim": encoder.embed_dim,
+        f"{prefix}depth": encoder.depth,
+        f"{prefix}num_heads": encoder.num_heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "qkv_bias": encoder.qkv_bias,
+        "attn_type": "local_global" if encoder.architecture == "lgi" else "joint",
+        "use_learnable_pos_emb": encoder.position == "learned",
+        "drop_path_rate": encoder.drop_path,
+    }
+    if encoder.architecture == "lgi":
+        args |= {
+            "lg_region_size": list(encoder.region_size),
+            "lg_first_attn_type": encoder.intra_region,
+            "lg_third_attn_type": "cross" if encoder.interaction == "none" else encoder.interaction,
+            "lg_no_second": not encoder.inter_region,
+            "lg_no_third": encoder.interaction == "none",
+            "lg_attn_param_sharing_first_third": encoder.share_attention == "first_third",
+            "lg_attn_param_sharing_all": encoder.share_attention == "all",
+        }
+    if not isinstance(config, MAEDFERConfig):
+        token_type = next(theirs for theirs, ours in _TOKEN_TYPES.items() if ours == encoder.token_type)
+        tokens = {"lg_classify_token_type": token_type} if encoder.architecture == "lgi" else {}
+        return args | tokens | {"num_classes": encoder.num_classes, "init_scale": encoder.init_scale}
+    motion = {"appearance": 0.0, "motion": 1.0}.get(config.target, 1.0 - config.appearance_weight)
+    return args | {
+        "decoder_embed_dim": config.decoder_dim,
+        "decoder_depth": config.decoder_depth,
+        "decoder_num_heads": config.decoder_heads,
+        "decoder_num_classes": encoder.cube_values,
+        "mask_ratio": config.mask_ratio,
+        "use_frame_diff_as_target": config.target != "pixels",
+        "target_diff_weight": motion,
+        "normlize_target": config.normalize_target,
+    }
 
 
-def _known_arguments(arguments: Mapping[str, Any], task: str, strict: bool) -> dict[str, Any]:
+def known_arguments(arguments: Mapping[str, Any], task: str, strict: bool) -> dict[str, Any]:
     """Keep what the constructors know, under their names; when `strict`, refuse the rest."""
     known = set(_KNOWN[task])
     args: dict[str, Any] = {}
@@ -179,121 +208,35 @@ def _known_arguments(arguments: Mapping[str, Any], task: str, strict: bool) -> d
     return args
 
 
-def _seen_in_weights(state: Mapping[str, Tensor], task: str, prefix: str, source: str) -> dict[str, Any]:
-    """Arguments that shapes and names of the weights determine."""
-    embedding = state.get(f"{prefix}patch_embed.proj.weight")
-    if embedding is None:
-        hint = ' (these look like pre-training weights: use task="pretrain")' if "mask_token" in state else ""
-        if task == "pretrain" and "patch_embed.proj.weight" in state:
-            hint = ' (these look like fine-tuning weights: use task="finetune")'
-        raise InputError(f"{source} has no {prefix}patch_embed.proj.weight: not a published {task} checkpoint{hint}")
-    if embedding.dim() != 5:
-        raise InputError(f"{source}: patch_embed.proj.weight has {embedding.dim()} dimensions, expected 5")
-    arg_prefix = "encoder_" if task == "pretrain" else ""
-    dim = embedding.shape[0]
-    patch = embedding.shape[3]
-    numbers = [int(m[1]) for key in state if (m := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", key))]
-    if not numbers:
-        raise InputError(f"{source} has no {prefix}blocks.*: not a published {task} checkpoint")
-    first = f"{prefix}blocks.0."
-    lgi = f"{prefix}lg_region_tokens" in state
-    hidden = state.get(f"{first}mlp.fc1.weight")
-    third = f"{first}third_attn_norm0.weight" in state
-    seen: dict[str, Any] = {
-        f"{arg_prefix}embed_dim": dim,
-        f"{arg_prefix}depth": max(numbers) + 1,
-        f"{arg_prefix}in_chans": embedding.shape[1],
-        "tubelet_size": embedding.shape[2],
-        "patch_size": patch if patch == embedding.shape[4] else tuple(embedding.shape[3:]),
-        "attn_type": "local_global" if lgi else "joint",
-        "qkv_bias": any(key.startswith(first) and key.endswith("q_bias") for key in state),
-        "mlp_ratio": hidden.shape[0] / dim if hidden is not None else 4.0,
-        "use_learnable_pos_emb": f"{prefix}pos_embed" in state,
-        "_feedback": "clip" if f"{first}fourth_attn.q.weight" in state else "none",
-    }
-    if lgi:
-        seen |= {
-            "lg_no_second": f"{first}second_attn_norm0.weight" not in state,
-            "lg_no_third": not third,
-            "lg_first_attn_type": "cross" if f"{first}first_attn_norm1.weight" in state else "self",
-        }
-        if third:
-            seen["lg_third_attn_type"] = "cross" if f"{first}third_attn_norm1.weight" in state else "self"
-    if task == "finetune" and "head.weight" in state:
-        seen["num_classes"] = state["head.weight"].shape[0]
-    elif task == "finetune":
-        seen["num_classes"] = 0
-    if task == "pretrain" and "encoder_to_decoder.weight" in state and "decoder.head.weight" in state:
-        depth = [int(m[1]) for key in state if (m := re.match(r"decoder\.blocks\.(\d+)\.", key))]
-        seen["decoder_embed_dim"] = state["encoder_to_decoder.weight"].shape[0]
-        seen["decoder_depth"] = max(depth, default=-1) + 1
-        seen["decoder_num_classes"] = state["decoder.head.weight"].shape[0]
-    return seen
+def check_value(name: str, value: Any, source: str, label: str) -> None:
+    """Refuse values that cannot be those of the argument `name`, which messages call `label`."""
+
+    def whole(number: Any) -> bool:
+        return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+    if name in _NUMBERS:
+        right = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        expected = "a number"
+    elif name in _SWITCHES:
+        right, expected = isinstance(value, bool), "true or false"
+    elif name in _CHOICES:
+        right, expected = value in _CHOICES[name], " or ".join(map(repr, _CHOICES[name]))
+    elif name in _SIZES:
+        numbers = value if isinstance(value, (list, tuple)) else (value,)
+        right = len(numbers) in _SIZES[name] and all(whole(number) and number > 0 for number in numbers)
+        expected = "three whole numbers" if name == "lg_region_size" else "a whole number or two"
+    else:
+        right, expected = whole(value), "a whole number"
+    if not right:
+        raise InputError(f"{source}: {label} must be {expected}, got {value!r}")
 
 
-def _sharing(
-    state: Mapping[str, Tensor], prefix: str, depth: int, arguments: Mapping[str, Any], source: str
-) -> dict[str, bool]:
-    """Which stages share attention weights: in a state dict, equal tensors under two names in every block."""
-
-    def shares(stage: str) -> bool:
-        pairs = [
-            (state.get(f"{prefix}blocks.{i}.first_attn.{name}"), state.get(f"{prefix}blocks.{i}.{stage}.{name}"))
-            for i in range(depth)
-            for name in ("q.weight", "kv.weight", "proj.weight")
-        ]
-        return all(a is not None and b is not None and a.shape == b.shape and a.equal(b) for a, b in pairs)
-
-    stages = {name for name in ("second_attn", "third_attn") if f"{prefix}blocks.0.{name}.q.weight" in state}
-    shared = {stage for stage in stages if shares(stage)}
-    names = ("lg_attn_param_sharing_first_third", "lg_attn_param_sharing_all")
-    if any(name in arguments for name in names):
-        first_third, everything = (bool(arguments.get(name, False)) for name in names)
-        claimed = stages if everything else stages & {"third_attn"} if first_third else set()
-        if claimed - shared:
-            raise InputError(
-                f"{source}: the arguments say that the first attention shares its weights with "
-                f"{', '.join(sorted(claimed))}, but the weights differ"
-            )
-        return {names[0]: first_third, names[1]: everything}
-    return {names[0]: shared == {"third_attn"}, names[1]: bool(shared) and shared == stages and "second_attn" in shared}
+def pair(size: Any) -> tuple[int, int]:
+    """Height and width of a size that may be given by one number."""
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    return int(height), int(width)
 
 
-def _complete_sizes(args: dict[str, Any], state: Mapping[str, Tensor], prefix: str, source: str) -> None:
-    """Fill in clip and region size, which only the number of representative tokens constrains."""
-    args.setdefault("all_frames", 16)
-    defaults = {"lg_first_attn_type": "self", "lg_third_attn_type": "cross"}
-    flags = ("lg_no_second", "lg_no_third", "lg_attn_param_sharing_first_third", "lg_attn_param_sharing_all")
-    for name, value in {**defaults, **dict.fromkeys(flags, False)}.items():
-        args.setdefault(name, value)
-    lgi = args["attn_type"] == "local_global"
-    known_size = "img_size" in args
-    args.setdefault("img_size", 160)
-    height, width = _pair(args["img_size"])
-    patch = _pair(args["patch_size"])
-    grid = (args["all_frames"] // args["tubelet_size"], height // patch[0], width // patch[1])
-    if not lgi:
-        args.setdefault("lg_region_size", grid)
-        return
-    count = state[f"{prefix}lg_region_tokens"].shape[0]
-    args.setdefault("lg_region_size", (2, 5, 10))
-    region = tuple(args["lg_region_size"])
-    regions = math.prod(g // r for g, r in zip(grid, region, strict=True)) if len(region) == 3 else -1
-    if regions != count or any(g % r for g, r in zip(grid, region, strict=True)):
-        clip = (args["all_frames"], height, width)
-        raise InputError(
-            f"{source} has {count} representative tokens, but clips of {clip} with lg_region_size {region} have "
-            f"{regions} regions: give args img_size, all_frames and lg_region_size"
-            + ("" if known_size else " (the published defaults were assumed)")
-        )
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _plain(value: Any) -> Any:
-    """Make equal what is equal: 4 and 4.0, (2, 5) and [2, 5], 16 and (16, 16)."""
-    if isinstance(value, (list, tuple)):
-        return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
-    return value
+def _single(size: tuple[int, ...]) -> int | list[int]:
+    """One number for a square, as the published scripts write it."""
+    return size[0] if size[0] == size[1] else list(size)

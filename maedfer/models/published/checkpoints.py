@@ -7,27 +7,45 @@ and the check of keys and shapes all read it.
 from __future__ import annotations
 
 import argparse
-import pickle
-import warnings
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from maedfer._values import expand_home
+from maedfer.dataclass_tree import from_dict
 from maedfer.errors import InputError, unknown
 from maedfer.models.attention import Attention
+from maedfer.models.build import build_model
+from maedfer.models.clip_settings import ClipSettings
+from maedfer.models.config import LGIFormerConfig, ModelConfig
 from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
 from maedfer.models.mae_dfer import MAEDFER
-from maedfer.models.published.arguments import infer_arguments, read_arguments
-from maedfer.models.published.videomae import from_videomae, is_videomae
-from maedfer.models.serialization import PretrainedModel, key_problems
+from maedfer.models.published.arguments import known_arguments, published_arguments, read_arguments
+from maedfer.models.published.inference import infer_arguments
+from maedfer.models.published.layouts import unwrap
+from maedfer.models.published.sources import Source, read_source
+from maedfer.models.published.videomae import POSITION_TABLES, from_videomae, has_last_norm, is_videomae
+from maedfer.models.published.videomae_config import VideoMAESettings, videomae_settings
+from maedfer.models.serialization import (
+    CONFIG_FILE,
+    PretrainedModel,
+    clip_settings_of,
+    config_of,
+    holding_values,
+    is_own,
+    key_problems,
+    read_settings,
+)
 from maedfer.models.transformer_block import TransformerBlock
+
+# Where a published file that was written here says what its model is.
+SETTINGS_KEY = "maedfer"
 
 Task = Literal["finetune", "pretrain"]
 
@@ -57,14 +75,16 @@ def load_published(
     """Make our model from a published checkpoint, strictly.
 
     Args:
-        source: a .pth, .bin or .safetensors file, or a state dict, or what such a file holds ({"model": state dict,
-            ...}). Weights of VideoMAE in the layout of Hugging Face's transformers are recognised by their names.
+        source: a file of PyTorch or safetensors under any name, a folder of transformers or of DeepSpeed, or a state
+            dict, or what such a file holds ({"model": state dict, ...}). Weights of VideoMAE in the layout of Hugging
+            Face's transformers are recognised by their names, and the config.json beside them is read.
         task: "finetune" gives an `LGIFormer` (`model(clips)` are logits), "pretrain" an `MAEDFER` with
             decoder_order="published". By default told from the names of the weights.
         args: the published constructor's arguments, or the training script's. They override what the file's own
-            argparse namespace says; what neither says is inferred from the weights where that is possible, and else
-            taken from the released recipes (heads of 64 channels, 16 x 160 x 160 clips, regions of 2 x 5 x 10,
-            classification by representative tokens).
+            argparse namespace and config.json say; what none of them says is inferred from the weights where that is
+            possible, and else taken from the released recipes (heads of 64 channels for the widths that they have,
+            16 x 160 x 160 clips and 16 x 224 x 224 for transformers' VideoMAE, regions of 2 x 5 x 10, classification by
+            representative tokens). `load_report.assumed` names what was.
 
     Returns:
         The model in evaluation mode, float32, with the `LoadReport` as `model.load_report`.
@@ -73,47 +93,120 @@ def load_published(
         InputError: the file is missing, damaged or holds code; keys are missing, unexpected or mis-shaped; an
             argument is unknown, contradicts the weights, or is needed and not given.
     """
-    if isinstance(source, (str, Path)):
-        return published_model(read_checkpoint(source), str(source), task, args)
-    return published_model(source, "the state dict", task, args)
+    if not isinstance(source, (str, Path)):
+        return published_model(Source(source, "the state dict"), task, args)
+    path = Path(expand_home(str(source)))
+    if os.path.isdir(path) and os.path.isfile(path / CONFIG_FILE):
+        kind = read_settings(path).get("model_type")
+        if is_own(kind):
+            raise InputError(f"{str(path)!r} is a saved model of this package already ({kind}): maedfer.load reads it")
+    return published_model(read_source(path), task, args)
 
 
 def published_model(
-    content: Any,
-    name: str,
+    source: Source,
     task: Task | None = None,
     args: Mapping[str, Any] | argparse.Namespace | None = None,
 ) -> LGIFormer | MAEDFER:
-    """`load_published` of what a file holds; `name` is what messages call it."""
+    """`load_published` of what a file or folder holds."""
     if task not in (None, "finetune", "pretrain"):
         raise unknown("task", task, ("finetune", "pretrain"))
-    state, namespace = _unwrap(content, name)
-    # Only pre-training has a token that stands for what is hidden.
-    task = task or ("pretrain" if any(key.endswith("mask_token") for key in state) else "finetune")
     if isinstance(args, argparse.Namespace):
-        args, namespace = None, args
+        script: Mapping[str, Any] | None = vars(args)
+        args = None
+    else:
+        script = None
     if args is not None and not isinstance(args, Mapping):
         raise InputError(f"args must be a mapping or an argparse.Namespace, got {type(args).__name__}")
+    name = source.name
+    state, kept, ignored = unwrap(source.content, name)
+    if isinstance(source.content, Mapping) and SETTINGS_KEY in source.content:
+        if args is not None or script is not None:
+            raise InputError(f"{name} says what its model is, under {SETTINGS_KEY!r}: args are for files that do not")
+        return _described(source.content[SETTINGS_KEY], state, name, task)
+    # Only pre-training has a token that stands for what is hidden.
+    task = task or ("pretrain" if any(key.endswith("mask_token") for key in state) else "finetune")
+    theirs: VideoMAESettings | None = None
     fresh: tuple[str, ...] = ()
+    tables: dict[str, Tensor] = {}
     if is_videomae(state):
+        tables = {key: state[key] for key in state if key.removeprefix("videomae.") in POSITION_TABLES}
+        pools_first = has_last_norm(state)
         state, fresh = from_videomae(state, task, name)
+        theirs = videomae_settings(source.folder, task, state, pools_first)
+        ignored |= theirs.ignored
         if task == "pretrain":
             args = {"use_frame_diff_as_target": False, **(args or {})}
-    script = vars(namespace) if isinstance(namespace, argparse.Namespace) else {}
-    settings = infer_arguments(state, task, args or {}, script, name)
-    config = read_arguments(settings, task)
-    model: LGIFormer | MAEDFER = LGIFormer(config) if task == "finetune" else MAEDFER(config)  # type: ignore[arg-type]
-    table = published_table(model)
+    found = infer_arguments(
+        state, task, args or {}, kept if script is None else script, name, theirs.beside if theirs else None
+    )
+    settings = found.arguments
+    config = read_arguments(settings, task, name)
+    model = _filled(config, state, f"{name} does not fit the published {task} model with {_brief(settings)}")
+    for key, table in tables.items():
+        _check_positions(model, key, table, name)
+    given = known_arguments(args or {}, task, strict=False)
+    assumed = tuple(key for key in theirs.assumed if key not in given) if theirs else ()
+    model.load_report = LoadReport(
+        used=tuple(key for key in published_table(model) if key not in fresh),
+        ignored=ignored,
+        fresh=fresh,
+        settings=_visible(settings),
+        assumed=found.assumed + assumed,
+    )
+    if theirs and theirs.classes:
+        fit = {"fit": theirs.fit} if theirs.fit else {}
+        model.clip_settings = from_dict(ClipSettings, {"classes": list(theirs.classes), **fit})
+    return model
+
+
+def _described(settings: Any, state: dict[str, Tensor], name: str, task: str | None) -> LGIFormer | MAEDFER:
+    """The model of a file that `published_file` has written."""
+    where = f"{name}: {SETTINGS_KEY}"
+    if not isinstance(settings, Mapping):
+        raise InputError(f"{where} must be a section with keys, got a {type(settings).__name__}")
+    config = config_of(settings, where)
+    is_task = "finetune" if isinstance(config, LGIFormerConfig) else "pretrain"
+    if task not in (None, is_task):
+        raise InputError(f"{name} is a model of task {is_task}, not of {task}")
+    model = _filled(config, state, f"{name} does not fit the model that it describes under {SETTINGS_KEY!r}")
+    model.clip_settings = clip_settings_of(settings, where)
+    model.load_report = LoadReport(used=tuple(published_table(model)), settings=published_arguments(config))
+    return model
+
+
+def _filled(config: ModelConfig, state: Mapping[str, Tensor], problem: str) -> LGIFormer | MAEDFER:
+    """The model of `config` with the weights `state`, in evaluation mode; `problem` begins the message of an error."""
+    # Sizes are compared before memory is taken for them.
+    with torch.device("meta"):
+        expected = published_table(build_model(config))
     problems = key_problems(
-        {key: tuple(value.shape) for key, value in state.items()}, {key: part.shape for key, part in table.items()}
+        {key: tuple(value.shape) for key, value in state.items()}, {key: part.shape for key, part in expected.items()}
     )
     if problems:
-        raise InputError(f"{name} does not fit the published {task} model with {_brief(settings)}: {problems}")
-    for key, part in table.items():
-        part.read().copy_(state[key])
-    used = tuple(key for key in table if key not in fresh)
-    model.load_report = LoadReport(used=used, fresh=fresh, settings=_visible(settings))
+        raise InputError(f"{problem}: {problems}")
+    with holding_values():
+        model = build_model(config)
+    filled: dict[tuple[int, int], str] = {}
+    for key, part in published_table(model).items():
+        # Stages that share an attention have it under several names.
+        first = filled.setdefault((id(part.parameter), part.start), key)
+        if first == key:
+            part.read().copy_(state[key])
+        elif not torch.equal(state[first], state[key]):
+            raise InputError(f"{problem}: {first} and {key} are one and the same weight there, but differ here")
     return model.eval()
+
+
+def _check_positions(model: LGIFormer | MAEDFER, key: str, table: Tensor, name: str) -> None:
+    """Compare a table of positions that a file has with the one that is computed."""
+    decoding = not key.endswith("embeddings.position_embeddings")
+    ours = model.decoder_positions if decoding and isinstance(model, MAEDFER) else model.encoder.positions
+    if table.shape != ours.shape or (table.float() - ours).abs().max() > 1e-3:
+        raise InputError(
+            f"{name}: {key} {list(table.shape)} is not the sine-cosine table {list(ours.shape)} of clips of "
+            f"{model.encoder.config.clip_size}: give the right img_size and all_frames"
+        )
 
 
 def to_published(model: PretrainedModel) -> dict[str, Tensor]:
@@ -123,9 +216,37 @@ def to_published(model: PretrainedModel) -> dict[str, Tensor]:
         model: an `LGIFormer` or `MAEDFER`.
 
     Raises:
-        InputError: the model has a part that the published code does not know.
+        InputError: the model has a part, or computes something, that the published code does not know.
     """
-    return {key: part.read().cpu().clone().contiguous() for key, part in published_table(model).items()}
+    table = published_table(model)
+    changed = [key for key, part in table.items() if not isinstance(part.parameter, nn.Parameter)]
+    if changed:
+        raise InputError(
+            f"{changed[0]} is no plain parameter of {type(model).__name__} any more (a quantised or pruned layer?): "
+            "undo that first, or take the model as it was before"
+        )
+    known = {id(part.parameter) for part in table.values()}
+    own = [name for name, parameter in model.named_parameters() if id(parameter) not in known]
+    if own:
+        raise InputError(f"the published code has no counterpart of {own[0]} of {type(model).__name__}")
+    published_arguments(model.config)
+    return {key: part.read().cpu().clone().contiguous() for key, part in table.items()}
+
+
+def published_file(model: PretrainedModel) -> dict[str, Any]:
+    """What a published .pth file of a model holds: "model", and two things that the published code does not read.
+
+    "args" has the published constructor's arguments, and "maedfer" what config.json says of a saved model, so that
+    `load_published` makes the same model of it whatever its switches are.
+
+    Raises:
+        InputError: as `to_published`.
+    """
+    return {
+        "model": to_published(model),
+        "args": published_arguments(model.config),
+        SETTINGS_KEY: model.settings(),
+    }
 
 
 def published_gradients(model: PretrainedModel) -> dict[str, Tensor]:
@@ -154,55 +275,6 @@ def published_table(model: PretrainedModel) -> dict[str, Part]:
         assert isinstance(block, TransformerBlock)
         table |= _vit_block(f"decoder.blocks.{number}", block)
     return table | _module("decoder.norm", model.decoder_norm) | _module("decoder.head", model.decoder_head)
-
-
-def read_checkpoint(path: str | Path) -> Any:
-    """Read a file of PyTorch (.pth, .pt, .bin) or a .safetensors file without running any code in it.
-
-    Tensors, plain containers and argparse.Namespace are let in, nothing else.
-
-    Raises:
-        InputError: the file is missing, damaged, or needs anything else to be loaded.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # A pickle of another protocol is warned about on several lines before it is refused in one.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), ""
-        )
-        raise InputError(
-            f"{path} is refused: it is no plain checkpoint of tensors, or holds objects that could run code "
-            f"({reason[:200] or 'not a pickle of tensors'})"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is not a readable checkpoint: {reason[:200]}") from None
-
-
-def _unwrap(content: Any, name: str) -> tuple[dict[str, Tensor], Any]:
-    """Split a checkpoint into weights and the argparse namespace beside them."""
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name} holds a {type(content).__name__}, not a state dict")
-    namespace = content.get("args")
-    for wrapper in ("model", "module"):
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    state = {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise InputError(f"{name} holds no weights: expected a state dict, or one under the key 'model' or 'module'")
-    return state, namespace
 
 
 def _encoder_table(model: LGIFormer | MAEDFER, prefix: str) -> dict[str, Part]:

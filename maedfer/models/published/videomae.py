@@ -1,8 +1,9 @@
 """VideoMAE checkpoints in the layout of Hugging Face's transformers, renamed to the original one.
 
-Covers `VideoMAEModel`, `VideoMAEForVideoClassification` and `VideoMAEForPreTraining`. Two things go wrong easily: the
+Covers `VideoMAEModel`, `VideoMAEForVideoClassification` and `VideoMAEForPreTraining`. Three things go wrong easily: the
 biases of queries and values are separate parameters there (`q_bias`, `v_bias`) that a converter can drop silently,
-and keys have no bias.
+keys have no bias, and weights do not tell the number of heads, the size of the clips and what is pooled, which only
+config.json says.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LAYER_NAMES = {
     "layernorm_after": "norm2",
 }
 _SELF = "attention.attention."
+# Fixed tables, which some versions keep and which are computed here.
+POSITION_TABLES = ("embeddings.position_embeddings", "position_embeddings", "decoder.position_embeddings")
 
 
 def is_videomae(state: Mapping[str, Tensor]) -> bool:
@@ -31,18 +34,29 @@ def is_videomae(state: Mapping[str, Tensor]) -> bool:
     return any(key.removeprefix("videomae.").startswith("encoder.layer.") for key in state)
 
 
+def has_last_norm(state: Mapping[str, Tensor]) -> bool:
+    """Whether the tokens are normalised after the last block, as a model made without mean pooling does."""
+    return any(key.removeprefix("videomae.") == "layernorm.weight" for key in state)
+
+
 def from_videomae(state: Mapping[str, Tensor], task: str, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Rename to the original VideoMAE layout, which the published MAE-DFER code shares.
 
     A bare `VideoMAEModel` has no head: for "finetune" the result has none either (num_classes = 0). Its final LayerNorm
-    serves as the one before the head; one made with mean pooling has none, and gets a LayerNorm as initialised.
+    serves as the one before the head; one made with mean pooling has none, and gets a LayerNorm as initialised. A
+    classifier made without mean pooling classifies by the first token alone, which is refused.
 
     Returns:
         The state dict, and the names in it that the checkpoint did not have.
 
     Raises:
-        InputError: a key is not known, or biases of queries, keys and values are of no supported form.
+        InputError: a key is not known, biases of queries, keys and values are of no supported form, or the weights are
+            pooled in a way that is not offered.
     """
+    projection = "embeddings.patch_embeddings.projection.weight"
+    if not any(key.endswith(projection) for key in state):
+        raise InputError(f"{source} has no {projection}: it is not a whole model of VideoMAE")
+    _check_pooling({key.removeprefix("videomae.").rpartition(".")[0] for key in state}, task, source)
     encoder = "encoder." if task == "pretrain" else ""
     out: dict[str, Tensor] = {}
     attention: dict[str, dict[str, Tensor]] = {}
@@ -59,11 +73,12 @@ def from_videomae(state: Mapping[str, Tensor], task: str, source: str) -> tuple[
                 raise InputError(f"{source}: unknown key {key!r} of a VideoMAE checkpoint")
             out[f"{prefix}.{_LAYER_NAMES[module]}.{kind}"] = value
         else:
+            if name in POSITION_TABLES:
+                continue
             renamed = _outer_name(name, encoder, task)
             if renamed is None:
                 raise InputError(f"{source}: unknown key {key!r} of a VideoMAE checkpoint")
-            if renamed:
-                out[renamed] = value
+            out[renamed] = value
     for prefix, parts in attention.items():
         out |= _merge_attention(prefix, parts, source)
     if task == "finetune" and "fc_norm.weight" not in out and "patch_embed.proj.bias" in out:
@@ -73,11 +88,23 @@ def from_videomae(state: Mapping[str, Tensor], task: str, source: str) -> tuple[
     return out, ()
 
 
+def _check_pooling(modules: set[str], task: str, source: str) -> None:
+    """Refuse models whose last LayerNorm is not where ours is."""
+    if task == "pretrain" and "layernorm" not in modules:
+        raise InputError(
+            f"{source} is an autoencoder of VideoMAE without layernorm, as use_mean_pooling=true makes it: the one "
+            "here normalises what the encoder gives, so that it would be another model"
+        )
+    if task == "finetune" and "classifier" in modules and ("layernorm" in modules or "fc_norm" not in modules):
+        raise InputError(
+            f"{source} is a classifier of VideoMAE with use_mean_pooling=false, which classifies by the first token: "
+            "the one here classifies by the mean over all tokens, so that it would be another model"
+        )
+
+
 def _outer_name(name: str, encoder: str, task: str) -> str | None:
-    """The original name outside of the blocks; "" for tables that we compute, None when unknown."""
+    """The original name outside of the blocks; None when unknown."""
     module, _, kind = name.rpartition(".")
-    if name in ("position_embeddings", "embeddings.position_embeddings", "decoder.position_embeddings"):
-        return ""
     if name == "mask_token":
         return name
     names = {

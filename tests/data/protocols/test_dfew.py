@@ -19,6 +19,17 @@ def test_given_folds(tmp_path: Path) -> None:
     assert PROTOCOL.folds_in(tmp_path)[0].test == [("Clip/jpg_256/00001", 3)]
 
 
+def test_clips_that_are_in_a_split_twice_are_told(tmp_path: Path) -> None:
+    put_dfew(tmp_path)
+    put(tmp_path, "EmoLabel_DataSplit/test(single-labeled)/set_2.csv", "video_name,label\n12,1\n3,1\n3,1\n")
+    told: list[str] = []
+    PROTOCOL.folds_in(tmp_path, told.append)
+    assert told == [
+        "Fold 2 has clip jpg_224/00003 more than once in its test part.",
+        "Fold 2 has clip jpg_224/00012 in both of its parts.",
+    ]
+
+
 @pytest.mark.parametrize("line", ["9,12", "9", "nine,1", "9,1,2"])
 def test_other_lines_are_refused(line: str, tmp_path: Path) -> None:
     put_dfew(tmp_path)

@@ -13,5 +13,12 @@ def test_folds_of_subjects() -> None:
     assert dict(found[0].test)["s_3_su_2.avi"] == PROTOCOL.classes.index("surprise")
 
 
+def test_one_recording_in_two_forms_and_two_of_one_name() -> None:
+    told: list[str] = []
+    names = ["a/s1_an_1.avi", "b/S1_an_1/", "b/s_1_an_1.mp4", "subject 1/joy/sentence 2/s1_an_1.avi"]
+    assert [path for path, _ in folds(names, tell=told.append)[0].test] == ["b/S1_an_1/", names[3]]
+    assert told[0].startswith("1 recording is there more than once and listed once, the first as b/S1_an_1/ and not a/")
+
+
 def test_the_folder_knows_better_than_a_mistyped_file_name() -> None:
     assert folds(["subject 40/s4_fe_1.avi"])[4].test == [("subject 40/s4_fe_1.avi", 2)]

@@ -42,6 +42,27 @@ def test_lists_are_annotation_files(tmp_path: Path) -> None:
     assert tuple((tmp_path / "lists/classes.txt").read_text().split()) == PROTOCOLS["dfew"].classes
 
 
+def test_lists_of_odd_names_read_back(tmp_path: Path) -> None:
+    rows = [("a b 1.mp4", 0), ("#2", 1), ("caf\udce9.mp4", 2), ("00017", 0), ('x,"y"', 1)]
+    (folder,) = write_folds([Fold(rows, rows[:1])], ("x", "y", "z"), tmp_path / "lists")
+    assert [(clip.name, clip.label) for clip in read_annotations(folder / "train.csv")] == rows
+    with pytest.raises(InputError, match="cannot be in a list"):
+        write_folds([Fold([("a\nb", 0)], [])], ("x", "y", "z"), tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
+def test_the_home_folder_and_odd_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put_dfew(tmp_path / "DFEW")
+    write_protocol("dfew", "~/DFEW", "~/lists")
+    assert (tmp_path / "lists/fold_5/test.csv").is_file()
+    with pytest.raises(InputError, match="no such folder; give the one"):
+        write_protocol("dfew", "n" * 300, "~/lists")
+    (tmp_path / "lists/classes.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="lists of a data set with other classes"):
+        write_protocol("dfew", "~/DFEW", "~/lists")
+
+
 def test_a_folder_that_is_not_the_data_sets(tmp_path: Path) -> None:
     put_dfew(tmp_path / "DFEW")
     with pytest.raises(InputError, match="none: no such folder; give the one that DFEW was unpacked to"):

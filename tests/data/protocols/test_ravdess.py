@@ -20,5 +20,9 @@ def test_speech_with_picture_is_taken_once(modality: str) -> None:
     assert len(found) == 6
     assert dict(found[2].test)[f"Actor_12/{modality}-01-08-01-01-01-12.mp4"] == PROTOCOL.classes.index("surprised")
     assert {path[6:8] for path, _ in found[5].test} == {"21", "22", "23", "24"}
+    frames = folds([*names, f"frames/{modality}-01-01-01-01-01-01", f"{modality}-01-02-01-01-01-01_aligned"])
+    check_partition(frames, 24 * 8)
+    assert f"frames/{modality}-01-01-01-01-01-01" in dict(frames[0].test)
+    assert f"{modality}-01-02-01-01-01-01_aligned" in dict(frames[0].test)
     # Of the two files of one recording, the one with sound counts.
     assert "Actor_03/01-01-05-01-01-01-03.mp4" in dict(found[0].test)

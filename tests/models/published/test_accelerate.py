@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from tests.helpers import (
     randomize,
     relative_error,
 )
+from tests.models.changes import CHANGES, change, low_rank
 from tests.models.published.stand_ins import Autoencoder, Block, Classifier, GeneralAttention, LGBlock
 
 CASES = {path.stem: path for path in [*sorted(ASSETS.glob("*.safetensors")), *golden_files()]}
@@ -215,6 +218,53 @@ def test_a_block_with_hooks_inside_runs_as_it_did(monkeypatch: pytest.MonkeyPatc
     handle.remove()
     model(x)
     assert len(noted) == 3
+
+
+@pytest.mark.parametrize("how", CHANGES, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("kind", ["lgi", "transformer"])
+def test_what_is_changed_afterwards_counts_as_it_did_before(kind: str, how: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = Blocks() if kind == "lgi" else nn.Sequential(Block(32, 2), Block(32, 2))
+    randomize(model)
+    x = torch.randn(*((2, 4, 6, 32) if kind == "lgi" else (2, 6, 32)))
+    before, twin = model(x), copy.deepcopy(model)
+    maedfer.accelerate(model, "torch")
+    # The published LGI attention calls `proj` alone.
+    assert change(model, twin, how, ("proj", "fc1", "fc2") if kind == "lgi" else ("qkv", "proj", "fc1", "fc2")) >= 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = model(x)
+    assert relative_error(got, twin(x)) <= OUTPUT_TOLERANCE
+    assert relative_error(got, before) > 1e-4
+
+
+def test_a_part_in_anothers_place_counts() -> None:
+    model, x = blocks()
+    model.cpu()
+    maedfer.accelerate(model, "torch")
+    for name in ("mlp", "norm2", "third_attn_norm1", "second_attn"):
+        twin = copy.deepcopy(model)
+        for layers in (model, twin):
+            block: Any = layers.video["blocks"][1]
+            setattr(block, name, copy.deepcopy(getattr(block, name)))
+            randomize(getattr(block, name), seed=3)
+        before = twin(x.cpu())
+        maedfer.accelerate(twin, "torch")
+        assert relative_error(model(x.cpu()), before) <= OUTPUT_TOLERANCE
+        assert relative_error(twin(x.cpu()), before) <= OUTPUT_TOLERANCE
+
+
+def test_a_layer_that_the_published_code_does_not_call_is_named() -> None:
+    model, x = blocks()
+    model.cpu()
+    maedfer.accelerate(model, "torch")
+    twin = copy.deepcopy(model)
+    change(model, twin, low_rank, ("kv",))
+    with pytest.warns(UserWarning, match=r"LGBlock takes the weight of first_attn.kv, .* never calls it: .*LowRank"):
+        model(x.cpu())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x.cpu())
 
 
 def test_a_block_that_drops_out_runs_as_it_did_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:

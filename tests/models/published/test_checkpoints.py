@@ -18,6 +18,7 @@ from maedfer.errors import InputError
 from maedfer.models import LGIFormer, load_published, to_published
 from maedfer.models.published.checkpoints import Task
 from tests.helpers import ASSETS, Golden, load_golden, randomize, relative_error, small, small_mae
+from tests.models.published.transformers_names import videomae_names
 
 ARGS = {"img_size": 32, "patch_size": 8, "all_frames": 8, "num_heads": 2, "lg_region_size": [2, 2, 2]}
 
@@ -190,36 +191,6 @@ def test_the_wrong_task_is_suggested(golden: Golden, golden_pretrain: Golden) ->
 def test_sizes_that_weights_cannot_tell_are_asked_for(golden: Golden) -> None:
     with pytest.raises(InputError, match="give args img_size, all_frames and lg_region_size"):
         load_published(golden.state, "finetune", {"num_heads": 4})
-
-
-def videomae_names(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Original VideoMAE names to those of transformers' VideoMAEModel, written from its module tree."""
-    out = {
-        f"{prefix}embeddings.patch_embeddings.projection.weight": state["patch_embed.proj.weight"],
-        f"{prefix}embeddings.patch_embeddings.projection.bias": state["patch_embed.proj.bias"],
-        f"{prefix}layernorm.weight": state["fc_norm.weight"],
-        f"{prefix}layernorm.bias": state["fc_norm.bias"],
-    }
-    for i in range(2):
-        layer, block = f"{prefix}encoder.layer.{i}", f"blocks.{i}"
-        dim = state[f"{block}.attn.q_bias"].shape[0]
-        for j, part in enumerate(("query", "key", "value")):
-            out[f"{layer}.attention.attention.{part}.weight"] = state[f"{block}.attn.qkv.weight"][
-                j * dim : (j + 1) * dim
-            ]
-        for bias in ("q_bias", "v_bias"):
-            out[f"{layer}.attention.attention.{bias}"] = state[f"{block}.attn.{bias}"]
-        names = {
-            "attention.output.dense": "attn.proj",
-            "intermediate.dense": "mlp.fc1",
-            "output.dense": "mlp.fc2",
-            "layernorm_before": "norm1",
-            "layernorm_after": "norm2",
-        }
-        for theirs, ours in names.items():
-            for kind in ("weight", "bias"):
-                out[f"{layer}.{theirs}.{kind}"] = state[f"{block}.{ours}.{kind}"]
-    return out
 
 
 def test_videomae_model_of_transformers() -> None:

@@ -1,0 +1,238 @@
+"""Clips that are pictures: folders with one a frame, and animated WebP, which FFmpeg does not read."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from maedfer.data.video.base import MAX_PIXELS, PICTURE_SUFFIXES, VideoReader, look_at, shown
+from maedfer.errors import InputError, require
+
+# Pictures that Pillow does not read, or not everywhere.
+_OTHER_PICTURES = frozenset(".heic .heif .jxl .exr .dng .cr2 .nef .arw".split())
+_NUMBER = re.compile(r"(\d+)")
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]{3,}")
+# A number with a fraction or an exponent, as 0.04 and 1e-05; not a part of 12.30.05 or of s1e3.
+_DECIMAL = re.compile(
+    r"(?<!\d)(?<!\d[.,])(\d+[.,]\d+(?:[eE][+-]?\d+)?|(?<![A-Za-z])\d+[eE][+-]?\d+)(?!\d)(?![.,]\d)", re.ASCII
+)
+
+# OpenFace's names of a face in a frame: the number of the face is in front.
+_FACE = re.compile(r"frame_det_(\d+)_\d+")
+
+_Key = list[tuple[int, int | Fraction, str]]
+
+
+class FrameFolderReader(VideoReader):
+    """Reads a folder of pictures, one a frame.
+
+    Grey pictures give three equal channels, 16-bit ones their upper 8 bits, transparency is dropped, the orientation
+    noted in a picture is applied, and a picture of another size is resized to the first one's, as video decoders do.
+    """
+
+    backend = "frames"
+    fps = 0.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        inside = [file for file in path.iterdir() if not file.name.startswith(".")]
+        self._files = _in_order(path, [file for file in inside if file.suffix.lower() in PICTURE_SUFFIXES])
+        if others := sorted(file.name for file in inside if file.suffix.lower() in _OTHER_PICTURES):
+            raise InputError(
+                f"{shown(path)}: the folder has pictures of a kind that is not read ({shown(others[0])}); "
+                "convert them to png or jpg"
+            )
+        if not self._files:
+            below = sorted(file.name for file in inside if file.is_dir())
+            hint = f"; is one of the folders in it meant, as {shown(below[0])}?" if below else ""
+            raise InputError(f"{shown(path)}: the folder has no frames (jpg, png, bmp, webp, tif, ...){hint}")
+        # The first picture is decoded to learn the size, and mostly asked for anyway.
+        self._first: np.ndarray | None = _read_picture(self._files[0], None)
+        self.size = self._first.shape[0], self._first.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def close(self) -> None:
+        self._first = None
+
+    def _read(self, positions: list[int]) -> np.ndarray:
+        frames = np.empty((len(positions), *self.size, 3), np.uint8)
+        for row, position in enumerate(positions):
+            known = self._first if position == 0 else None
+            frames[row] = _read_picture(self._files[position], self.size) if known is None else known
+        return frames
+
+
+class WebPReader(VideoReader):
+    """Reads an animated WebP picture by picture."""
+
+    backend = "frames"
+    fps = 0.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._image = require("PIL.Image", "video").open(path)
+        width, height = self._image.size
+        _check_size(path, width, height)
+        self.size = height, width
+        self._count = int(getattr(self._image, "n_frames", 1))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _read(self, positions: list[int]) -> np.ndarray:
+        frames = np.empty((len(positions), *self.size, 3), np.uint8)
+        for row, position in enumerate(positions):
+            self._image.seek(position)
+            frames[row] = np.asarray(self._image.convert("RGB"))
+        return frames
+
+
+def is_webp(path: Path) -> bool:
+    """True where a file starts as WebP does."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+def _in_order(folder: Path, files: list[Path]) -> list[Path]:
+    """Sort frames by the numbers in their names: 2 before 10, and 0.04 before 0.1 where they are seconds.
+
+    Raises:
+        InputError: the names do not tell the order: two with one number, some with other words or none in them, or
+            numbers that read one way with and another way without a fraction.
+    """
+    if not any(_NUMBER.search(file.stem) for file in files):
+        # In words alone the order of the alphabet is the only one there is.
+        return sorted(files)
+    if all(_HEXADECIMAL.fullmatch(file.stem) for file in files) and len({_words(file.stem) for file in files}) > 1:
+        raise _unordered(folder, files[0], files[-1], "may have hexadecimal numbers, as the others do, or none")
+    counted = _Order(files, decimals=False)
+    if not any(_DECIMAL.search(file.stem) for file in files):
+        chosen = counted
+    else:
+        measured = _Order(files, decimals=True)
+        chosen = counted if measured.fault and not counted.fault else measured
+        if not counted.fault and not measured.fault and counted.files != measured.files:
+            chosen = _seconds_or_not(folder, counted, measured)
+    if chosen.fault:
+        raise _unordered(folder, *chosen.fault)
+    first, last = (_FACE.match(file.name) for file in (chosen.files[0], chosen.files[-1]))
+    if first and last and first[1] != last[1]:
+        raise InputError(
+            f"{shown(folder)}: has faces of several persons ({shown(first[0])} and {shown(last[0])}); keep one"
+        )
+    return chosen.files
+
+
+class _Order:
+    """Files in the order of the numbers in their names, and the first two of which it is not sure, with the reason."""
+
+    def __init__(self, files: list[Path], decimals: bool) -> None:
+        keys = {file: _key(file.stem, decimals) for file in files}
+        self.files = sorted(files, key=keys.__getitem__)
+        self.fault: tuple[Path, Path, str] | None = None
+        for before, after in pairwise(self.files):
+            if keys[before] == keys[after]:
+                self.fault = before, after, "have the same numbers in their names"
+            elif not _differ_in_a_number(keys[before], keys[after]):
+                self.fault = (
+                    before,
+                    after,
+                    "differ in words before they differ in a number",
+                )
+            if self.fault:
+                return
+        if len(files) > 1 and all(file.stem.startswith("-") for file in files):
+            self.fault = self.files[0], self.files[1], "start with what may be a minus or a dash, as all the others do"
+
+
+def _seconds_or_not(folder: Path, counted: _Order, measured: _Order) -> _Order:
+    """Choose between 1.10 as one number (before 1.2) and as two (after 1.2)."""
+    numbers = [text for file in counted.files for text in _DECIMAL.findall(file.stem)]
+    fractions = [re.split("[.,eE]", text)[1] for text in numbers if re.search("[.,]", text)]
+    # Counts have no zeros in front and no exponents; numbers as programs write them have no zeros behind.
+    one = any(len(text) > 1 and text[0] == "0" for text in fractions) or any("e" in text.lower() for text in numbers)
+    two = any(len(text) > 1 and text[-1] == "0" for text in fractions)
+    if one != two:
+        return measured if one else counted
+    first, second = next((a, b) for a, b in zip(counted.files, measured.files, strict=True) if a != b)
+    raise _unordered(folder, first, second, "have one number with a fraction or two numbers, which changes the order")
+
+
+def _unordered(folder: Path, first: Path, second: Path, why: str) -> InputError:
+    return InputError(
+        f"{shown(folder)}: the frames {shown(first.name)} and {shown(second.name)} {why}, so that their "
+        "order is not known; name frames 00001, 00002, ..., and put other pictures elsewhere"
+    )
+
+
+def _key(stem: str, decimals: bool) -> _Key:
+    """Sort key by which numbers in names count as numbers: frame_2 before frame_10."""
+    key: _Key = []
+    for place, part in enumerate(_DECIMAL.split(stem) if decimals else [stem]):
+        if place % 2:
+            key.append((0, Fraction(part.replace(",", ".")), ""))
+        else:
+            for text in filter(None, _NUMBER.split(part)):
+                key.append((0, int(text), "") if text.isdecimal() else (1, 0, text.casefold()))
+    if len(key) > 1 and key[0] == (1, 0, "-") and key[1][0] == 0:
+        # A minus that nothing stands before.
+        return [(0, -key[1][1], ""), *key[2:]]
+    return key
+
+
+def _words(stem: str) -> tuple[str, ...]:
+    return tuple(_NUMBER.split(stem.casefold())[::2])
+
+
+def _differ_in_a_number(first: _Key, second: _Key) -> bool:
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return a[0] == b[0] == 0
+    return False
+
+
+def _read_picture(file: Path, size: tuple[int, int] | None) -> np.ndarray:
+    image_module = require("PIL.Image", "video")
+    operations = require("PIL.ImageOps", "video")
+    look_at(file)
+    try:
+        with image_module.open(file) as image:
+            _check_size(file, image.width, image.height)
+            if image.format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF") and getattr(image, "n_frames", 1) > 1:
+                raise InputError(f"{shown(file)}: holds {image.n_frames} pictures, and a frame is one")
+            image = operations.exif_transpose(image)
+            if image.mode.startswith("I"):
+                # Pillow would clip 16-bit grey to 255 instead of scaling it.
+                grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+                image = image_module.fromarray(grey)
+            if image.mode == "F":
+                raise InputError(f"{shown(file)}: has floating-point pixels of unknown range; save it with 8 bits")
+            image = image.convert("RGB")
+            if size is not None and (image.height, image.width) != size:
+                image = image.resize((size[1], size[0]), image_module.Resampling.BILINEAR)
+            return np.asarray(image)
+    except InputError:
+        raise
+    except Exception as error:
+        # Pillow's readers raise whatever their arithmetic meets, besides OSError and SyntaxError.
+        raise InputError(
+            f"{shown(file)}: not a readable picture ({' '.join(shown(str(error)).split())[:200]})"
+        ) from error
+
+
+def _check_size(file: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{shown(file)}: has {width} x {height} pixels, more than the {MAX_PIXELS} that are read; the file may be "
+            "damaged"
+        )

@@ -1,0 +1,148 @@
+"""What the machine did to a run, in a sentence: errors of loader processes, of memory and of other processes.
+
+Libraries report these as a RuntimeError whose text alone tells them apart, or as an OSError without a hint.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+
+from maedfer.errors import InputError
+from maedfer.train.settings import RunConfig
+
+# The status of a loader process that could not send a batch; the line that says why is its own.
+CANNOT_SEND = 71
+
+_SHARED = re.compile(
+    r"shared memory|/dev/shm|unable to (write to|resize|mmap|open) .*(file|torch_)|Bus error|No space left on device",
+    re.IGNORECASE,
+)
+_FILES = re.compile(r"Too many open files|ancillary data|Errno 24\b")
+_MEMORY = re.compile(r"MemoryError|[Cc]an(no|')t allocate memory|[Uu]nable to allocate [\d.]+ .?i?B|Errno 12\b")
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
+_WRAPPED = re.compile(r"Caught .* in (DataLoader worker process|pin memory thread)")
+_SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
+_PEER = re.compile(
+    r"gloo|connection (was )?(closed|reset|refused)|broken pipe|NCCL|remote process|socket timeout", re.IGNORECASE
+)
+_RESUME = "the same command goes on from the last checkpoint"
+
+
+def explain(error: BaseException, cfg: RunConfig, processes: int = 1) -> InputError | None:
+    """The sentence for an error that the machine caused; None where it is another one.
+
+    Args:
+        error: what was raised inside a run.
+        cfg: the run.
+        processes: how many work together.
+    """
+    if isinstance(error, InputError) or not isinstance(error, (RuntimeError, OSError, MemoryError)):
+        return None
+    text = f"{type(error).__name__}: {error}"
+    worker = _WORKER.search(text)
+    if worker or _WRAPPED.search(text):
+        return _of_loader(text, worker, cfg)
+    if "Pin memory thread exited" in text:
+        return InputError(
+            "the loader's thread that prepares batches for the GPU has ended: lower data.workers or train.batch_size; "
+            + _RESUME
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return None
+    if _FILES.search(text) or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        return _files(cfg)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
+        return InputError(f"{_short(text)}: lower train.batch_size or data.workers; {_RESUME}")
+    if processes > 1 and isinstance(error, RuntimeError) and _PEER.search(text):
+        return InputError(
+            f"another process of this run has ended, or cannot be reached any more ({_short(text)}): its own message "
+            f"says why; {_RESUME}"
+        )
+    return None
+
+
+def cannot_start(error: OSError, cfg: RunConfig) -> InputError:
+    """The sentence for loader processes that could not be started."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _files(cfg)
+    return InputError(
+        f"data.workers={cfg.data.workers} loader processes cannot be started ({error.strerror or error}): lower "
+        "data.workers; 0 does without such processes"
+    )
+
+
+def too_little_shared_memory(cfg: RunConfig, needed: float, free: float, workers: int) -> InputError:
+    """The sentence for a /dev/shm that does not hold the batches that the loader prepares.
+
+    Args:
+        cfg: the run.
+        needed, free: bytes.
+        workers: loader processes for which it would be enough.
+    """
+    fewer = f"data.workers={workers}" + (
+        "" if workers else ", which does without shared memory, or lower train.batch_size"
+    )
+    return InputError(
+        f"the batches that data.workers={cfg.data.workers} loader processes prepare take {_size(needed)} of shared "
+        f"memory and /dev/shm has {_size(free)} free: enlarge it (docker run --shm-size={_whole(needed)}), or "
+        f"set {fewer}"
+    )
+
+
+def _of_loader(text: str, worker: re.Match[str] | None, cfg: RunConfig) -> InputError | None:
+    if worker and not _SHARED.search(text.partition(". It is possible")[0]):
+        found = _SIGNAL.search(text)
+        how = (
+            f"was killed (signal: {found[1].strip()}), most often because memory ran out"
+            if found
+            else "was killed, most often because memory ran out, or ended for what a line of its own above says"
+        )
+        return InputError(
+            f"a loader process ({worker[1].strip()}) {how}: lower data.workers ({cfg.data.workers}) or "
+            f"train.batch_size; {_RESUME}"
+        )
+    if _FILES.search(text):
+        return _files(cfg)
+    if _MEMORY.search(text):
+        return InputError(
+            f"a loader process ran out of memory ({_short(text)}): lower data.workers ({cfg.data.workers}) or "
+            f"train.batch_size; {_RESUME}"
+        )
+    if _SHARED.search(text):
+        return InputError(
+            f"a loader process found no room in shared memory ({_short(text)}): enlarge /dev/shm (docker run "
+            f"--shm-size=8g), lower data.workers ({cfg.data.workers}), or set data.workers=0; {_RESUME}"
+        )
+    return None
+
+
+def _files(cfg: RunConfig) -> InputError:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return InputError(
+        f"too many open files (this process may have {limit}): raise the limit (ulimit -n {max(4096, 4 * limit)}), or "
+        f"lower data.workers ({cfg.data.workers}); {_RESUME}"
+    )
+
+
+def _short(text: str) -> str:
+    """The line of an error that says what it was, without the name of its class."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wrapped = lines[0].partition(": ")[2].startswith("Caught ")
+    line = lines[-1] if wrapped and len(lines) > 1 else lines[0]
+    return re.sub(r"^(\w+\.)*\w*(Error|Exception): ?", "", line).strip(" .") or line.rstrip(": ")
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1024 or unit == "GB":
+            break
+        count /= 1024
+    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+
+
+def _whole(count: float) -> str:
+    # With room for what else lies there.
+    megabytes = max(64, 2 ** (int(count * 1.25 / 2**20)).bit_length())
+    return f"{megabytes // 1024}g" if megabytes >= 1024 else f"{megabytes}m"

@@ -1,0 +1,164 @@
+"""The processes of a run: who this one is, how it finds the others, and that all of them end when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from maedfer._progress import Patience, duration
+from maedfer.errors import InputError
+
+# Seconds between two looks at whether another process has failed, and those it then has to notice by itself.
+_LOOK, _GRACE = 2.0, 15.0
+_START = "start the processes with torchrun, which sets what they need, or unset {} to run in one process"
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those of a run: number of all, number on this machine, how many there are."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+
+
+def place() -> Place:
+    """What torchrun, or who does its work, says in the environment. What SLURM says is not looked at.
+
+    Raises:
+        InputError: it is incomplete, or contradicts itself.
+    """
+    world, rank, local_rank = (_number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    if world is None:
+        if rank is not None:
+            raise InputError(f"RANK is {rank} but WORLD_SIZE is not set: {_START.format('RANK')}")
+        return Place(0, local_rank or 0, 1)
+    if world < 1:
+        raise InputError(f"WORLD_SIZE is {world}, which is no number of processes: {_START.format('WORLD_SIZE')}")
+    if world > 1:
+        absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+        if absent:
+            raise InputError(
+                f"WORLD_SIZE is {world} but {' and '.join(absent)} {'are' if len(absent) > 1 else 'is'} not set: "
+                + _START.format("WORLD_SIZE")
+            )
+        port = _number("MASTER_PORT")
+        if port is not None and not 0 < port < 65536:
+            raise InputError(f"MASTER_PORT is {port}: ports go from 1 to 65535")
+    if rank is not None and rank >= world:
+        raise InputError(f"RANK is {rank} but WORLD_SIZE is {world}: ranks go from 0 to {world - 1}")
+    return Place(rank or 0, local_rank or 0, world)
+
+
+def local_processes() -> int:
+    """Processes of the run on this machine, as far as torchrun tells."""
+    return _number("LOCAL_WORLD_SIZE") or 1
+
+
+def join(where: Place, device: torch.device) -> None:
+    """Join the process group of a run of several processes.
+
+    Raises:
+        InputError: the others are not found.
+    """
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+    def tell(seconds: float) -> None:
+        print(
+            f"process {where.rank} of {where.world}: waiting for the others at {address} for {duration(seconds)}",
+            flush=True,
+        )
+
+    try:
+        # PyTorch would try again for half an hour.
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
+    except OSError as error:
+        raise InputError(
+            f"MASTER_ADDR is {os.environ['MASTER_ADDR']!r}, which this machine does not know ({error.strerror}): give "
+            "the name or address of the machine of process 0"
+        ) from error
+    patience = Patience(tell)
+    nccl = device.type == "cuda"
+    try:
+        with patience:
+            dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"process {where.rank} of {where.world} cannot join the others at {address} (MASTER_ADDR and MASTER_PORT): "
+            f"{first}"
+        ) from error
+    finally:
+        patience.close()
+
+
+class Alarm:
+    """Ends this process when another one of the run has failed and this one does not notice.
+
+    Processes that wait for each other on a GPU notice only after minutes that one has gone.
+
+    Args:
+        where: this process; nothing is done where it is alone.
+    """
+
+    def __init__(self, where: Place) -> None:
+        self.where = where
+        self.stopped = threading.Event()
+        self.store: dist.Store | None = None
+        if where.world == 1:
+            return
+        with contextlib.suppress(RuntimeError, ValueError):
+            # A connection of its own: another thread may be waiting on that of the process group.
+            self.store = dist.TCPStore(
+                os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
+            )
+            threading.Thread(target=self._watch, name="maedfer-alarm", daemon=True).start()
+
+    @property
+    def key(self) -> str:
+        """Where the failure is written; a job that torchrun has started again begins without one."""
+        job = (os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", ""))
+        return "/".join(("maedfer", "failed", *job))
+
+    def raise_it(self, error: BaseException) -> None:
+        """Tell the other processes that this one has failed."""
+        self.stop()
+        if self.store is not None:
+            with contextlib.suppress(RuntimeError):
+                text = " ".join(str(error).split()) or type(error).__name__
+                self.store.set(self.key, f"process {self.where.rank} has failed: {text}")
+
+    def stop(self) -> None:
+        """Look no more."""
+        self.stopped.set()
+
+    def _watch(self) -> None:
+        assert self.store is not None
+        text = "the process that keeps the others together has gone"
+        try:
+            while not self.store.check([self.key]):
+                if self.stopped.wait(_LOOK):
+                    return
+            text = self.store.get(self.key).decode(errors="replace")
+        except RuntimeError:
+            pass
+        # Most find out by themselves, and then leave in good order.
+        if not self.stopped.wait(_GRACE):
+            print(f"maedfer: error: {text}; this one ends with it", file=sys.stderr, flush=True)
+            os._exit(2)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"{name} must be a whole number, got {os.environ[name]!r}: {_START.format(name)}")
+    return int(text)

@@ -1,0 +1,242 @@
+"""Files of every kind that the program reads, damaged: each is read, or refused with a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maedfer.errors import InputError
+from tests.data.media import pictures, write_video
+from tests.hostile.mutation import mutated
+
+_VIDEOS = {
+    "h264.mp4": ("libx264", "yuv420p"),
+    "h264.mkv": ("libx264", "yuv420p"),
+    "mpeg4.avi": ("mpeg4", "yuv420p"),
+    "mpeg2.mpg": ("mpeg2video", "yuv420p"),
+    "vp9.webm": ("libvpx-vp9", "yuv420p"),
+    "mjpeg.mov": ("mjpeg", "yuvj420p"),
+    "moving.gif": ("gif", "rgb8"),
+}
+# Of the published constructor, for what the weights of the small model do not tell.
+_ARGUMENTS = {"num_heads": 2, "img_size": 16, "num_frames": 4, "lg_region_size": [1, 2, 4]}
+_PICTURES = ("jpg", "png", "bmp", "webp", "tif")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Args:
+        folder: below the one that `build` fills, with the file and what is read together with it.
+        file: below that folder.
+        read: reads what is in a copy of the folder.
+        text: it is a file for people.
+    """
+
+    folder: str
+    file: str
+    read: Callable[[Path], Any]
+    text: bool = False
+
+
+def kinds() -> dict[str, Kind]:
+    """All kinds by name."""
+    found = {name: Kind(f"videos/{name}", name, _video(name)) for name in _VIDEOS}
+    found |= {f"frame.{kind}": Kind(f"frames/{kind}", f"1.{kind}", _clip) for kind in _PICTURES}
+    run, pre, model = "world/run", "world/pre", "world/model"
+    return found | {
+        "list": Kind("lists", "clips.csv", _list, text=True),
+        "split file": Kind("splits", "EmoLabel_DataSplit/train(single-labeled)/set_1.csv", _splits, text=True),
+        "recipe": Kind("recipes", "recipe.yaml", _recipe, text=True),
+        "config.yaml": Kind(run, "config.yaml", _settings, text=True),
+        "metrics.json": Kind(run, "metrics.json", _report, text=True),
+        "environment.json": Kind(run, "environment.json", _report, text=True),
+        "log.jsonl": Kind(run, "log.jsonl", _report, text=True),
+        "pred.csv": Kind(run, "pred.csv", _predictions, text=True),
+        "features.npz": Kind(run, "features.npz", _report),
+        "reconstructions.npz": Kind(pre, "reconstructions.npz", _report),
+        "config.json": Kind(model, "config.json", _model, text=True),
+        "model.safetensors": Kind(model, "model.safetensors", _model),
+        "last.pt": Kind("world/run_unfinished", "checkpoints/last.pt", _checkpoint),
+        "published.pth": Kind("published", "published.pth", _published("published.pth")),
+        "published.safetensors": Kind("published", "published.safetensors", _published("published.safetensors")),
+    }
+
+
+def build(folder: Path) -> Path:
+    """Write a good file of every kind below the folder; returns it."""
+    import maedfer
+    from tests.hostile import world
+
+    world.build(folder / "world")
+    for name, (codec, pixels) in _VIDEOS.items():
+        (folder / "videos" / name).mkdir(parents=True)
+        write_video(folder / "videos" / name / name, pictures(12, 48, 64), codec, pixels)
+    for kind in _PICTURES:
+        (folder / "frames" / kind).mkdir(parents=True)
+        for number, picture in enumerate(pictures(3, 24, 32)):
+            Image.fromarray(picture).save(folder / "frames" / kind / f"{number}.{kind}")
+    (folder / "lists").mkdir()
+    (folder / "lists" / "clips.csv").write_text("path,label\n" + "".join(f"a/clip {n}.mp4,{n % 3}\n" for n in range(9)))
+    labels = folder / "splits" / "EmoLabel_DataSplit"
+    for part in ("train", "test"):
+        (labels / f"{part}(single-labeled)").mkdir(parents=True)
+        for number in range(1, 6):
+            rows = "".join(f"{clip},{clip % 7 + 1}\n" for clip in range(1, 10))
+            (labels / f"{part}(single-labeled)" / f"set_{number}.csv").write_text(f"video_name,label\n{rows}")
+    (folder / "recipes").mkdir()
+    shutil.copy(folder / "world" / "run" / "config.yaml", folder / "recipes" / "recipe.yaml")
+    (folder / "published").mkdir()
+    state = maedfer.to_published(maedfer.load(folder / "world" / "model"))
+    torch.save({"model": state, "epoch": 3}, folder / "published" / "published.pth")
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "published/published.safetensors")
+    for name in ("report.html", "report.json"):
+        (folder / "world" / "run" / name).unlink(missing_ok=True)
+    return folder
+
+
+def attempt(case: tuple[str, int | None, Path]) -> str:
+    """Read a damaged file; says what is wrong with what happens.
+
+    Args:
+        case: the kind, the number of the damage (None: it stays whole and must be read), and what `build` filled.
+    """
+    name, seed, base = case
+    kind = kinds()[name]
+    draw = random.Random(f"{name} {seed}")
+    # Where the lists of clips that settings name are.
+    os.chdir(base / "world")
+    with tempfile.TemporaryDirectory() as scratch:
+        here = Path(scratch) / "it"
+        shutil.copytree(base / kind.folder, here)
+        file = here / kind.file
+        if seed is not None:
+            file.write_bytes(mutated(file.read_bytes(), draw, kind.text))
+        try:
+            kind.read(here)
+        except InputError as error:
+            if seed is None:
+                return f"refuses a good file: {error}"
+            if "\n" in str(error):
+                return f"a sentence of several lines: {error}"
+            if len(str(error)) > 1000:
+                return f"a sentence of {len(str(error))} characters: {str(error)[:200]}"
+    return ""
+
+
+def _clip(folder: Path) -> None:
+    _read_clip(folder)
+
+
+def _video(name: str) -> Callable[[Path], None]:
+    return lambda folder: _read_clip(folder / name)
+
+
+def _read_clip(path: Path) -> None:
+    from maedfer.data.video import open_video
+
+    with open_video(path) as clip:
+        count = len(clip)
+        assert count > 0 and min(clip.size) > 0
+        frames = clip.read(np.linspace(0, count - 1, 8).round().astype(int))
+        assert frames.shape == (8, *clip.size, 3) and frames.dtype == np.uint8
+
+
+def _list(folder: Path) -> None:
+    from maedfer.data.annotations import read_annotations
+
+    for labelled in (True, False):
+        clips = read_annotations(folder / "clips.csv", num_classes=3 if labelled else None, labelled=labelled)
+        assert all(clip.label in (0, 1, 2) for clip in clips) or not labelled
+
+
+def _splits(folder: Path) -> None:
+    from maedfer.data.protocols import find_protocol
+
+    find_protocol("dfew").folds_in(folder)
+
+
+def _recipe(folder: Path) -> None:
+    from maedfer.train.config import dump_config, load_config
+
+    dump_config(load_config("finetune", folder / "recipe.yaml", []))
+
+
+def _settings(folder: Path) -> None:
+    from maedfer.train.config import load_config
+
+    try:
+        load_config("evaluate", None, [f"eval.checkpoint={folder}"])
+    finally:
+        _report(folder)
+
+
+def _report(folder: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from maedfer.report import write_report
+
+    # What a figure shows is drawn; making a picture of it takes longest and reads nothing.
+    Figure.savefig = lambda self, file, **_: file.write("<svg ></svg>")  # type: ignore[method-assign,assignment]
+    try:
+        write_report(folder)
+    except InputError:
+        assert not (folder / "report.html").exists(), "a page is left of what could not be read"
+        raise
+
+
+def _predictions(folder: Path) -> None:
+    from maedfer.evaluation.predictions import pool, read_predictions
+
+    try:
+        pool([read_predictions(folder / "pred.csv")])
+    finally:
+        _report(folder)
+
+
+def _model(folder: Path) -> None:
+    import maedfer
+
+    _classify(maedfer.load(folder))
+
+
+def _published(name: str) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        import maedfer
+
+        _classify(maedfer.load(folder / name, args=_ARGUMENTS))
+
+    return read
+
+
+def _classify(model: Any) -> None:
+    clip = getattr(model.config, "encoder", model.config)
+    if clip.in_channels * np.prod(clip.clip_size) < 10**6:
+        with torch.no_grad():
+            model.forward_features(torch.zeros(1, clip.in_channels, *clip.clip_size))
+
+
+def _checkpoint(folder: Path) -> None:
+    import maedfer
+    from maedfer.train import run_finetune
+    from maedfer.train.config import read_config
+
+    try:
+        maedfer.load(folder / "checkpoints" / "last.pt")
+    finally:
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            run_finetune(dataclasses.replace(read_config(folder / "config.yaml"), output=str(folder)))

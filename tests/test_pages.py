@@ -1,0 +1,85 @@
+"""The code of docs runs as it is printed, block by block, in the order of a page; README's is in test_package.py."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maedfer
+from maedfer.cli import main
+from tests.helpers import REPOSITORY, code_blocks
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+@pytest.fixture
+def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Runs the Python blocks of a page where nothing else is, with models of one block, and gives their variables."""
+    create = maedfer.create_model
+
+    def small(name: str, **changes: Any) -> Any:
+        depth = {"decoder_depth": 1} if name.startswith(("mae_dfer", "video_mae")) else {}
+        return create(name, **{"depth": 1, **depth, **changes})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(maedfer, "create_model", small)
+
+    def run(name: str) -> dict[str, Any]:
+        page = next(page for page in PAGES if page.name == name)
+        scope: dict[str, Any] = {}
+        for number, code in enumerate(code_blocks(page, "python"), 1):
+            exec(compile(code, f"{name}, block {number}", "exec"), scope)
+        return scope
+
+    return run
+
+
+def test_every_block_is_of_a_page_that_is_tested() -> None:
+    assert {page.name for page in PAGES if code_blocks(page, "python")} == {
+        "README.md", "data.md", "kernels.md", "layers.md", "models.md",
+    }  # fmt: skip
+
+
+def test_kernels_page(run_page: Callable[[str], dict[str, Any]]) -> None:
+    assert run_page("kernels.md")["out"].shape == (2, 8, 101, 512)
+
+
+def test_layers_page(run_page: Callable[[str], dict[str, Any]]) -> None:
+    scope = run_page("layers.md")
+    for name in ("x", "z", "out"):
+        assert scope[name].isfinite().all()
+    assert scope["x"].shape == (2, 14, 10, 128)
+
+
+def test_models_page(run_page: Callable[[str], dict[str, Any]]) -> None:
+    np.savez("features.npz", names=["a"], labels=[-1], features=np.zeros((1, 4), np.float32), about="{}")
+    scope = run_page("models.md")
+    assert scope["losses"]["loss"].isfinite()
+
+
+def test_data_page(run_page: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists of one's own clips, and the command that checks them, with what was printed."""
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        folder = Path("my_clips", ("anger", "joy", "other")[number % 3], f"clip {number}")
+        folder.mkdir(parents=True)
+        for frame in range(2):
+            Image.fromarray(draw.integers(0, 255, (24, 24, 3), np.uint8)).save(folder / f"{frame}.png")
+    Path("my_clips/.hidden").mkdir()
+    Path("my_clips/joy/.DS_Store").write_bytes(b"no clip")
+    run_page("data.md")
+    printed = capsys.readouterr().out.strip()
+    page = next(page for page in PAGES if page.name == "data.md")
+    command = next(code for code in code_blocks(page, "") if printed in code).replace("\\\n", " ")
+    words = shlex.split(command)
+    assert words.pop(0) == "maedfer"
+    # The same with a model that is checked in a moment.
+    small = "model.clip_size=[4,16,16] model.patch_size=[2,4,4] model.region_size=[1,2,4] model.embed_dim=16"
+    assert main([*words, *small.split(), "model.depth=1", "model.num_heads=2"]) == 0
+    assert not Path("runs").exists()

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maedfer.errors import InputError
+from maedfer.train import load_config, run_evaluate, run_finetune
+from maedfer.train.dry_run import dry_run
+from tests.train.runs import tiny, write_clips
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+def test_a_run_that_is_scored_on_its_training_clips_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["optim.epochs=1", "optim.warmup_epochs=0", f"data.test={data / 'train.csv'}"]
+    cfg = tiny("finetune", data, tmp_path / "run", *given)
+    said: list[str] = []
+    dry_run(cfg, said.append)
+    (sentence,) = [line.split(maxsplit=1)[1] for line in said if line.startswith("note ")]
+    assert "clips of data.test are in data.train too, and no others are in either, the first, 'clip_0', in" in sentence
+    run_finetune(cfg)
+    assert f"\n{sentence}\n" in f"\n{capsys.readouterr().out}"
+    assert sentence in json.loads((tmp_path / "run/metrics.json").read_text())["notes"]
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert sentence in [record["text"] for record in records if record["kind"] == "note"]
+    # Its model is known by what it was trained on.
+    for model, scores in (("run", "scores"), ("run/model", "others")):
+        lists = [f"eval.checkpoint={tmp_path / model}", f"data.test={data / 'test.csv'}", "train.device=cpu"]
+        run_evaluate(load_config("evaluate", None, [*lists, f"output={tmp_path / scores}"]))
+        (note,) = json.loads((tmp_path / scores / "metrics.json").read_text())["notes"]
+        assert "all 7 clips of data.test are in the list that the model was trained on too" in note
+
+
+def test_labels_may_be_names_of_classes(data: Path, tmp_path: Path) -> None:
+    rows = [line.rsplit(" ", 1) for line in (data / "test.csv").read_text().splitlines()]
+    named = [f"{data / path},{'abc'[int(label)].upper()}" for path, label in rows]
+    (tmp_path / "named.csv").write_text("\n".join(named))
+    cfg = tiny("finetune", data, tmp_path / "run", f"data.test={tmp_path / 'named.csv'}", "data.classes=[a,b,c]")
+    said: list[str] = []
+    dry_run(cfg, said.append)
+    assert "(a 3, b 2, c 2)" in " ".join(said)
+    cfg = tiny("finetune", data, tmp_path / "run", f"data.test={tmp_path / 'named.csv'}", "data.classes=[a,b,cc]")
+    with pytest.raises(InputError, match="named.csv:.* unknown label 'C' in data.classes"):
+        dry_run(cfg, said.append)
+    with pytest.raises(InputError, match="data.classes names 'a' twice"):
+        dry_run(tiny("finetune", data, tmp_path / "run", "data.classes=[a,b,a]"), said.append)
