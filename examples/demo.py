@@ -24,6 +24,8 @@ from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_
 
 # Seconds of each step on two cores, by which the time left of those to come is told.
 SECONDS = {"drawing": 60, "pre-training": 210, "fine-tuning": 300, "evaluating": 10, "report": 20}
+# For so many seconds of a step, what was known before counts as much as what is seen: a start tells little.
+PRIOR = 30.0
 
 
 class DemoLine(ProgressLine):
@@ -31,25 +33,24 @@ class DemoLine(ProgressLine):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.expected = dict(SECONDS)
-        # How many times as long as expected the step before took: another machine, other options.
-        self.pace = 1.0
+        # How many times as long as expected things take: another machine, other options.
+        self.before = self.pace = 1.0
         super().__init__("", stream)
 
     def step(self, name: str, what: str = "") -> None:
         """Begin a step; `what` says more of it."""
-        self.name = name
+        self.name, self.before = name, self.pace
         self.start(f"{name}{what}")
 
     def rest(self, share: float) -> str:
         """The time left of the step, and with the steps after it."""
-        seconds = time.monotonic() - self.started
-        first = share if self.first is None else self.first
-        if share > first and seconds > 5:
-            self.pace = seconds / (self.expected[self.name] * (share - first))
+        expected = self.expected[self.name]
+        done = expected * (share - (share if self.first is None else self.first))
+        self.pace = (self.before * PRIOR + time.monotonic() - self.started) / (PRIOR + done)
+        left = self.pace * expected * (1 - share)
         names = list(self.expected)
-        later = sum(self.expected[name] for name in names[names.index(self.name) + 1 :])
-        left = self.pace * (self.expected[self.name] * (1 - share) + later)
-        return f"{super().rest(share)}; the demo takes {duration(left)} more"
+        later = self.pace * sum(self.expected[name] for name in names[names.index(self.name) + 1 :])
+        return f", {duration(left)} left; the demo takes {duration(left + later)} more"
 
 
 def main() -> int:

@@ -6,12 +6,12 @@ import difflib
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 # Names of packages to install that are not those to import.
 _DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
-_MOST_NAMES = 40
+_MOST_NAMES = 25
 
 
 class InputError(ValueError):
@@ -60,6 +60,11 @@ def unknown(kind: str, name: object, known: Iterable[object], where: str = "") -
 def shortened(text: str, most: int = 200) -> str:
     """The text, without its middle where it is longer than a sentence can bear."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
+def some(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first few of many names, and how many more there are: "a, b, c and 2 more"."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _to_install(package: str, extra: str) -> str:

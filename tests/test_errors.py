@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from maedfer.errors import MissingDependencyError, require, shortened, unknown
+from maedfer.errors import MissingDependencyError, require, shortened, some, unknown
 
 REQUIRES = [
     "torch>=2.11",
@@ -78,3 +78,8 @@ def test_unknown_names_are_answered_with_the_nearest_or_with_some() -> None:
 def test_long_texts_lose_their_middle() -> None:
     assert shortened("a" * 200) == "a" * 200
     assert shortened("a" * 100 + "b" * 100 + "c" * 100) == "a" * 100 + "..." + "c" * 50
+
+
+def test_of_many_names_the_first_are_told() -> None:
+    assert some(["a", "b"]) == "a, b" and some([]) == ""
+    assert some(["a", "b", "c"], 2, "; ") == "a; b and 1 more"

@@ -7,6 +7,7 @@ and usage errors appear at once.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from maedfer.cli import compare, convert, evaluate, features, finetune, info, lists, pretrain, report, settings, synth
 from maedfer.cli._parser import Parser, examples, parse
-from maedfer.errors import InputError, MissingDependencyError, unknown
+from maedfer.errors import InputError, MissingDependencyError, shortened, unknown
 
 # What a command line, a file or a machine can get wrong; anything else is a defect of the program and shows its trace.
 _USER_ERRORS = (InputError, MissingDependencyError, OSError)
@@ -54,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--traceback" in argv or os.environ.get("MAEDFER_TRACEBACK", "0") not in ("", "0"):
             _complain(traceback.format_exc().rstrip())
         _complain(f"maedfer: error: {one_line(error)}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up(sys.stdout)
         return 2
 
 
@@ -102,7 +107,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
         return "the memory of this machine is not enough: lower the sizes of model, or train.batch_size"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename!r}" if error.filename is not None else error.strerror
+        return error.strerror if error.filename is None else f"{error.strerror}: {shortened(repr(error.filename))}"
     if type(error).__name__ == "OutOfMemoryError":
         return "the GPU has not enough memory: lower train.batch_size (and raise train.accumulate), or set " + (
             "model.checkpoint_blocks=true"
@@ -113,7 +118,8 @@ def one_line(error: BaseException) -> str:
     # An error in a loader process arrives with that process's trace in its message; the last line is the message.
     if lines[0].startswith("Caught ") and len(lines) > 1:
         return lines[-1].partition(f"{type(error).__name__}: ")[2] or lines[-1]
-    return " ".join(lines)
+    # Words without end (a list where a name was to be, a path that is none) are cut.
+    return re.sub(r"\S{300,}", lambda word: shortened(word[0]), " ".join(lines))
 
 
 def _complain(text: str) -> None:

@@ -58,6 +58,9 @@ def _sources(args: argparse.Namespace) -> dict[str, Any]:
     for folder in args.runs:
         if not Path(folder).is_dir():
             raise InputError(f"--run {folder!r} is not a folder: give the output folder of a fine-tuning run")
+        known = ("config.yaml", "config.json", "model", "pred.csv")
+        if not args.weights and not any((Path(folder) / name).exists() for name in known):
+            raise InputError(f"--run {folder!r} holds no run: give the output folder of a fine-tuning run")
     if len(args.runs) == 1:
         checkpoint = Path(args.runs[0])
         if args.weights:

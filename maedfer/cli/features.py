@@ -51,9 +51,11 @@ def run(args: argparse.Namespace) -> int:
     model = expand_home(model)
     if not os.path.exists(model):
         raise InputError(f"{model!r} does not exist: give a run, a saved model, a checkpoint or a published file")
-    for file in args.out:
-        if Path(file).exists() and not args.force:
-            raise InputError(f"{file!r} exists: choose another name, or give --force to overwrite it")
+    for file in map(Path, args.out):
+        # What is told of a .csv goes to a .json beside it.
+        for written in (file, file.with_suffix(".json")) if file.suffix == ".csv" else (file,):
+            if written.exists() and not args.force:
+                raise InputError(f"{str(written)!r} exists: choose another name, or give --force to overwrite it")
     from maedfer._progress import counted
     from maedfer.train.features import features_config, run_features
     from maedfer.train.processes import is_main

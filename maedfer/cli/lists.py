@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     folds = protocol.folds_in(root, told.append)
     folders = write_folds(folds, protocol.classes, out)
     clips = {path for fold in folds for rows in fold for path, _ in rows}
-    print(f"{protocol.title}: {_count(clips, 'clip')} of {len(protocol.classes)} classes, lists in {out}")
+    print(f"{protocol.title}: {_count(len(clips), 'clip')} of {len(protocol.classes)} classes, lists in {out}")
     for folder, fold in zip(folders, folds, strict=True):
         print(f"  {folder.name}: {len(fold.train):,} clips for training, {len(fold.test):,} for test")
     for sentence in (*told, *compare(protocol, folds), *absent(root, sorted(clips))):
@@ -80,10 +80,10 @@ def compare(protocol: DatasetProtocol, folds: Sequence[Fold]) -> list[str]:
     sentences = [f"Published are {published}; found were {found:,} and {test:,}."]
     if found < protocol.clips:
         why = "the split files are cut off or of another version" if given else "files are missing or named otherwise"
-        sentences.append(f"{_count(range(protocol.clips - found), 'clip')} fewer may mean that {why}.")
+        sentences.append(f"{_count(protocol.clips - found, 'clip')} fewer may mean that {why}.")
     elif found > protocol.clips:
         why = "the split files are of another version" if given else "some clips are there twice, in several folders"
-        sentences.append(f"{_count(range(found - protocol.clips), 'clip')} more may mean that {why}.")
+        sentences.append(f"{_count(found - protocol.clips, 'clip')} more may mean that {why}.")
     else:
         sentences.append("The same clips in other parts mean that the split is another one.")
     if protocol.parse is not None:
@@ -100,10 +100,10 @@ def absent(root: Path, clips: Sequence[str]) -> list[str]:
         return []
     others = f" (then {', '.join(missing[1:4])}{', ...' if len(missing) > 4 else ''})" if len(missing) > 1 else ""
     return [
-        f"{_count(missing, 'clip')} of the lists cannot be found, the first as {root / missing[0]}{others}: frames may "
-        "not be unpacked yet, or lie elsewhere."
+        f"{_count(len(missing), 'clip')} of the lists cannot be found, the first as {root / missing[0]}{others}: "
+        "frames may not be unpacked yet, or lie elsewhere."
     ]
 
 
-def _count(things: Any, name: str) -> str:
-    return f"{len(things):,} {name}" + ("" if len(things) == 1 else "s")
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}" + ("" if number == 1 else "s")

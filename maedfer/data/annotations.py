@@ -20,6 +20,7 @@ from typing import overload
 import numpy as np
 
 from maedfer._files import atomic_path
+from maedfer._values import expand_home
 from maedfer.data.columns import LABELS, PATHS, read_columns
 from maedfer.data.labels import LabelReader
 from maedfer.errors import InputError
@@ -82,8 +83,8 @@ def read_annotations(
         InputError: file missing or without clips, lines that may mean two things, line without label, label that is no
             whole number, no name or out of range, one clip with two labels, or an address in place of a path.
     """
-    file = Path(os.path.expanduser(file))
-    base = Path(os.path.expanduser(root)) if root else file.parent
+    file = Path(expand_home(str(file)))
+    base = Path(expand_home(str(root))) if root else file.parent
     reader = LabelReader(classes, num_classes, labelled, label_offset)
     lines, names, texts = read_columns(file, base, reader, frame_counts)
     known: dict[str, int | None] = {}
@@ -263,4 +264,7 @@ def _hint(clip: Clip) -> str:
         return "; the list is not in UTF-8: save it so if names have letters that are not English"
     if "\\" in clip.name:
         return "; paths have / and no backslashes"
+    for folder in list(Path(clip.source).parents)[1:4]:
+        if os.path.exists(folder / clip.name):
+            return f"; it is there below {str(folder)!r}: set data.root={folder}"
     return ""

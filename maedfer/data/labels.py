@@ -60,8 +60,8 @@ class LabelReader:
         Raises:
             InputError: classes are named by numbers which are not their own, and the list may mean either.
         """
-        digits = {name for name, number in self._names.items() if _WHOLE.fullmatch(name)}
-        if not any(int(float(name)) - self.offset != self._names[name] for name in digits):
+        wholes = {name: int(match[1]) for name in self._names if (match := _WHOLE.fullmatch(name))}
+        if all(number - self.offset == self._names[name] for name, number in wholes.items()):
             return
         found = set(texts)
         numbers = all((match := _WHOLE.fullmatch(text)) and self._inside(int(match[1])) for text in found)

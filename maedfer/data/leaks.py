@@ -31,8 +31,8 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     for name, (found, twice) in places.items():
         if twice:
             key, again = next(iter(twice.items()))
-            lines = f"the first, {again.name!r}, in lines {found[key].line} and {again.line}"
-            sentences.append(f"{_count(len(twice))} more than once in {name}, {lines}")
+            lines = f"the first is {again.name!r}, in lines {found[key].line} and {again.line}"
+            sentences.append(f"{_count(len(twice))} more than once in {name} ({lines})")
     names = list(places)
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
@@ -48,9 +48,9 @@ def _shared(name: str, first: dict[str, Clip], other: str, second: dict[str, Cli
     labels = sum(first[key].label != second[key].label for key in both)
     more = f", {labels:,} of them with another label" if labels else ""
     what = f"all {len(both):,} clips" if len(both) == len(second) else f"{len(both):,} of {len(second):,} clips"
-    same = ", and no others are in either" if len(both) == len(first) == len(second) else ""
+    same = ", which has no others" if len(both) == len(first) == len(second) else ""
     return (
-        f"{what} of {other} are in {name} too{same}{more}, the first, {b.name!r}, in lines {b.line} and {a.line}: "
+        f"{what} of {other} are in {name} too{same}{more} (the first is {b.name!r}, in lines {b.line} and {a.line}): "
         f"scores on {other} do not tell how other clips would fare"
     )
 

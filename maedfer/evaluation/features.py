@@ -96,8 +96,6 @@ def extract_features(
     found, broken = run_over_clips(
         extractor, batches, encode, len(names), views=views, gather=gather, progress=progress
     )
-    if not found:
-        raise InputError(f"none of the {len(names)} clips can be read; the first one: {broken[min(broken)]}")
     kept = sorted(found)
     return Features(
         names=[names[index] for index in kept],
@@ -121,8 +119,7 @@ def write_features(path: str | Path, features: Features) -> list[Path]:
         InputError: the name has another end, or a file cannot be written.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise InputError(f"{str(path)!r} must end in {' or '.join(FORMATS)}, which says what kind of table it is")
+    check_format(path)
     about = json.dumps(features.about, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
     written = [path]
     if path.suffix == ".npz":
@@ -143,6 +140,16 @@ def write_features(path: str | Path, features: Features) -> list[Path]:
     skipped = skipped_file(path)
     write_skipped(skipped, features.skipped)
     return [*written, skipped] if features.skipped else written
+
+
+def check_format(path: Path) -> None:
+    """Refuse a name of which the end says no kind of table.
+
+    Raises:
+        InputError: naming those there are.
+    """
+    if path.suffix not in FORMATS:
+        raise InputError(f"{str(path)!r} must end in {' or '.join(FORMATS)}, which says what kind of table it is")
 
 
 def skipped_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer._progress import counted
-from maedfer.errors import InputError
+from maedfer.errors import InputError, some
 from maedfer.evaluation.predictions import Predictions, Skipped
 from maedfer.models import LGIFormer
 
@@ -86,8 +86,6 @@ def predict(
         return zip(rows, [None] * len(rows) if pooled is None else pooled.cpu().numpy(), strict=True)
 
     found, broken = run_over_clips(model, batches, score, len(names), views=views, gather=gather, progress=progress)
-    if not found:
-        raise InputError(f"none of the {len(names)} clips can be read; the first one: {broken[min(broken)]}")
     kept = sorted(found)
     return Predictions(
         names=[names[index] for index in kept],
@@ -121,6 +119,7 @@ def run_over_clips(
         The values by number of the clip; and of those that could not be read, what is wrong.
 
     Raises:
+        InputError: no clip could be read.
         RuntimeError: the batches did not hold every clip once.
     """
     was_training = model.training
@@ -145,6 +144,8 @@ def run_over_clips(
     scored = sum(len(part) + len(wrong) for part, wrong in parts)
     if scored != count or {*values, *reasons} != set(range(count)):
         raise RuntimeError(f"{count} clips were to be scored once each, got {scored} scores")
+    if not values:
+        raise InputError(f"none of the {count} clips can be read; the first one: {reasons[min(reasons)]}")
     return values, reasons
 
 
@@ -160,9 +161,8 @@ def check_finite(model: nn.Module, name: str) -> None:
     """
     wrong = not_finite(model)
     if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(
-            f"{name} holds weights that are not finite numbers, in {wrong[0]}{more}: the training that made it "
+            f"{name} holds weights that are not finite numbers, in {some(wrong, 1)}: the training that made it "
             "diverged, or the file is damaged"
         )
 

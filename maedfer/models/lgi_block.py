@@ -112,9 +112,8 @@ class LGIStages(LGIParts):
             context = self.intra_norm(z_BMSC)
             query_BM1C = context[:, :, :1]
         if maps is not None:
-            maps["intra_region"] = probabilities(self.intra_attention, query_BM1C, context)[
-                ..., 0, :
-            ]  # [B, M, H, S or N]
+            found = probabilities(self.intra_attention, query_BM1C, context)
+            maps["intra_region"] = found[..., 0, :]  # [B, M, H, S or N]
         if self.intra_region == "self" and not representative_only:
             return z_BMSC + self.drop(self.intra_attention(context, attend_to=attend_to), 2)
         s_BM1C = z_BMSC[:, :, :1] + self.drop(self.intra_attention(query_BM1C, context, attend_to), 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maedfer._files import atomic_path
 from maedfer._values import expand_home
 from maedfer.dataclass_tree import field_types, from_dict, to_dict, without
-from maedfer.errors import InputError
+from maedfer.errors import InputError, some
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.load_report import LoadReport
@@ -293,11 +293,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def key_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], most: int = 5) -> str:
     """Say in one line how two sets of named shapes differ; empty when they do not."""
-
-    def some(names: list[str]) -> str:
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return ", ".join(names[:most]) + more
-
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     misshaped = [
@@ -306,4 +301,4 @@ def key_problems(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[in
         if found[name] != expected[name]
     ]
     parts = {"missing ": missing, "unexpected ": unexpected, "wrong shape: ": misshaped}
-    return "; ".join(what + some(names) for what, names in parts.items() if names)
+    return "; ".join(what + some(names, most) for what, names in parts.items() if names)

@@ -160,15 +160,15 @@ def _size(path: Path) -> int:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} does not exist or is not a file") from None
+        raise InputError(f"{path} does not exist: {_GIVE}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{str(path)!r} is no name of a file: {error}") from None
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} does not exist or is not a file: it is a folder")
+        raise InputError(f"{path} cannot be read, it is a folder: {_GIVE}")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} does not exist or is not a file: it is a device, a pipe or a socket")
+        raise InputError(f"{path} cannot be read, it is a device, a pipe or a socket: {_GIVE}")
     return status.st_size
 
 
@@ -231,6 +231,8 @@ def _check_archive(path: Path, size: int) -> None:
     parts = {name.partition("/")[2] for name in names}
     if any(part == "constants.pkl" or part.startswith("code/") for part in parts):
         raise _unreadable(path, "it is a TorchScript archive, which holds code", _SAVE)
+    if "archive_format" in parts:
+        raise _unreadable(path, "it is an archive of torch.export, which holds a program", _SAVE)
     if any(name.endswith(".npy") for name in names):
         raise _unreadable(path, "it is an archive of numpy arrays (.npz)", _SAVE)
     if "data.pkl" not in parts:

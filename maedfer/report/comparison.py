@@ -362,6 +362,8 @@ def _pretraining_section(path: str | Path | None) -> tuple[str, parts.Numbers]:
     if path is None:
         return "", {}
     run = read_run(path)
+    if run.setting("task", "pretrain") != "pretrain":
+        raise InputError(f"{str(path)!r} is a run of {run.setting('task')}, not of pre-training")
     text, found = parts.headline(run)
     panels = parts.training_panels(run)
     drawing = ""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maedfer.dataclass_tree import former_names, rename
-from maedfer.errors import InputError, require
+from maedfer.errors import InputError, require, shortened
 from maedfer.evaluation.metrics import intervals, scores
 from maedfer.models import profile
 from maedfer.train.config import RunConfig, resolve
@@ -118,8 +118,9 @@ def read_run(run_dir: str | Path) -> RunData:
     """
     path = Path(run_dir)
     if not path.is_dir():
-        missing = f"{str(path)!r} is a file: give the folder of a run" if path.exists() else ""
-        raise InputError(missing or f"run folder {str(path)!r} does not exist")
+        if path.exists():
+            raise InputError(f"{str(path)!r} is a file: give the folder of a run")
+        raise InputError(f"run folder {str(path)!r} does not exist")
     names = ("config.yaml", "environment.json", "metrics.json", "log.jsonl")
     if not any((path / name).is_file() for name in names):
         raise InputError(f"{str(path)!r} is not a run folder: it has none of {', '.join(names)}")
@@ -193,7 +194,8 @@ def read_arrays(path: Path, wanted: Iterable[str], optional: Iterable[str] = ())
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in (*wanted, *optional) if name in file.files}
     except Exception as error:  # numpy, zipfile and zlib each raise their own.
-        raise InputError(f"{str(path)!r} cannot be read ({error}): delete it or write it anew") from error
+        why = shortened(str(error))
+        raise InputError(f"{str(path)!r} cannot be read ({why}): delete it or write it anew") from error
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise InputError(f"{str(path)!r} lacks the array {', '.join(missing)}: write it anew")

@@ -112,6 +112,10 @@ def contact_sheet(
     require("PIL", "video")
     from PIL import Image, ImageDraw, ImageFont
 
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{str(path)!r} must end as a picture does, in .png for example")
     style = style or replace(FaceStyle(), amplitude=(1.0, 1.2), any_start=False)
     paired = [name for pair in TWINS for name in pair]
     names = [name for name in EXPRESSIONS if name not in paired] + paired
@@ -126,7 +130,6 @@ def contact_sheet(
         pen.text((margin - 2 * gap, top + size // 2), name, fill=(40, 40, 40), font=font, anchor="rm")
         for column, frame in enumerate(np.linspace(0, 47, columns).round().astype(int)):
             sheet.paste(Image.fromarray(clip[frame]), (margin + gap + column * (size + gap), top))
-    path = Path(path)
     with atomic_path(path) as temporary:
-        sheet.save(temporary, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        sheet.save(temporary, format=kind)
     return path

@@ -53,13 +53,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = read_weights_file(path)
     except UnreadableFileError as error:
-        message = f"checkpoint {str(path)!r} cannot be read: it is damaged or no checkpoint: {error.reason}"
-        raise UnreadableFileError(message, error.reason) from error
+        raise _unreadable(path, error.reason) from error
     if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise InputError(
             f"{str(path)!r} is not a checkpoint of a run (published weights go to train.init or eval.checkpoint)"
         )
+    if not is_intact(path):
+        raise _unreadable(path, "its checksums do not fit what it holds")
     return state
+
+
+def _unreadable(path: str | Path, reason: str) -> UnreadableFileError:
+    message = f"checkpoint {str(path)!r} cannot be read: it is damaged or no checkpoint: {reason}"
+    return UnreadableFileError(message, reason)
 
 
 def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
@@ -91,8 +97,6 @@ def load_resumable(path: str | Path, cfg: RunConfig, global_batch: int) -> dict[
     Raises:
         InputError: it cannot be read, holds weights only, or belongs to a run with other settings.
     """
-    if Path(path).is_file() and not is_intact(path):
-        raise InputError(f"checkpoint {str(path)!r} is damaged: {way_on(path)}")
     try:
         state = load_checkpoint(path)
     except InputError as error:
@@ -125,13 +129,17 @@ def is_intact(path: str | Path) -> bool:
 def way_on(path: str | Path) -> str:
     """What to do about a checkpoint that cannot be gone on from."""
     folder = Path(path).parent
-    others = sorted((other for other in folder.glob("epoch_*.pt") if other != Path(path)), reverse=True)
+    found = (other for other in folder.glob("epoch_*.pt") if other != Path(path))
+    # Numbers have three digits, or more: epoch_1000 is later than epoch_999.
+    others = sorted(found, key=lambda other: (len(other.name), other.name), reverse=True)
     earlier = next((other for other in others if is_intact(other)), None)
     if earlier is not None:
         return f"go on from an earlier epoch with train.resume={earlier}, or remove the file to start anew"
     best = folder / "best.pt"
     if best != Path(path) and best.is_file():
         return f"remove the file to start anew; {best} still holds the weights of the best epoch"
+    if (folder.parent / "model").is_dir():
+        return f"remove the file to start anew; {folder.parent / 'model'} still holds what the run came to"
     return "remove the file to start anew"
 
 

@@ -195,6 +195,10 @@ def _check_fit(task: str, name: str, model: LGIFormerConfig | MAEDFERConfig) -> 
 
 def _check_together(cfg: RunConfig) -> None:
     depth = cfg.clip_model.depth
+    if cfg.task == "pretrain" and cfg.train.freeze_blocks:
+        raise InputError("train.freeze_blocks is for fine-tuning: pre-training trains all blocks, leave it out")
+    if cfg.task == "pretrain" and cfg.eval.select != "last":
+        raise InputError(f"eval.select is {cfg.eval.select!r} but pre-training scores nothing: leave it out")
     if cfg.train.freeze_blocks > depth:
         raise InputError(f"train.freeze_blocks must be between 0 and {depth}, got {cfg.train.freeze_blocks}")
     for key, (low, high) in {"scale": cfg.augment.scale, "ratio": cfg.augment.ratio}.items():

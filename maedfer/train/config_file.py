@@ -32,6 +32,9 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(section, Mapping):
         raise InputError(f"model must be a section with keys (model.name, ...), got {section!r}")
     values = dict(section)
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"unknown key {key!r} in 'model': keys are names")
     name = str(values.pop("name", default_model(tree["task"])))
     data = from_dict(DataConfig, section_of(tree, "data"), path="data")
     count = len(data.classes)

@@ -62,8 +62,10 @@ def describe() -> list[Section]:
             top.append(_describe(field, hints[field.name], field.name))
         elif len(kinds) == 1:
             below.append(Section(field.name, setting_of(field).doc, _fields(kinds[0], field.name)))
-    classifier = "LGI-Former or a ViT with its head; in pre-training, these keys are under `model.encoder` "
-    "(`encoder.` may be left out)"
+    classifier = (
+        "LGI-Former or a ViT with its head; in pre-training, these keys are under `model.encoder` (`encoder.` may be "
+        "left out)"
+    )
     return [
         Section("", "top level", tuple(top)),
         *below,

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import check_evaluation, check_run
-from maedfer.train.same_clips import changed_lists, check_same_clips, identity
+from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.
@@ -65,15 +65,18 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                 tell(f"eval.runs    {folder}: {counted(len(part.names), 'clip')}")
         else:
             splits = {"pretrain": ["train"], "finetune": ["train", "val", "test"], "evaluate": ["test"]}[cfg.task]
-            splits = [split for split in splits if getattr(cfg.data, split)]
-            if every_clip:
-                runtime.on_main(lambda: _check_every_clip(cfg, splits, workers, runtime.world, tell))
-            else:
-                for split in splits:
-                    _check_list(cfg, split, workers, runtime.world, tell)
             lists = {
-                split: read_clips(cfg, getattr(cfg.data, split), labelled=cfg.task != "pretrain") for split in splits
+                split: read_clips(cfg, getattr(cfg.data, split), labelled=cfg.task != "pretrain")
+                for split in splits
+                if getattr(cfg.data, split)
             }
+            for split, clips in lists.items():
+                check_shared_memory(cfg, split == "train", len(clips), runtime.world, workers)
+            if every_clip:
+                runtime.on_main(lambda: _check_every_clip(cfg, lists, workers, tell))
+            else:
+                for split, clips in lists.items():
+                    _check_list(cfg, split, clips, tell)
             for note in runtime.on_main(lambda: list_notes(cfg, lists)):
                 tell(f"note         {note}")
             if cfg.task == "evaluate":
@@ -90,13 +93,13 @@ def _say_nothing(line: str) -> None:
 def _check_output(cfg: RunConfig, say: Say) -> Path | None:
     # The checkpoint that the run would go on from.
     output = Path(cfg.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {cfg.output!r} is a file: give a folder")
+    check_free(output)
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"output {cfg.output!r} cannot be made: {str(existing)!r} is a file")
     if not os.access(existing, os.W_OK):
         raise InputError(f"output {cfg.output!r} cannot be written: no permission for {str(existing)!r}")
     checkpoint = None
-    check_free(output)
     if cfg.task == "evaluate":
         check_evaluation(cfg)
     else:
@@ -110,13 +113,11 @@ def _skips(cfg: RunConfig, split: str) -> bool:
     return (cfg.data.on_error if split == "train" else cfg.eval.on_error) == "skip"
 
 
-def _check_every_clip(cfg: RunConfig, splits: Sequence[str], workers: int, world: int, say: Say) -> None:
+def _check_every_clip(cfg: RunConfig, lists: Mapping[str, list[Clip]], workers: int, say: Say) -> None:
     stops = []
     known: dict[Path, Look] = {}
-    for split in splits:
+    for split, clips in lists.items():
         file, skips = getattr(cfg.data, split), _skips(cfg, split)
-        clips = read_clips(cfg, file, labelled=cfg.task != "pretrain")
-        check_shared_memory(cfg, split == "train", len(clips), world, workers)
         looks = read_every_clip(clips, cfg.data.backend, workers, f"data.{split}", known)
         broken = [(clip, look) for clip, look in zip(clips, looks, strict=True) if look.problem]
         lengths = [look.frames for look in looks if not look.problem]
@@ -137,12 +138,10 @@ def _check_every_clip(cfg: RunConfig, splits: Sequence[str], workers: int, world
         )
 
 
-def _check_list(cfg: RunConfig, split: str, workers: int, world: int, say: Say) -> None:
+def _check_list(cfg: RunConfig, split: str, clips: list[Clip], say: Say) -> None:
     file = getattr(cfg.data, split)
-    clips = read_clips(cfg, file, labelled=cfg.task != "pretrain")
-    check_shared_memory(cfg, split == "train", len(clips), world, workers)
     tolerant = _skips(cfg, split)
-    sample = [clips[index] for index in _spread(len(clips), _SAMPLE)]
+    sample = [clips[index] for index in spread(len(clips), _SAMPLE)]
     if not tolerant:
         check_exists(clips if len(clips) <= _LOOK_FOR_ALL else sample)
     problems, lengths = [], []
@@ -194,7 +193,7 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     )
     rise = f"learning rate to {schedule.peak:.4g} in {schedule.warmup} steps"
     say(f"             {rise}, then down to {schedule.floor:.4g}")
-    chosen = _spread(batches.clips, _batch_size(cfg, runtime))
+    chosen = spread(batches.clips, _batch_size(cfg, runtime))
     batch = collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
     del batch["skipped"]
     forward_pass = ForwardPass(task, model)
@@ -237,9 +236,3 @@ def _forward(frames: Tensor, runtime: Runtime, loss: Callable[[], float], say: S
 def _batch_size(cfg: RunConfig, runtime: Runtime) -> int:
     size = (cfg.eval.batch_size if cfg.task == "evaluate" else 0) or cfg.train.batch_size
     return min(size, _CPU_BATCH) if runtime.device.type == "cpu" else size
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` different indices below `count`, evenly spread."""
-    most = min(count, most)
-    return [index * count // most for index in range(most)]

@@ -35,19 +35,23 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
     """
     check_config(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
-        model: LGIFormer | None = None
-        if not cfg.eval.runs:
+        # What is wrong with what is given is found before anything is written.
+        if cfg.eval.runs:
+            parts = read_runs(cfg.eval.runs)
+            pooled, notes = _pool(cfg, parts)
+        else:
             model, cfg = model_to_score(cfg)
             model.to(runtime.device)
+            batches = ViewBatches(cfg, runtime, cfg.data.test)
         runtime.on_main(lambda: open_evaluation(cfg))
         with recording(cfg, runtime) as log:
-            if model is None:
-                metrics = _pool_runs(cfg, runtime, log)
+            if cfg.eval.runs:
+                facts: dict[str, Any] = {"split": "test", "folds": _folds(cfg, parts, log)}
+                metrics = write_results(cfg, runtime, pooled, facts, notes)
             else:
                 log.say(
                     f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {counted(cfg.eval.views, 'view')} of a clip"
                 )
-                batches = ViewBatches(cfg, runtime, cfg.data.test)
                 notes = [
                     *other_clip_settings(cfg, model),
                     *runtime.on_main(lambda: list_notes(cfg, {"test": batches.entries})),
@@ -99,7 +103,7 @@ def predict_list(
         device=runtime.device,
         autocast=runtime.autocast,
         gather=runtime.gather,
-        progress=(lambda done: line(min(1.0, done * runtime.world / len(batches.entries)))) if show else None,
+        progress=(lambda done: line(batches.share(done))) if show else None,
     )
     if show:
         line.clear()
@@ -213,10 +217,13 @@ def read_runs(folders: Sequence[str]) -> list[Predictions]:
     """The predictions of runs that are to be pooled.
 
     Raises:
-        InputError: a run has none.
+        InputError: a run has none, or is given twice.
     """
-    parts = []
+    parts, known = [], set()
     for folder in folders:
+        if (place := Path(folder).resolve()) in known:
+            raise InputError(f"run {folder!r} is given twice: its clips would count twice")
+        known.add(place)
         if not (Path(folder) / "pred.csv").is_file():
             raise InputError(f"eval.runs: {folder!r} has no pred.csv: give folders of runs that have ended")
         parts.append(read_predictions(Path(folder) / "pred.csv"))
@@ -225,16 +232,20 @@ def read_runs(folders: Sequence[str]) -> list[Predictions]:
     return parts
 
 
-def _pool_runs(cfg: RunConfig, runtime: Runtime, log: RunLog) -> dict[str, Any]:
-    parts = read_runs(cfg.eval.runs)
-    folds = []
-    for folder, part in zip(cfg.eval.runs, parts, strict=True):
-        folds.append({"run": folder, **headline(part.metrics())})
-        log.say(f"{folder}: {summary(part.metrics())}")
+def _pool(cfg: RunConfig, parts: Sequence[Predictions]) -> tuple[Predictions, list[str]]:
     pooled, notes = pool(parts)
     if cfg.data.classes and cfg.data.classes != pooled.classes:
         raise InputError(
             f"data.classes is {list(cfg.data.classes)} but the runs have {list(pooled.classes)}: leave it out, the "
             "runs say what their classes are"
         )
-    return write_results(cfg, runtime, pooled, {"split": "test", "folds": folds}, notes)
+    return pooled, notes
+
+
+def _folds(cfg: RunConfig, parts: Sequence[Predictions], log: RunLog) -> list[dict[str, Any]]:
+    folds = []
+    for folder, part in zip(cfg.eval.runs, parts, strict=True):
+        metrics = part.metrics()
+        folds.append({"run": folder, **headline(metrics)})
+        log.say(f"{folder}: {summary(metrics)}")
+    return folds

@@ -85,6 +85,7 @@ def _looks(clips: Sequence[Clip], backend: Backend, workers: int, batch: int) ->
             batch_size=batch,
             num_workers=min(workers, -(-len(clips) // batch)),
             collate_fn=list,
+            multiprocessing_context="fork" if workers else None,
             prefetch_factor=(1 if batch == 1 else _PREFETCH) if workers else None,
         )
     )
@@ -112,5 +113,5 @@ class _Clips(Dataset[tuple[int, Look]]):
     def __getitem__(self, index: int) -> tuple[int, Look]:
         try:
             return index, Look(read_whole(self.clips[index].path, self.backend), "")
-        except (InputError, OSError) as error:
+        except InputError as error:
             return index, Look(0, str(error))

@@ -11,7 +11,7 @@ from typing import Any
 from maedfer import __version__
 from maedfer._progress import ProgressLine
 from maedfer.errors import InputError
-from maedfer.evaluation.features import FORMATS, Features, extract_features, feature_extractor, write_features
+from maedfer.evaluation.features import Features, check_format, extract_features, feature_extractor, write_features
 from maedfer.evaluation.score import check_finite
 from maedfer.models import LGIFormer, load
 from maedfer.train.config import RunConfig, load_config
@@ -67,11 +67,10 @@ def run_features(cfg: RunConfig, out: Sequence[str | Path] = (), per_view: bool 
             device=runtime.device,
             autocast=runtime.autocast,
             gather=runtime.gather,
-            progress=(lambda done: line(min(1.0, done * runtime.world / len(batches.entries))))
-            if runtime.main
-            else None,
+            progress=(lambda done: line(batches.share(done))) if runtime.main else None,
         )
-        line.clear()
+        if runtime.main:
+            line.clear()
         found = dataclasses.replace(found, about=_about(cfg, type(loaded).__name__, model, per_view))
         runtime.on_main(lambda: [write_features(path, found) for path in out])
     return found
@@ -83,8 +82,7 @@ def check_file(path: Path) -> None:
     Raises:
         InputError: its name has another end, or its folder is absent or cannot be written.
     """
-    if path.suffix not in FORMATS:
-        raise InputError(f"{str(path)!r} must end in {' or '.join(FORMATS)}, which says what kind of table it is")
+    check_format(path)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"{str(path)!r} cannot be written: give a file in a folder that exists and can be written")
 

@@ -44,8 +44,7 @@ def run_finetune(cfg: RunConfig) -> RunResult:
         position = trainer.position
         with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
             announce(trainer, log, checkpoint, loaded)
-            lists = {"train": trainer.batches.dataset.clips, **task.lists()}
-            notes = runtime.on_main(lambda: list_notes(cfg, lists))
+            notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
             for note in [_TEST_SELECTION] * (cfg.eval.select == "test") + notes:
                 log.say(note)
                 if checkpoint is None:
@@ -64,7 +63,12 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         path = trainer.folder / "best.pt"
         if not path.is_file():
             raise InputError("no epoch was scored, so none is the best one: set eval.every to 1")
-        best = load_checkpoint(path)
+        try:
+            best = load_checkpoint(path)
+        except InputError as error:
+            raise InputError(
+                f"{error}; to find the best epoch again, remove {trainer.folder} and start anew"
+            ) from error
         model.load_state_dict(best["model"])
         epoch = best["position"]["best_epoch"]
         log.say(f"the result is epoch {epoch}, best on {cfg.eval.select} by {cfg.eval.metric.upper()}")

@@ -20,22 +20,28 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
         lists: their clips, by "train", "val" and "test".
     """
     named = {f"data.{split}": clips for split, clips in lists.items()}
+    notes = []
     if cfg.task == "evaluate":
-        trained = _trained_on(cfg)
+        try:
+            trained = _trained_on(cfg)
+        except InputError as error:
+            trained = ()
+            notes.append(f"whether the model was trained on clips of data.test is not known: {error}")
         if trained:
             named = {"the list that the model was trained on": trained, **named}
-    return leaks(named)
+    return notes + leaks(named)
 
 
 def _trained_on(cfg: RunConfig) -> Sequence[Clip]:
-    """The training clips of the run whose model is scored; none where they are not here any more."""
+    """The training clips of the run whose model is scored; none where there is no such run, as with a saved model.
+
+    Raises:
+        InputError: the run's settings or its list cannot be read.
+    """
     model = cfg.eval.checkpoint
     # A run keeps its result in `<run>/model`.
     folder = run_folder_of(model) or run_folder_of(str(Path(model).parent))
     if folder is None:
         return ()
-    try:
-        run = read_config(folder / "config.yaml")
-        return read_clips(run, run.data.train) if run.task == "finetune" else ()
-    except InputError:
-        return ()
+    run = read_config(folder / "config.yaml")
+    return read_clips(run, run.data.train) if run.task == "finetune" else ()

@@ -150,15 +150,16 @@ class ViewBatches:
     """
 
     def __init__(self, cfg: RunConfig, runtime: Runtime, file: str, labelled: bool = True) -> None:
-        self.entries = read_clips(cfg, file, labelled)
+        entries = read_clips(cfg, file, labelled)
         if cfg.eval.on_error == "raise":
-            runtime.on_main(lambda: look_for(self.entries, file))
-        self.labels = [-1 if clip.label is None else clip.label for clip in self.entries]
+            runtime.on_main(lambda: look_for(entries, file))
+        self.labels = [-1 if clip.label is None else clip.label for clip in entries]
         self.views = cfg.eval.views
+        self._world = runtime.world
         self._cached = cfg.data.cache
         frames, *size = cfg.clip_model.clip_size
         self.dataset = ClipDataset(
-            self.entries,
+            entries,
             mode="views",
             frames=frames,
             stride=cfg.data.stride,
@@ -168,6 +169,7 @@ class ViewBatches:
             cache=cfg.data.cache,
             on_error="raise",
         )
+        self.entries = self.dataset.clips
         sampler = EpochSampler(
             len(self.entries),
             seed=cfg.seed,
@@ -179,6 +181,10 @@ class ViewBatches:
         )
         scored = ScoredClips(self.dataset, cfg.eval.on_error == "skip")
         self._loader = Loader(cfg, runtime, scored, sampler, collate_fn=collate_scored)
+
+    def share(self, done: int) -> float:
+        """How much of the list is done when this process has done so many clips."""
+        return min(1.0, done * self._world / len(self.entries))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self._loader.batches(self.dataset if self._cached else None)
@@ -270,6 +276,8 @@ class Loader:
             num_workers=workers,
             collate_fn=functools.partial(_in_shared_memory, collate_fn) if workers else collate_fn,
             worker_init_fn=_end_rather_than_lose_a_batch,
+            # Also where Python would start a server to fork from: workers share the cache, and end with this process.
+            multiprocessing_context="fork" if workers else None,
             pin_memory=runtime.device.type == "cuda",
             drop_last=False,
             persistent_workers=keep_workers and workers > 0,

@@ -65,9 +65,10 @@ def check_free(folder: str | Path) -> None:
     """Look whether a run could have a folder now, without holding it or making anything.
 
     Raises:
-        InputError: another run is in it.
+        InputError: another run is in it, or it is a file.
     """
     lock = _FolderLock(Path(folder))
+    lock.refuse_file()
     if not lock.path.exists():
         return
     lock.reserve()
@@ -87,10 +88,14 @@ class _FolderLock:
         self.made: list[Path] = []
         self.process = os.getpid()
 
-    def take(self) -> None:
-        """Make the folder and hold it; for the main process."""
+    def refuse_file(self) -> None:
+        """Refuse an output that is no folder."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"output {str(self.folder)!r} is a file: give a folder")
+
+    def take(self) -> None:
+        """Make the folder and hold it; for the main process."""
+        self.refuse_file()
         self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -174,6 +179,9 @@ class _FolderLock:
             except OSError as error:
                 if error.errno not in _TAKEN:
                     self._close()
+                    if create:
+                        # It would keep nobody out, and nobody would take it away.
+                        self.path.unlink(missing_ok=True)
                     _log.warning(
                         "the file system of %s has no locks (%s): nothing keeps a second run out of it",
                         self.folder,

@@ -61,7 +61,10 @@ class RunLog:
         if tensorboard and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"), purge_step=step + 1 if step else 0)
+            try:
+                self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"), purge_step=step + 1 if step else 0)
+            except UnicodeEncodeError:
+                self.say("no event files: tensorboard cannot write to a folder whose name is not UTF-8")
 
     def record(self, kind: str, **values: Any) -> None:
         """Append a line to log.jsonl; numbers that JSON cannot hold (NaN, infinity) become null."""

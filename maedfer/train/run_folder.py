@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maedfer.errors import InputError
+from maedfer.errors import InputError, some
 from maedfer.train.checkpoint import remove_leftovers
 from maedfer.train.config import RunConfig, differing_evaluation, differing_keys, read_config, save_config
 from maedfer.train.environment import environment, now
@@ -49,8 +49,6 @@ def check_run(cfg: RunConfig) -> Path | None:
     """
     output, resume = Path(cfg.output), cfg.train.resume
     last = output / "checkpoints" / "last.pt"
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {cfg.output!r} is a file: give a folder")
     if resume == "none" and output.is_dir() and not all(map(_counts_for_nothing, output.iterdir())):
         raise InputError(
             f"output folder {cfg.output!r} is not empty: give another one, or resume with train.resume=auto"
@@ -60,11 +58,16 @@ def check_run(cfg: RunConfig) -> Path | None:
     known = output / "config.yaml"
     # A run that failed before its first checkpoint leaves nothing to protect.
     if known.is_file() and (last.is_file() or (output / "model").is_dir()):
-        keys = differing_keys(read_config(known), cfg)
+        there = read_config(known)
+        if there.task != cfg.task:
+            raise InputError(
+                f"{cfg.output!r} holds a run of {there.task}: give this {cfg.task} run another output folder"
+            )
+        keys = differing_keys(there, cfg)
         if keys:
             raise InputError(
-                f"{cfg.output!r} holds a run with other settings: {'; '.join(keys)}: use the same ones to resume it, "
-                "or another output folder for a new run"
+                f"{cfg.output!r} holds a run with other settings: {some(keys, 8, '; ')}: use the same ones to resume "
+                "it, or another output folder for a new run"
             )
     if resume not in ("auto", "none"):
         return Path(resume)
@@ -156,6 +159,8 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return []
+    if not isinstance(facts, dict):
         return []
     note = {key: facts.get(key) for key in ("started", "ended", "host", "device", "processes", "git_revision")}
     return [*facts.get("earlier", []), note]

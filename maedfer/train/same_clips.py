@@ -32,7 +32,7 @@ def identity(clips: Sequence[Clip]) -> str:
 
 def sizes(clips: Sequence[Clip]) -> Tensor:
     """Bytes of the clips, files in a folder of frames, -1 where there is nothing; of a sample of a long list, int64."""
-    return torch.tensor([_size(clips[index].path) for index in _sample(len(clips))], dtype=torch.int64)
+    return torch.tensor([_size(clips[index].path) for index in spread(len(clips), _SAMPLE)], dtype=torch.int64)
 
 
 def check_same_clips(path: str | Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ def changed_sizes(name: str, clips: Sequence[Clip], there: Tensor, here: Tensor,
     places = (there != here).nonzero().flatten().tolist()
     if not places:
         return []
-    first = clips[_sample(len(clips))[places[0]]]
+    first = clips[spread(len(clips), _SAMPLE)[places[0]]]
     looked = f"{len(here)} clips of data.{name}" + (" that were looked at" if len(here) < len(clips) else "")
     return [
         f"{len(places)} of {looked} changed their size after epoch {epoch} (the first is {first.name}, {first.where}): "
@@ -95,8 +95,9 @@ def changed_sizes(name: str, clips: Sequence[Clip], there: Tensor, here: Tensor,
     ]
 
 
-def _sample(count: int) -> list[int]:
-    most = min(count, _SAMPLE)
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` different indices below `count`, evenly spread."""
+    most = min(count, most)
     return [index * count // most for index in range(most)]
 
 

@@ -40,7 +40,11 @@ class DataConfig:
         0, low=0, high=1_000_000, doc="label of the first class in the files (DFEW counts from 1)"
     )
     stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
-    backend: Literal["auto", "decord", "pyav", "frames"] = setting("auto", belongs_to="machine", doc="video reader")
+    backend: Literal["auto", "decord", "pyav", "frames"] = setting(
+        "auto",
+        belongs_to="machine",
+        doc="video reader; auto = PyAV for files and pictures for folders, decord only where it is asked for",
+    )
     workers: int = setting(8, low=0, high=1024, belongs_to="machine", doc="loader processes for each training process")
     repeats: int = setting(
         1, low=1, high=1024, doc="samples drawn from a clip each time it is decoded (repeated sampling)"

@@ -204,6 +204,19 @@ def test_memory_that_does_not_suffice_is_one_line(call: Call, monkeypatch: pytes
         assert (status, err.count("\n")) == (2, 1) and "the memory of this machine is not enough" in err
 
 
+def test_a_full_disk_is_one_line_and_its_status() -> None:
+    command = f"{shlex.quote(sys.executable)} -m maedfer --version >/dev/full"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (2, "maedfer: error: No space left on device\n")
+
+
+def test_words_without_end_are_cut(call: Call) -> None:
+    assert len(call("finetune", "x" * 5000).err) < 500
+    assert len(one_line(InputError(f"{'a' * 5000} is not {'b' * 5000}"))) < 500
+    assert len(one_line(OSError(36, "File name too long", "x" * 5000))) < 500
+
+
 def test_error_of_a_loader_process_keeps_its_last_line_only() -> None:
     text = (
         "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"

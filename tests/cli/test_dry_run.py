@@ -36,12 +36,13 @@ def test_pretrain(call: Call, frames: Path, tmp_path: Path, monkeypatch: pytest.
     assert not everything(tmp_path)
 
 
-def test_evaluate_and_weights_to_start_from(call: Call, frames: Path, trained: Path) -> None:
+def test_evaluate_and_weights_to_start_from(call: Call, frames: Path, trained: Path, tmp_path: Path) -> None:
     before = everything(trained)
     done = call("evaluate", "--run", trained, "--dry-run")
     assert done.status == 0, done.err
     assert "4 clips (calm 2, moved 2)" in done.out and "2 classes" in done.out
-    done = call("evaluate", "--run", trained, "--run", trained, "--dry-run")
+    other = shutil.copytree(trained, tmp_path / "other")
+    done = call("evaluate", "--run", trained, "--run", other, "--dry-run")
     assert done.status == 0 and done.out.count("4 clips") == 2
     done = call("finetune", *FINETUNE, *lists(frames, "train"), f"train.init={trained}", "output=new", "--dry-run")
     assert done.status == 0 and "keys used" in done.out
@@ -71,6 +72,8 @@ def test_what_would_stop_the_run_does(call: Call, frames: Path, trained: Path, t
     assert "does not exist" in refused(f"train.init={tmp_path}/none")
     (tmp_path / "file").write_text("")
     assert "is a file: give a folder" in refused(f"output={tmp_path}/file")
+    assert f"cannot be made: '{tmp_path}/file' is a file" in refused(f"output={tmp_path}/file/run")
+    shutil.copy(trained / "config.yaml", tmp_path)
     status, _, err = call("evaluate", "--run", tmp_path, "--run", trained, "--dry-run")
     assert status == 2 and "has no pred.csv" in err
 

@@ -75,3 +75,12 @@ def test_what_cannot_be_is_one_line(
     status, out, err = call("features", *argv)
     assert (status, out, err.count("\n")) == (2, "", 1) and message in err
     assert not any(tmp_path.iterdir())
+
+
+def test_files_that_are_there_stay(call: Call, tmp_path: Path) -> None:
+    # A .csv of features has a .json beside it.
+    for name, out in (("f.npz", "f.npz"), ("g.csv", "g.csv"), ("h.json", "h.csv")):
+        (tmp_path / name).write_text("mine")
+        status, _, err = call("features", str(tmp_path), "data.test=x", "--out", str(tmp_path / out))
+        assert status == 2 and f"{name}' exists" in err
+        assert (tmp_path / name).read_text() == "mine"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,23 @@ def test_of_a_field_and_its_former_name_the_last_counts(model: str) -> None:
     for first, second in (("encoder", "architecture"), ("architecture", "encoder")):
         config = describe(model, [f"{path}{first}=vit", f"model.{path}{second}=lgi"])["config"]
         assert config.get("encoder", config)["architecture"] == "lgi"
+
+
+def test_changes_are_read_as_overrides_of_a_run_are(call: Call) -> None:
+    def config(*changes: str) -> dict[str, Any]:
+        done = call("info", "mae_dfer_base", *changes, "--json")
+        assert done.status == 0, done.err
+        found: dict[str, Any] = json.loads(done.out)["config"]
+        return found
+
+    assert config("depth=010", "encoder.depth=3")["encoder"]["depth"] == 3
+    assert config("encoder.depth=3", "model.depth=010")["encoder"]["depth"] == 10
+    found = config("encoder={depth: 2, drop_path: 1e-1}", "target=pixels", "encoder.inter_region=False")
+    assert (found["encoder"]["depth"], found["encoder"]["drop_path"], found["target"]) == (2, 0.1, "pixels")
+    assert found["encoder"]["inter_region"] is False
+    for change, message in {
+        "encoder.inter_region=no": "inter_region must be true or false, got 'no'",
+        "region_size=[2,2": "'[2,2' has no ] at its end",
+        "depth=1e1": "depth must be a whole number, got '1e1'",
+    }.items():
+        assert message in call("info", "mae_dfer_base", change).err

@@ -144,6 +144,9 @@ def test_paths_that_mean_something_to_other_programs(tmp_path: Path, monkeypatch
         tmp_path / "home/~here.mp4",
     ]
     assert clips[0].name == "~/a.mp4"
+    for paths in (("~nosuchuser/list.csv",), ("~/list.csv", "~nosuchuser")):
+        with pytest.raises(InputError, match="there is no user 'nosuchuser'"):
+            read_annotations(*paths)
     # FFmpeg must not see a protocol, and a path beside its list has no folder before the colon.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file:x.mp4").touch()
@@ -185,6 +188,14 @@ def test_check_exists_sees_what_may_be_meant(tmp_path: Path, name: str, there: s
     (tmp_path / there).touch()
     with pytest.raises(InputError, match=hint):
         check_exists(read_annotations(write(tmp_path, f"{name} 0\n")))
+
+
+def test_check_exists_finds_the_folder_that_paths_start_from(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    (tmp_path / "lists").mkdir()
+    with pytest.raises(InputError, match=f"there below '{tmp_path}': set data.root={tmp_path}$"):
+        check_exists(read_annotations(write(tmp_path / "lists", "clips/a.mp4 0\n")))
 
 
 def test_check_exists_names_the_first_missing_ones(tmp_path: Path) -> None:

@@ -66,3 +66,6 @@ def test_classes_that_are_named_by_numbers() -> None:
     with pytest.raises(InputError, match="label '1' may be a class's number or its name"):
         LabelReader(("1", "2", "3")).prepare(["1", "2"])
     LabelReader(("1", "2", "3"), offset=1).prepare(["1", "2"])
+    long = LabelReader(("0", "9" * 400))
+    long.prepare(["0", "9" * 400])
+    assert long.read("9" * 400) == 1

@@ -19,20 +19,18 @@ def test_clips_in_two_lists(tmp_path: Path) -> None:
     test = clips(tmp_path, [("d", 0), ("./b", 0), ("a", 0)], "test.csv")
     val = clips(tmp_path, [("e", 0)], "val.csv")
     assert leaks({"data.train": train, "data.val": val, "data.test": test}) == [
-        "2 of 3 clips of data.test are in data.train too, 1 of them with another label, the first, './b', in lines 2 "
-        "and 2: scores on data.test do not tell how other clips would fare"
+        "2 of 3 clips of data.test are in data.train too, 1 of them with another label (the first is './b', in "
+        "lines 2 and 2): scores on data.test do not tell how other clips would fare"
     ]
     (same,) = leaks({"data.train": train, "data.test": train})
-    assert same.startswith(
-        "all 3 clips of data.test are in data.train too, and no others are in either, the first, 'a', in"
-    )
+    assert same.startswith("all 3 clips of data.test are in data.train too, which has no others (the first is 'a', in")
     assert leaks({"data.train": train, "data.val": val}) == []
 
 
 def test_clips_that_are_listed_twice(tmp_path: Path) -> None:
     twice = clips(tmp_path, [("a", 0), ("b", 0), ("./a", 0), ("a", 0)], "train.csv")
     assert leaks({"data.train": twice}) == [
-        "1 clip is more than once in data.train, the first, './a', in lines 1 and 3"
+        "1 clip is more than once in data.train (the first is './a', in lines 1 and 3)"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,8 @@ def test_what_a_file_would_lack_is_refused(tmp_path: Path) -> None:
 
 
 def test_layers_that_would_not_load_again_are_not_saved(tmp_path: Path) -> None:
-    adapted, pruned = LGIFormer(small()), LGIFormer(small())
+    adapted: Any = LGIFormer(small())
+    pruned: Any = LGIFormer(small())
     adapted.encoder.blocks[0].ffn.fc1 = torch.nn.Sequential(adapted.encoder.blocks[0].ffn.fc1)
     prune.l1_unstructured(pruned.encoder.blocks[0].ffn.fc1, "weight", 0.5)
     for model in (adapted, pruned):
@@ -137,7 +139,7 @@ def test_layers_that_would_not_load_again_are_not_saved(tmp_path: Path) -> None:
             model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     prune.remove(pruned.encoder.blocks[0].ffn.fc1, "weight")
-    loaded = maedfer.load(pruned.save_pretrained(tmp_path / "model"))
+    loaded: Any = maedfer.load(pruned.save_pretrained(tmp_path / "model"))
     assert (loaded.encoder.blocks[0].ffn.fc1.weight == 0).float().mean() == 0.5
 
 

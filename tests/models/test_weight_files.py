@@ -135,6 +135,7 @@ NO_WEIGHTS = {
         zipped({"m/data.pkl": b"", "m/code/m.py": b"", "m/constants.pkl": b""}),
         "TorchScript archive, which holds code",
     ),
+    "torch.export": (zipped({"m/archive_format": b"pt2", "m/data/w": b""}), "archive of torch.export"),
     "compressed": (bomb(), r"data\.pkl in it is compressed or declares more than the file holds"),
     "cut off": (GOOD[: len(GOOD) // 2], "damaged or cut short"),
     "cut off pickle": (stored(WEIGHTS, _use_new_zipfile_serialization=False)[:300], "damaged or cut short"),

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
 
+from maedfer.errors import InputError
 from maedfer.synthetic import EXPRESSIONS, FaceStyle, contact_sheet, encode_clip, render_clip, render_parameters
 
 
@@ -48,6 +50,11 @@ def test_clips_are_h264_with_a_key_frame_every_twelve(tmp_path: Path) -> None:
 def test_contact_sheet(tmp_path: Path) -> None:
     with Image.open(contact_sheet(tmp_path / "sheet.png", columns=3, size=32)) as sheet:
         assert sheet.height > 7 * 32 and sheet.width > 3 * 32
+
+
+def test_a_contact_sheet_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must end as a picture does"):
+        contact_sheet(tmp_path / "sheet.pgn", columns=1, size=32)
 
 
 def test_golden_pictures() -> None:

@@ -183,15 +183,32 @@ def test_a_damaged_checkpoint_says_how_to_go_on(damage, tmp_path):
     damage(folder / "last.pt")
     for path in folder.glob("epoch_*.pt"):
         path.unlink()
-    with pytest.raises(InputError, match="remove the file to start anew$"):
+    with pytest.raises(InputError, match="remove the file to start anew; .*model still holds what the run came to$"):
         run_finetune(cfg)
     (folder / "last.pt").unlink()
     assert run_finetune(cfg).metrics == whole.metrics
 
 
+def test_the_latest_epoch_comes_first_by_its_number(tmp_path):
+    for epoch in (998, 999, 1000):
+        save_checkpoint(tmp_path / f"epoch_{epoch:03d}.pt", {})
+    assert "epoch_1000.pt" in way_on(tmp_path / "last.pt")
+
+
 def test_the_best_epoch_is_named_where_nothing_else_is_left(tmp_path):
     save_checkpoint(tmp_path / "best.pt", {})
     assert way_on(tmp_path / "last.pt").endswith("best.pt still holds the weights of the best epoch")
+
+
+def test_a_damaged_best_epoch_is_not_the_result(tmp_path):
+    data = write_clips(tmp_path / "clips", 8)
+    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=1", "eval.select=test")
+    run_finetune(cfg)
+    flip(tmp_path / "run" / "checkpoints" / "best.pt")
+    with pytest.raises(
+        InputError, match=r"best\.pt' cannot be read: .*checksums.*remove \S*checkpoints and start anew$"
+    ):
+        run_finetune(cfg)
 
 
 def test_a_checkpoint_that_lacks_something_is_refused(tmp_path):
@@ -206,7 +223,7 @@ def test_a_checkpoint_that_lacks_something_is_refused(tmp_path):
         ({"config": 3}, "says nothing of the settings"),
     ):
         save_checkpoint(last, {**state, **change})
-        with pytest.raises(InputError, match=rf"last\.pt' {message}.*: remove the file to start anew$"):
+        with pytest.raises(InputError, match=rf"last\.pt' {message}.*: remove the file to start anew;"):
             run_finetune(cfg)
     del state["meter"], state["lists"]
     save_checkpoint(last, state)

@@ -313,3 +313,17 @@ def test_classes_on_the_command_line_count_over_the_number_of_a_recipe(tmp_path)
     assert (cfg.classes, cfg.clip_model.num_classes) == (("a", "b"), 2)
     with pytest.raises(InputError, match="model.num_classes is 4 but data.classes names 3"):
         load_config("finetune", tmp_path / "config.yaml", ["model.num_classes=4"])
+
+
+def test_what_pre_training_does_not_have_is_refused():
+    for setting, message in (("train.freeze_blocks=1", "for fine-tuning"), ("eval.select=val", "scores nothing")):
+        with pytest.raises(InputError, match=message):
+            load_config("pretrain", None, ["data.train=clips.txt", setting])
+
+
+@pytest.mark.parametrize("key", ["1", "true", "null", "1.5", "2024-01-01"])
+@pytest.mark.parametrize("section", ["model", "data", "optim"])
+def test_keys_that_are_no_names_are_refused(section, key, tmp_path):
+    (tmp_path / "odd.yaml").write_text(f"{section}:\n  {key}: 2\n")
+    with pytest.raises(InputError, match="unknown key"):
+        load_config("finetune", tmp_path / "odd.yaml", ["data.train=a.csv"])

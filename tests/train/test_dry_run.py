@@ -8,7 +8,7 @@ from maedfer.data.annotations import read_annotations
 from maedfer.errors import InputError
 from maedfer.models.encoder import CubeEmbedding
 from maedfer.train import every_clip, load_config, run_evaluate, run_finetune
-from maedfer.train.dry_run import _spread, dry_run
+from maedfer.train.dry_run import dry_run
 from maedfer.train.tasks import FinetuneTask, PretrainTask
 from tests.train.runs import tiny, write_clips
 
@@ -84,11 +84,6 @@ def test_an_evaluation_leaves_the_folder_of_a_training_run_alone(data, run):
     given = [f"eval.checkpoint={run}", "train.device=cpu", f"output={run}"]
     with pytest.raises(InputError, match="is the folder of a training run"):
         lines(load_config("evaluate", None, given))
-
-
-def test_a_sample_is_spread_evenly():
-    assert _spread(3, 16) == [0, 1, 2]
-    assert _spread(100, 4) == [0, 25, 50, 75]
 
 
 def test_a_clip_that_kills_the_process_that_reads_it_is_named(data, monkeypatch):

@@ -325,3 +325,15 @@ def test_pooling_refuses_other_classes_and_what_was_never_scored(data, run, tmp_
     (tmp_path / "pred.csv").write_text(f"{head}\n{name},{label},{said},nan,nan,nan\n")
     with pytest.raises(InputError, match=r"pred\.csv' line 2: nan is no probability"):
         pooled()
+    with pytest.raises(InputError, match="is given twice"):
+        run_evaluate(load_config("evaluate", None, [f"eval.runs=[{run}, {run}/.]", f"output={tmp_path / 'all'}"]))
+    assert not (tmp_path / "all").exists()
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder(data, run, tmp_path):
+    (tmp_path / "bad.csv").write_text(f"{data}/clip_0 0\n{data}/clip_99 1\n")
+    for name in ("bad.csv", "absent.csv"):
+        cfg = evaluate(run, f"data.test={tmp_path / name}", f"output={tmp_path / 'out'}")
+        with pytest.raises(InputError, match=name):
+            run_evaluate(cfg)
+        assert not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ def test_a_run_that_is_scored_on_its_training_clips_says_so(
     said: list[str] = []
     dry_run(cfg, said.append)
     (sentence,) = [line.split(maxsplit=1)[1] for line in said if line.startswith("note ")]
-    assert "clips of data.test are in data.train too, and no others are in either, the first, 'clip_0', in" in sentence
+    assert "clips of data.test are in data.train too, which has no others (the first is 'clip_0', in" in sentence
     run_finetune(cfg)
     assert f"\n{sentence}\n" in f"\n{capsys.readouterr().out}"
     assert sentence in json.loads((tmp_path / "run/metrics.json").read_text())["notes"]
@@ -36,6 +36,12 @@ def test_a_run_that_is_scored_on_its_training_clips_says_so(
         run_evaluate(load_config("evaluate", None, [*lists, f"output={tmp_path / scores}"]))
         (note,) = json.loads((tmp_path / scores / "metrics.json").read_text())["notes"]
         assert "all 7 clips of data.test are in the list that the model was trained on too" in note
+    # Nor is it passed over where that list is gone.
+    settings = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(settings.replace(str(data / "train.csv"), str(data / "gone.csv")))
+    run_evaluate(load_config("evaluate", None, [*lists, f"output={tmp_path / 'gone'}"]))
+    (note,) = json.loads((tmp_path / "gone/metrics.json").read_text())["notes"]
+    assert "whether the model was trained on clips of data.test is not known" in note and "gone.csv" in note
 
 
 def test_labels_may_be_names_of_classes(data: Path, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_a_file_system_without_locks_is_told_in_a_line(tmp_path, monkeypatch, ca
         pass
     (record,) = caplog.records
     assert "has no locks (No locks available): nothing keeps a second run out" in record.getMessage()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_start_that_fails_leaves_nothing(data, tmp_path):
@@ -189,6 +190,19 @@ def test_a_start_that_fails_leaves_nothing(data, tmp_path):
     assert list((tmp_path / "mine").iterdir()) == []
     run_finetune(tiny("finetune", data, tmp_path / "mine", "optim.epochs=1", "train.resume=none"))
     assert not (tmp_path / "mine" / LOCK_FILE).exists()
+
+
+def test_a_run_that_failed_at_its_first_batch_does_not_change_a_later_start(tmp_path):
+    data = write_clips(tmp_path / "clips", 4)
+    frames = {path: path.read_bytes() for path in (data / "clip_2").iterdir()}
+    for path in frames:
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="clip_2"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", "train.resume=none"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    for path, content in frames.items():
+        path.write_bytes(content)
+    assert run_finetune(tiny("finetune", data, tmp_path / "run", "train.resume=none", "optim.epochs=1")).steps == 1
 
 
 def test_a_run_of_two_processes_holds_its_folder_and_frees_it(data, tmp_path):

@@ -105,6 +105,17 @@ def test_streams_that_are_absent_or_closed_are_no_terminals(tmp_path, monkeypatc
     assert not is_terminal(stream) and not is_terminal(None)
 
 
+def test_a_folder_that_tensorboard_cannot_write_to_is_told(tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    log = RunLog(folder, main=True, tensorboard=True)
+    log.record("train", step=1, loss=0.5)
+    log.close()
+    assert "no event files: tensorboard cannot write to a folder whose name is not UTF-8" in capsys.readouterr().out
+    assert '"loss": 0.5' in (folder / "log.jsonl").read_text()
+
+
 def test_tensorboard_has_the_numbers(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = RunLog(tmp_path, main=True, tensorboard=True)

@@ -5,7 +5,7 @@ from maedfer.data.annotations import read_annotations
 from maedfer.errors import InputError
 from maedfer.train import run_finetune, same_clips
 from maedfer.train.dry_run import dry_run
-from maedfer.train.same_clips import changed_lists, changed_sizes, identity, sizes
+from maedfer.train.same_clips import changed_lists, changed_sizes, identity, sizes, spread
 from tests.train.runs import scores, tiny, write_clips
 
 
@@ -39,6 +39,11 @@ def test_sizes_are_bytes_of_files_and_numbers_of_frames(tmp_path, monkeypatch):
     assert sizes(clips).tolist() == [70, 4]
     (note,) = changed_sizes("train", clips, torch.tensor([71, 4]), sizes(clips), 4)
     assert note.startswith("1 of 2 clips of data.train that were looked at changed")
+
+
+def test_a_sample_is_spread_evenly():
+    assert spread(3, 16) == [0, 1, 2]
+    assert spread(100, 4) == [0, 25, 50, 75]
 
 
 def test_what_is_said_of_lists_that_changed():

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from maedfer._values import expand_home
 from maedfer.data.annotations import write_annotations
 from maedfer.data.protocols._record import DatasetProtocol, Fold, odd_subjects
 from maedfer.errors import InputError, unknown
@@ -71,7 +72,7 @@ def write_folds(folds: Sequence[Fold], classes: Sequence[str], out: str | Path) 
     Raises:
         InputError: `out` holds lists of other classes, or cannot be written to.
     """
-    out = Path(os.path.expanduser(out))
+    out = Path(expand_home(str(out)))
     names = "\n".join(classes) + "\n"
     earlier = out / "classes.txt"
     if os.path.isfile(earlier) and earlier.read_bytes() != names.encode():

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from maedfer._values import expand_home
 from maedfer.data.annotations import VIDEO_SUFFIXES
-from maedfer.errors import InputError
+from maedfer.data.video.base import PICTURE_SUFFIXES
+from maedfer.errors import InputError, some
 
 # Path relative to the data set's folder, and label from 0.
 Rows = list[tuple[str, int]]
 # Takes a sentence for people.
 Tell = Callable[[str], None]
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # How OpenFace calls the folder of a recording's aligned faces.
 _ALIGNED = "_aligned"
 
@@ -68,7 +69,7 @@ class DatasetProtocol:
             InputError: no such folder, a split file is missing or has a line of another form, no clip is named as the
                 data set's are, or a subject is in no fold.
         """
-        root = Path(os.path.expanduser(root))
+        root = Path(expand_home(str(root)))
         if not os.path.isdir(root):
             raise InputError(f"{root}: no such folder; give the one that {self.title} was unpacked to")
         folds = self.read(root, tell)
@@ -241,7 +242,7 @@ def _rank(clip: ActedClip, root: Path | None, forms: int) -> tuple[int, str]:
         return 2 + VIDEO_SUFFIXES.index(path.suffix.lower()), clip.path
     if root is not None:
         with os.scandir(root / path) as entries:
-            if not any(entry.name.lower().endswith(_PICTURE_SUFFIXES) for entry in entries):
+            if not any(os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES for entry in entries):
                 return 2 + len(VIDEO_SUFFIXES), clip.path
     return 0 if path.name.lower().endswith(_ALIGNED) else 1, clip.path
 
@@ -259,7 +260,8 @@ def odd_subjects(counts: Counter[int], subjects: Sequence[int]) -> list[str]:
     absent = [str(subject) for subject in subjects if not counts[subject]]
     if absent:
         sentences.append(f"There is no clip of {_several(absent, 'subject')}.")
-    usual = Counter(counts.values()).most_common(1)[0][0]
+    # Of two numbers that are equally usual, the larger one: clips are rather missing than there too often.
+    usual = max(Counter(counts.values()).items(), key=lambda item: (item[1], item[0]))[0]
     others = [f"{subject} ({count})" for subject, count in sorted(counts.items()) if count != usual]
     if others:
         sentences.append(f"There are {usual} clips of most subjects, but not of {_several(others, 'subject')}.")
@@ -267,8 +269,7 @@ def odd_subjects(counts: Counter[int], subjects: Sequence[int]) -> list[str]:
 
 
 def _several(names: Sequence[str], kind: str, most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{kind}{'s' * (len(names) > 1)} {', '.join(names[:most])}{more}"
+    return f"{kind}{'s' * (len(names) > 1)} {some(names, most)}"
 
 
 def subject_folds(clips: Sequence[ActedClip], subjects: Sequence[tuple[int, int]], title: str) -> list[Fold]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -78,23 +79,26 @@ class VideoReader(abc.ABC):
 
 
 @contextlib.contextmanager
-def in_a_sentence(path: Path) -> Iterator[None]:
+def in_a_sentence(path: Path, problem: str = "cannot be read") -> Iterator[None]:
     """Make an `InputError` that names the file of whatever else is raised inside.
 
     What a damaged file makes a decoder raise cannot be listed: besides its own errors it may be an error of Unicode,
-    of arithmetic, of memory, or an attribute that is missing.
+    of arithmetic, of memory, or an attribute that is missing. That this process has too many files open is no fault of
+    the file: it must not be passed over as a broken one.
     """
     try:
         yield
     except (InputError, MissingDependencyError):
         raise
     except Exception as error:
-        raise InputError(f"{shown(path)}: cannot be read ({words(error)})") from error
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise InputError(f"{shown(path)}: {problem} ({words(error)})") from error
 
 
 def words(error: Exception) -> str:
     """What an error says, in one line; of system and FFmpeg errors without their number and the file's name."""
-    text = " ".join(shown(str(getattr(error, "strerror", None) or error)).split())[:200]
+    text = shown(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     return text if text and isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

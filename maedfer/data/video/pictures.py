@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maedfer.data.video.base import MAX_PIXELS, PICTURE_SUFFIXES, VideoReader, look_at, shown
+from maedfer.data.video.base import MAX_PIXELS, PICTURE_SUFFIXES, VideoReader, in_a_sentence, look_at, shown
 from maedfer.errors import InputError, require
 
 # Pictures that Pillow does not read, or not everywhere.
@@ -205,29 +205,21 @@ def _read_picture(file: Path, size: tuple[int, int] | None) -> np.ndarray:
     image_module = require("PIL.Image", "video")
     operations = require("PIL.ImageOps", "video")
     look_at(file)
-    try:
-        with image_module.open(file) as image:
-            _check_size(file, image.width, image.height)
-            if image.format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF") and getattr(image, "n_frames", 1) > 1:
-                raise InputError(f"{shown(file)}: holds {image.n_frames} pictures, and a frame is one")
-            image = operations.exif_transpose(image)
-            if image.mode.startswith("I"):
-                # Pillow would clip 16-bit grey to 255 instead of scaling it.
-                grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-                image = image_module.fromarray(grey)
-            if image.mode == "F":
-                raise InputError(f"{shown(file)}: has floating-point pixels of unknown range; save it with 8 bits")
-            image = image.convert("RGB")
-            if size is not None and (image.height, image.width) != size:
-                image = image.resize((size[1], size[0]), image_module.Resampling.BILINEAR)
-            return np.asarray(image)
-    except InputError:
-        raise
-    except Exception as error:
-        # Pillow's readers raise whatever their arithmetic meets, besides OSError and SyntaxError.
-        raise InputError(
-            f"{shown(file)}: not a readable picture ({' '.join(shown(str(error)).split())[:200]})"
-        ) from error
+    with in_a_sentence(file, "not a readable picture"), image_module.open(file) as image:
+        _check_size(file, image.width, image.height)
+        if image.format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF") and getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{shown(file)}: holds {image.n_frames} pictures, and a frame is one")
+        image = operations.exif_transpose(image)
+        if image.mode.startswith("I"):
+            # Pillow would clip 16-bit grey to 255 instead of scaling it.
+            grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+            image = image_module.fromarray(grey)
+        if image.mode == "F":
+            raise InputError(f"{shown(file)}: has floating-point pixels of unknown range; save it with 8 bits")
+        image = image.convert("RGB")
+        if size is not None and (image.height, image.width) != size:
+            image = image.resize((size[1], size[0]), image_module.Resampling.BILINEAR)
+        return np.asarray(image)
 
 
 def _check_size(file: Path, width: int, height: int) -> None:

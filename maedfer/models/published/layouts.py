@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maedfer.errors import InputError
+from maedfer.errors import InputError, some
 
 # Keys that training scripts put weights under: MAE-DFER's own, DeepSpeed's, Lightning's, and other usual ones. Those of
 # a moving average come last: a file that has both is read without it, as the published code does.
@@ -54,7 +54,8 @@ def unwrap(content: Any, name: str) -> Unwrapped:
     if isinstance(content, Tensor):
         raise InputError(f"{name} holds a single tensor {list(content.shape)}, not a state dict of named weights")
     if not isinstance(content, Mapping):
-        raise InputError(f"{name} holds a {type(content).__name__}, not a state dict")
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"{name} holds {found}, not a state dict")
     arguments = content.get("args")
     inside = _holders(content)
     ignored = {key: f"the weights under {inside[0]!r} were taken" for key in inside[1:]}
@@ -107,6 +108,8 @@ def _check_weight(key: Any, value: Any, name: str) -> None:
     wrong = ""
     if value.device.type == "meta":
         wrong = "has a shape and no values (device meta)"
+    elif value.is_nested:
+        wrong = "is nested"
     elif value.layout is not torch.strided:
         wrong = f"is sparse ({value.layout})"
     elif value.is_quantized:
@@ -149,16 +152,15 @@ def _without_prefixes(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         return plain
     others = [key for key in plain if not key.startswith(prefix)]
     if others:
-        some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise InputError(
-            f"{name}: its weights have the prefix {prefix!r}, and beside them there are {some}: keep those that begin "
-            f"with {prefix!r}"
+            f"{name}: its weights have the prefix {prefix!r}, and beside them there are {some(others)}: keep those "
+            f"that begin with {prefix!r}"
         )
     return _without_prefixes({key.removeprefix(prefix): value for key, value in plain.items()}, name)
 
 
 def _shared_prefix(state: Mapping[str, Tensor]) -> str:
-    """ "module." or "model." before all names of weights whose cube embedding is missing."""
+    """What is before all names of weights whose cube embedding is missing: "module.", "model." or nothing."""
     for prefix in ("module.", "model."):
         if all(key.startswith(prefix) for key in state):
             return prefix

@@ -129,7 +129,7 @@ def videomae_settings(
             "with the config.json that belongs to them"
         )
     _check_offered(config, str(path))
-    pooling = config.get("use_mean_pooling", has_last_norm is False)
+    pooling = config.get("use_mean_pooling", not has_last_norm)
     if not isinstance(pooling, bool):
         raise InputError(f"{path}: use_mean_pooling must be true or false, got {pooling!r}")
     if pooling is has_last_norm and (has_last_norm or "head.weight" in state):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from maedfer.data import protocols
 from maedfer.data.annotations import read_annotations
-from maedfer.data.protocols import PROTOCOLS, Fold, find_protocol, write_folds, write_protocol
+from maedfer.data.protocols import PROTOCOLS, Fold, find_protocol, odd_subjects, write_folds, write_protocol
 from maedfer.errors import InputError
 from maedfer.train.config import list_recipes
 from tests.data.protocols.helpers import put, put_dfew
@@ -27,6 +28,11 @@ def test_every_module_is_found_and_has_its_recipe_and_its_test() -> None:
 def test_unknown_data_set() -> None:
     with pytest.raises(InputError, match="unknown data set 'ravdes': did you mean 'ravdess'"):
         find_protocol("ravdes")
+
+
+def test_the_usual_number_of_clips_does_not_depend_on_their_order() -> None:
+    for counts in (Counter({1: 60, 2: 59}), Counter({2: 59, 1: 60})):
+        assert odd_subjects(counts, (1, 2)) == ["There are 60 clips of most subjects, but not of subject 2 (59)."]
 
 
 def test_lists_are_annotation_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -215,3 +216,14 @@ def test_animated_webp(tmp_path: Path) -> None:
     (tmp_path / "cut.webp").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="cut.webp: "):
         open_video(tmp_path / "cut.webp").read([5])
+
+
+def test_too_many_open_files_are_no_fault_of_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        open_video(tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maedfer.data.video import readers
-from maedfer.data.video.index import Orientation, index_video
+from maedfer.data.video.index import index_video
 from maedfer.data.video.readers import Backend, PyAVReader, open_video
 from maedfer.data.video.streams import decode
 from maedfer.errors import InputError, MissingDependencyError
@@ -197,11 +197,6 @@ def test_mirrored_display_is_honoured_and_not_left_to_decord(tmp_path: Path, mat
         assert (other.read([0, 3]) == turn(reader.read([0, 3]))).all()
 
 
-def test_orientation_of_two_mirrors_is_a_rotation() -> None:
-    assert Orientation(False, True, True).is_rotation and Orientation(True, True, False).is_rotation
-    assert not Orientation(True, False, False).is_rotation and not Orientation(False, True, False).is_rotation
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_grey_video_has_three_equal_channels(tmp_path: Path, backend: Backend) -> None:
     path = write_video(tmp_path / "a.mkv", pictures(5), codec="ffv1", pixels="gray")
@@ -226,16 +221,6 @@ def test_ten_bit_video_is_read(tmp_path: Path) -> None:
     with open_video(path) as reader:
         assert reader.backend == "pyav"
         assert difference(reader.read(range(5)), source) < 4
-
-
-def test_frames_without_times_are_counted_by_decoding(tmp_path: Path) -> None:
-    source = pictures(30)
-    path = write_video(tmp_path / "a.h264", source, options={"bf": "3"})
-    index = index_video(path)
-    with open_video(path) as reader:
-        assert index.pts is None and len(reader) == 30 and reader.backend == "pyav"
-        standard = reader.read(range(30))
-        assert (reader.read([29, 4, 15]) == standard[[29, 4, 15]]).all()
 
 
 def test_clip_that_starts_within_a_group_of_pictures(tmp_path: Path) -> None:
@@ -424,24 +409,6 @@ def test_a_spared_frame_of_a_damaged_file(tmp_path: Path) -> None:
         assert len(reader.read([0, 19])) == 2
         with pytest.raises(InputError, match="damaged"):
             reader.read([3, 20])
-
-
-@pytest.mark.parametrize("kind", ["odd", "interlaced"])
-def test_decord_is_refused_where_its_colours_are_wrong(tmp_path: Path, kind: str) -> None:
-    odd = kind == "odd"
-    path = tmp_path / "a.mp4"
-    options = {} if odd else {"x264-params": "interlaced=1"}
-    write_video(path, pictures(5, 64, 96), options=options)
-    if odd:
-        # An encoder of H.264 takes even sizes alone.
-        write_video(path := tmp_path / "a.avi", pictures(5, 63, 97), codec="ffv1")
-    assert kind in index_video(path).decord_obstacle
-    with open_video(path) as reader:
-        assert len(reader) == 5 and reader.size == ((63, 97) if odd else (64, 96))
-        assert difference(reader.read(range(5)), pictures(5, *reader.size)) < 10
-    if "decord" in BACKENDS:
-        with pytest.raises(InputError, match=kind):
-            open_video(path, "decord")
 
 
 def test_pictures_that_change_their_size_and_colours_on_the_way(tmp_path: Path) -> None:

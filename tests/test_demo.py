@@ -1,0 +1,53 @@
+"""The demo's own part: the time left that it tells."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.py"
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo", DEMO)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def minutes(text: str) -> float:
+    """The time that is left of the whole demo."""
+    found = re.search(r"takes (?:(\d+) h )?(?:(\d+) min )?(?:(\d+) s )?more$", text)
+    assert found, text
+    hours, whole, seconds = (int(part or 0) for part in found.groups())
+    return 60 * hours + whole + seconds / 60
+
+
+def test_time_left_of_the_demo(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    line = demo.DemoLine(io.StringIO())
+    expected, total = demo.SECONDS, sum(demo.SECONDS.values()) / 60
+    line.step("drawing")
+    line(0.0)
+    assert minutes(line.rest(0.0)) == pytest.approx(total, abs=0.1)
+    # Twice as slow as expected, all through: at the end of a step what is seen counts.
+    now = 2.0 * expected["drawing"]
+    line(1.0)
+    first = minutes(line.rest(1.0))
+    assert total - 1 < first < 2 * (total - 1)
+    line.step("pre-training")
+    line(0.0)
+    # A slow start, of loading libraries, does not make hours of minutes.
+    now += 60.0
+    assert minutes(line.rest(0.005)) < 4 * total
+    now += 1.99 * expected["pre-training"] - 60.0
+    rest = sum(expected[name] for name in ("fine-tuning", "evaluating", "report")) / 60
+    assert minutes(line.rest(0.99)) == pytest.approx(2 * rest, rel=0.1)
