@@ -15,14 +15,14 @@ class HoldsTables(nn.Module):
     No state dict has the tables, so that a model that is built on the meta device and filled from one (`to_empty` and
     `load_state_dict`, or `load_state_dict(assign=True)`, as is usual for sharded training) would compute with what the
     memory happens to hold.
+
+    Attributes:
+        make_tables: gives the tables by the names of their buffers.
     """
 
+    make_tables: Callable[[], dict[str, Tensor]]
     # Whether tables were given memory since they were on the meta device, and no weights have been loaded since.
     _came_from_meta = False
-
-    def make_tables(self) -> dict[str, Tensor]:
-        """The tables by the names of their buffers."""
-        raise NotImplementedError
 
     def add_tables(self) -> None:
         """Register the tables; for the constructor."""

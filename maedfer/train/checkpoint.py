@@ -122,6 +122,7 @@ def is_intact(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
+    # Flipped bytes may also name a way of compression that zipfile has NotImplementedError for.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, struct.error):
         return False
 
