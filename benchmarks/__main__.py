@@ -5,6 +5,7 @@ python -m benchmarks run --op region_attention --dtype float32
 python -m benchmarks compare before.json after.json
 python -m benchmarks compare --base HEAD~1 --op block      # measures both
 python -m benchmarks ahead-of-time                         # compiles all kernels and holds them to their budgets
+python -m benchmarks static --base HEAD~1                  # counts what kernels and steps take, without a GPU
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks import goals
 from benchmarks.compare import THRESHOLD, compare_revisions, read, regressions, table
 from benchmarks.plots import draw
 from benchmarks.run import WORKLOADS, DeviceLost, run, select
+from benchmarks.static import command as static
 from benchmarks.workload import Settings
 from maedfer.errors import InputError, MissingDependencyError
 
@@ -45,9 +47,12 @@ def main(argv: list[str] | None = None) -> int:
     compiling = commands.add_parser("ahead-of-time", help="compile every shipped kernel and hold it to its budget")
     compiling.add_argument("--cases", nargs="+", default=[""], metavar="NAME", help="those whose names begin so (all)")
     compiling.add_argument("--arch", type=int, nargs="+", help="only these, such as 80 90 100")
+    counting = commands.add_parser("static", help="count registers, barriers, widths, launches and bytes without a GPU")
+    static.add_options(counting)
     args = parser.parse_args(argv)
+    running = {"run": _run, "compare": _compare, "ahead-of-time": _ahead_of_time, "static": static.run}
     try:
-        return {"run": _run, "compare": _compare, "ahead-of-time": _ahead_of_time}[args.command](args)
+        return running[args.command](args)
     except InputError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2

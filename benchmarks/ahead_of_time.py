@@ -78,13 +78,8 @@ class Resources:
 
 
 def compile_case(case: Case, arch: int) -> dict[str, tuple[Launch, Resources]]:
-    """What a case launches, and what that takes, by kernel; one that is launched in two parts has two entries."""
-    found = {}
-    for launch in case.launches(arch):
-        part = launch.constants.get("PART", 0)
-        name = launch.kernel.__name__ + (f"-part{part}" if part else "")
-        found[name] = launch, compile_launch(launch, arch)
-    return found
+    """What a case launches, and what that takes, by kernel."""
+    return {launch.kernel.__name__: (launch, compile_launch(launch, arch)) for launch in case.launches(arch)}
 
 
 def has_room(launch: Launch, arch: int, resources: Resources, registers: int) -> bool:
@@ -104,7 +99,11 @@ def compile_launch(launch: Launch, arch: int, most_registers: int | None = None)
     Raises:
         InputError: the process runs Triton's interpreter, or there is no such architecture.
     """
-    kernel = jit_compile(launch, arch, most_registers)
+    return resources(jit_compile(launch, arch, most_registers))
+
+
+def resources(kernel: Any) -> Resources:
+    """What a kernel of `jit_compile` takes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()

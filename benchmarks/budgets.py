@@ -20,7 +20,7 @@ from benchmarks.ahead_of_time import ARCHITECTURES, MATRIX_INSTRUCTIONS, Resourc
 from benchmarks.shipped import Case, cases
 from maedfer.errors import unknown
 
-CHOSEN_WITH = ("3.6", "3.7", "3.8", "3.9")
+CHOSEN_WITH = ("3.6", "3.8")
 
 # Registers.
 ROOM = 8
@@ -28,12 +28,19 @@ ROOM = 8
 # Bytes of a thread.
 SPILLS_OF_OTHERS = 64
 
-# Programs that a multiprocessor holds at once, at least, by the case's name: the first pattern that is found in it. Of
-# those that keep tiles of many rows, or the keys and values of all heads, one is enough; others hide loads by company.
-_LEAST_RESIDENT = {"interaction|attention_bwd|attention_fwd-201": 1, "attention_fwd|bwd": 2, "fwd": 4}
+# Programs that a multiprocessor holds at once, at least, by the case: the first pattern that is found in it. Of
+# those that keep tiles of many rows one is enough; others hide loads by company.
+_LEAST_RESIDENT = {
+    "attention_bwd-.*float32|attention_(fwd|bwd)-201": 1,
+    "interaction|linear|attention_fwd|bwd": 2,
+    "fwd": 4,
+}
 
 # Cases that are built around matrix products, which must be on matrix units in bfloat16.
-_MATRIX_CASES = ("self_attention", "cross_attention", "interaction")
+_MATRIX_CASES = ("self_attention", "cross_attention", "interaction", "linear")
+
+# Kernels of theirs that only add up what the others leave.
+_SUMMING = ("fold_sums_kernel",)
 
 
 def complaints(case: Case, kernel: str, resources: Resources, arch: int, version: str) -> list[str]:
@@ -52,13 +59,14 @@ def complaints(case: Case, kernel: str, resources: Resources, arch: int, version
     most = 0 if known(version) else SPILLS_OF_OTHERS
     if resources.spills > most:
         found.append(f"spills more than {most} bytes of a thread")
-    least = next(count for pattern, count in _LEAST_RESIDENT.items() if re.search(pattern, case.name))
+    least = next(count for pattern, count in _LEAST_RESIDENT.items() if re.search(pattern, str(case)))
     if resources.resident(arch) < least:
         found.append(f"runs fewer than {least} programs at once")
     # Blocks of few rows have only the older instructions.
     oldest = MATRIX_INSTRUCTIONS[80]
     right = bool(resources.matrix) and resources.matrix <= {oldest, MATRIX_INSTRUCTIONS.get(arch, oldest)}
-    if case.dtype == torch.bfloat16 and case.name.startswith(_MATRIX_CASES) and not right:
+    multiplies = case.name.startswith(_MATRIX_CASES) and kernel not in _SUMMING
+    if case.dtype == torch.bfloat16 and multiplies and not right:
         found.append(f"has the matrix instructions {sorted(resources.matrix)}")
     return [f"{case} on sm_{arch}: {kernel} {complaint} ({resources})" for complaint in found]
 

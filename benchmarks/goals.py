@@ -1,6 +1,7 @@
 """What the fast path is meant to reach on an H100 in bfloat16, beside what a run measured.
 
-Each goal looks its rows up by workload, size, provider and mode; where one is missing the goal is "not measured".
+Each goal looks its rows up by workload, size, provider and mode; where one is missing the goal is "not measured". Steps
+and inference are judged as they are run on a GPU by default: replayed as CUDA graphs, training compiled.
 """
 
 from __future__ import annotations
@@ -98,8 +99,13 @@ def _of_copy(workload: str, size: str, mode: str) -> Callable[[Table], float]:
     return measure
 
 
-def _speed(workload: str, size: str, mode: str, over: str) -> Callable[[Table], float]:
-    return lambda table: table(workload, size, over, mode)["ms"] / table(workload, size, "ours", mode)["ms"]
+def _speed(workload: str, size: str, mode: str, over: str, ours: str = "ours") -> Callable[[Table], float]:
+    return lambda table: table(workload, size, over, mode)["ms"] / table(workload, size, ours, mode)["ms"]
+
+
+def _step_speed(over: str) -> Callable[[Table], float]:
+    """As the trainer runs it: compiled and replayed."""
+    return _speed("finetune_step", "B=64", "step", over, "ours_compiled")
 
 
 def _memory(table: Table) -> float:
@@ -109,11 +115,12 @@ def _memory(table: Table) -> float:
             raise Missing("peak memory")
         return row["memory_bytes"] + row["held_bytes"]
 
+    # Not of the replayed step: what a graph holds is not seen as allocated.
     return peak("ours") / peak("reference")
 
 
 def _utilisation(table: Table) -> float:
-    row = table("inference", "B=64", "ours", "forward")
+    row = table("inference", "B=64", "ours_graph", "forward")
     return row["flops"] / (row["ms"] * 1e-3) / table.floors["product_flops_per_s"]
 
 
@@ -147,11 +154,11 @@ GOALS = (
     Goal("folded interaction forward, share of the copy floor", 0.80, _of_copy(_INTERACTION, "S=101", "forward")),
     Goal("folded interaction backward, share of the copy floor", 0.65, _of_copy(_INTERACTION, "S=101", "backward")),
     Goal("folded interaction, both, times the unfolded", 3.0, _speed(_INTERACTION, "S=101", "both", "reference")),
-    Goal("fine-tuning step, times eager", 3.0, _speed("finetune_step", "B=64", "step", "reference")),
-    Goal("fine-tuning step, times torch.compile", 1.5, _speed("finetune_step", "B=64", "step", "reference_compiled")),
-    Goal("fine-tuning step, times compiled ViT-B", 2.0, _speed("finetune_step", "B=64", "step", "vit_sdpa_compiled")),
+    Goal("fine-tuning step, times eager", 3.0, _step_speed("reference")),
+    Goal("fine-tuning step, times torch.compile", 1.5, _step_speed("reference_compiled")),
+    Goal("fine-tuning step, times compiled ViT-B", 2.0, _step_speed("vit_sdpa_compiled")),
     Goal("fine-tuning step, peak memory over eager's", 0.5, _memory, at_most=True),
-    Goal("inference, times eager", 3.0, _speed("inference", "B=64", "forward", "reference")),
+    Goal("inference, times eager", 3.0, _speed("inference", "B=64", "forward", "reference", "ours_graph")),
     Goal("inference, share of the matrix product's operations a second", 0.55, _utilisation),
     Goal(
         "inference, one clip with a CUDA graph, ms",
@@ -162,7 +169,7 @@ GOALS = (
     Goal(
         "pre-training step, clips/s",
         4000.0,
-        lambda table: table("pretrain_step", "B=128", "ours", "step")["clips_per_s"],
+        lambda table: table("pretrain_step", "B=128", "ours_compiled", "step")["clips_per_s"],
     ),
     *_growths(),
 )

@@ -1,11 +1,13 @@
 """One block, inference, training step and pre-training step as workloads, with the ViT baseline beside them.
 
 Weights are float32; below float32 everything runs under autocast. All providers of a family start from the same
-weights. A classifier's training step is forward, cross entropy, backward and AdamW; clips are on the device, so that
-no loader takes part. Least bytes: inputs and weights read once, in training also what the optimiser reads and writes;
-activations are left out, because the least of them depends on what is recomputed. Operations: those of the executed
-plan (maedfer.models.profile), three times as many in training. The ViT baseline is stock PyTorch with
-scaled_dot_product_attention: our kernels take no part in it.
+weights. A classifier's training step is forward, cross entropy, backward and AdamW; clips are bytes on the device, so
+that no loader takes part, and are not mixed, as the truth is computed in parts. Least bytes: inputs and weights read
+once, in training also what the optimiser reads and writes; activations are left out, because the least of them depends
+on what is recomputed. Operations: those of the executed plan (maedfer.models.profile), three times as many in training.
+The ViT baseline is stock PyTorch with scaled_dot_product_attention: our kernels take no part in it. Under autocast the
+residual stream of LGI-Former is in autocast's dtype for "ours" and "reference", float32 for "published_plan" as in the
+published code.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from benchmarks.workload import (
     compare_models,
     nbytes,
 )
+from maedfer.evaluation.replay import Passes
 from maedfer.kernels import Impl, use_impl
 from maedfer.models import MAEDFER, LGIFormerConfig, MAEDFERConfig, ModelConfig, build_model, model_config, profile
 from maedfer.models.lgi_block import LGIBlock
+from maedfer.models.low_precision import low_precision_weights
 
 Sizes = dict[str, Any]
 
@@ -84,7 +88,7 @@ class Family:
             numbers = self.network.token_numbers(*self.network.random_masks(batch))
             frames = torch.randint(0, 256, (batch, 3, *config.encoder.clip_size), dtype=torch.uint8)
             return tuple(part.to(device) for part in (frames, *numbers))
-        clips = torch.randn(batch, 3, *config.clip_size, device=device)
+        clips = torch.randint(0, 256, (batch, 3, *config.clip_size), dtype=torch.uint8, device=device)
         return (clips, torch.randint(config.num_classes, (batch,), device=device)) if self.trains else (clips,)
 
     def fresh(self) -> nn.Module:
@@ -150,11 +154,11 @@ class Family:
     ) -> Candidate:
         """A provider: the network by an implementation, wrapped by a compiler or the like."""
         network = self.fresh()
-        call = wrap(network)
+        low_weights, call = self._low_weights(network, impl), wrap(network)
         weights = nbytes(network.parameters())
 
         def judge() -> Verdict:
-            with use_impl(impl):
+            with use_impl(impl), low_weights:
                 got = self.results(network, call, self.inputs)
             verdict = compare_models(got, *self.truth, outputs=1, dtype=self.settings.dtype)
             if not self.trains or verdict.reason:
@@ -163,7 +167,7 @@ class Family:
             return Verdict(verdict.error, None, losses)
 
         def infer(_: Any = None) -> Tensor:
-            with use_impl(impl), torch.no_grad(), autocast(self.settings):
+            with use_impl(impl), low_weights, torch.no_grad(), autocast(self.settings):
                 return self.outcome(call, self.inputs)
 
         if not self.trains:
@@ -171,7 +175,7 @@ class Family:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
 
         def step(_: Any = None) -> Tensor:
-            with use_impl(impl):
+            with use_impl(impl), low_weights:
                 with autocast(self.settings):
                     loss = self.outcome(call, self.inputs)
                 loss.backward()
@@ -182,29 +186,40 @@ class Family:
 
         return Candidate(judge, {"step": Timed(step)}, {"step": self.cost}, 3 * weights)
 
+    def _low_weights(self, network: nn.Module, impl: Impl) -> contextlib.AbstractContextManager[Any]:
+        """What is done on a GPU: weights are in the products' dtype, written once a step, or once for all clips."""
+        if impl != "auto" or self.settings.device != "cuda":
+            return contextlib.nullcontext()
+        copies = low_precision_weights(network, self.settings.dtype)
+        if not self.trains:
+            # Never left, so that all calls lie in one block.
+            copies.__enter__()
+        return copies
+
     def replayed(self) -> Candidate:
-        """Ours, recorded once as a CUDA graph."""
+        """Ours, replayed as a CUDA graph in the way that clips are scored."""
         if self.settings.device != "cuda":
             raise Skip("CUDA graphs need a GPU")
-        network = self.fresh()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        # What is chosen and allocated once must be so before recording.
-        with torch.cuda.stream(side), torch.no_grad(), autocast(self.settings):
-            for _ in range(3):
-                network(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), autocast(self.settings), torch.cuda.graph(graph):
-            logits = network(*self.inputs)
 
-        def judge() -> Verdict:
-            graph.replay()
-            got = [logits.float()]
-            return compare_models(got, *self.truth, outputs=1, dtype=self.settings.dtype)
+        def wrap(network: nn.Module) -> Callable[[Tensor], Tensor]:
+            def run(clips: Tensor) -> tuple[Tensor]:
+                with autocast(self.settings):
+                    return (network(clips),)
 
-        weights = nbytes(network.parameters())
-        return Candidate(judge, {"forward": Timed(lambda _: graph.replay())}, {"forward": self.cost}, weights)
+            passes = Passes(run, self.settings.device, replay=True)
+            # The second one is captured.
+            with torch.no_grad():
+                for _ in range(2):
+                    passes(*self.inputs)
+
+            def call(clips: Tensor) -> Tensor:
+                (logits,) = passes(clips)
+                assert logits is not None
+                return logits
+
+            return call
+
+        return self.candidate(wrap=wrap)
 
 
 def autocast(settings: Settings, precise: bool = False) -> contextlib.AbstractContextManager[Any]:
@@ -232,6 +247,7 @@ def _classifiers(trains: bool) -> Callable[[Settings, Sizes], Builders]:
             "published_plan": lambda: lgi().candidate("reference", PublishedPlan),
             "vit_sdpa": lambda: vit().candidate("reference"),
             # Last, because compiling takes long.
+            **({"ours_compiled": lambda: lgi().candidate(wrap=trained)} if trains else {}),
             "reference_compiled": lambda: lgi().candidate("reference", compiled),
             "vit_sdpa_compiled": lambda: vit().candidate("reference", compiled),
         }
@@ -245,8 +261,14 @@ def _pretraining(settings: Settings, sizes: Sizes) -> Builders:
     return {
         "ours": lambda: mae().candidate(),
         "reference": lambda: mae().candidate("reference"),
+        "ours_compiled": lambda: mae().candidate(wrap=trained),
         "reference_compiled": lambda: mae().candidate("reference", compiled),
     }
+
+
+def trained(network: nn.Module) -> Callable[..., Tensor]:
+    """A network as the trainer runs it on a GPU: compiled and replayed as CUDA graphs."""
+    return compiled(network, mode="reduce-overhead")
 
 
 def lazily(settings: Settings, config: ModelConfig, batch: int, trains: bool) -> Callable[[], Family]:
@@ -260,7 +282,8 @@ def _block(settings: Settings, sizes: Sizes) -> Builders:
     config = classifier(settings, depth=1, token_type="all", num_classes=0)
     block = LGIBlock.from_config(config).to(settings.device)
     shape = sizes["B"], config.num_regions, 1 + config.region_tokens, config.embed_dim
-    z = torch.randn(shape, device=settings.device, requires_grad=True)
+    # The stream as it is between the blocks of a model.
+    z = torch.randn(shape, dtype=settings.dtype, device=settings.device, requires_grad=True)
     inputs, gradients = [z, *block.parameters()], [torch.randn_like(z)]
     macs = profile(config).macs_executed
     flops = 2 * (sum(macs.values()) - macs["embedding"] - macs["head"]) * sizes["B"]
@@ -271,15 +294,15 @@ def _block(settings: Settings, sizes: Sizes) -> Builders:
     def function(impl: Impl, call: Callable[[Tensor], Tensor] = block, precise: bool = False) -> Function:
         def run(x: Tensor, *parameters: Tensor) -> Tensor:
             with use_impl(impl), autocast(settings, precise):
-                # The stream stays float32 under autocast.
-                return call(x).float()
+                return call(x)
 
         return run
 
     @functools.cache
     def truth() -> tuple[list[Tensor], list[Tensor]]:
-        low, exact = (results(function("reference", precise=precise), inputs, gradients) for precise in (False, True))
-        return low, exact
+        wide = [z.detach().float().requires_grad_(), *block.parameters()]
+        exact = results(function("reference", precise=True), wide, [gradients[0].float()])
+        return results(function("reference"), inputs, gradients), exact
 
     def judge(got: list[Tensor]) -> Verdict:
         return compare_models(got, *truth(), outputs=1, dtype=settings.dtype)

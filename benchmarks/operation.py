@@ -135,15 +135,15 @@ def results(function: Function, inputs: Sequence[Tensor | None], gradients: Sequ
     return [*(output.detach() for output in outputs), *found]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile for fixed sizes.
+def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+    """torch.compile for fixed sizes, in one of its modes.
 
     Raises:
         Skip: there is no C++ compiler, which it needs even for a GPU's code.
     """
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise Skip("torch.compile needs a C++ compiler")
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, dynamic=False, mode=mode)
 
 
 def as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

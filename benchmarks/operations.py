@@ -24,6 +24,7 @@ from maedfer.kernels import Impl, functional
 from maedfer.kernels.interaction.folding import folds
 from maedfer.models import IMAGENET_MEAN, IMAGENET_STD, MAEDFERConfig, model_config
 from maedfer.models.attention import LAYER_NORM_EPS
+from maedfer.models.encoder import region_order
 from maedfer.models.masking import tube_mask
 
 
@@ -167,9 +168,37 @@ def _call_residual_norm(sizes: Sizes, impl: Impl, *inputs: Tensor) -> tuple[Tens
     )
 
 
-def _gelu(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
-    dim = sizes["C"]
-    return [_stream(settings, sizes), _weight(settings, 4 * dim, dim), _randn(settings, 4 * dim, scale=0.2)]
+def _feed_forward(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    dim, hidden = sizes["C"], 4 * sizes["C"]
+    fc1 = [_weight(settings, hidden, dim), _randn(settings, hidden, scale=0.2)]
+    fc2 = [_weight(settings, dim, hidden), _randn(settings, dim, scale=0.2)]
+    return [_stream(settings, sizes), *fc1, *fc2, _stream(settings, sizes)]
+
+
+def _call_feed_forward(sizes: Sizes, impl: Impl, *inputs: Tensor) -> Tensor:
+    x, weight, bias, out_weight, out_bias, residual = inputs
+    return functional.feed_forward_residual(x, (weight, bias), (out_weight, out_bias), residual, impl=impl)
+
+
+def _gelu_by_a_pass(settings: Settings, sizes: Sizes) -> Function:
+    """A library's products and a pass for the GELU: what ours is where its kernel does not fit."""
+    if settings.device != "cuda":
+        raise Skip("the pass is a kernel for GPUs")
+    from maedfer.kernels.sub_layer.triton import BiasGelu, ResidualAdd
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, residual: Tensor) -> Tensor:
+        branch = F.linear(BiasGelu.apply(F.linear(x, weight), bias), out_weight)
+        return ResidualAdd.apply(residual, branch, out_bias, None)
+
+    return run
+
+
+def _max_autotune(settings: Settings, sizes: Sizes) -> Function:
+    """Inductor's own choice, by measurement, between a library's products and its templates with the GELU in them."""
+    if settings.device != "cuda":
+        raise Skip("the templates are for GPUs")
+    call = functools.partial(_call_feed_forward, sizes, "reference")
+    return torch.compile(call, dynamic=False, mode="max-autotune-no-cudagraphs")
 
 
 def _loss_config(sizes: Sizes) -> MAEDFERConfig:
@@ -247,7 +276,9 @@ def _cubes(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
     return [frames, index, torch.empty(0, dtype=settings.dtype, device=settings.device)]
 
 
-def _call_cubes(sizes: Sizes, impl: Impl, frames: Tensor, index: Tensor, like: Tensor) -> Tensor:
+def _call_cubes(
+    sizes: Sizes, impl: Impl, frames: Tensor, index: Tensor, like: Tensor, mix: Tensor | None = None
+) -> Tensor:
     return functional.tubelets(
         frames,
         index,
@@ -255,6 +286,8 @@ def _call_cubes(sizes: Sizes, impl: Impl, frames: Tensor, index: Tensor, like: T
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         dtype=like.dtype,
+        # The truth is computed of inputs in float64.
+        mix=None if mix is None else mix.float(),
         impl=impl,
     )
 
@@ -264,6 +297,13 @@ def _cubes_bytes(sizes: Sizes, inputs: Sequence[Tensor | None]) -> int:
     assert frames is not None and index is not None
     # Of the frames, the visible cubes.
     return index.nbytes + index.numel() * frames.shape[1] * math.prod(sizes["patch"])
+
+
+def _mixed_cubes(settings: Settings, sizes: Sizes) -> list[Tensor | None]:
+    _, frames, _ = _loss(settings, sizes)
+    index = region_order(_loss_config(sizes).encoder).flatten().to(settings.device)
+    mix = torch.tensor([0.3, 0, 0, 0, 0], device=settings.device)
+    return [frames, index, torch.empty(0, dtype=settings.dtype, device=settings.device), mix]
 
 
 OPERATIONS = (
@@ -314,11 +354,12 @@ OPERATIONS = (
         lambda sizes: 2 * math.prod(sizes[name] for name in "BMSCC"),
     ),
     Operation(
-        "linear_gelu",
+        "feed_forward",
         (101,),
-        _gelu,
-        lambda sizes, impl, x, *linear: functional.linear_gelu(x, linear, impl=impl),
-        lambda sizes: 8 * math.prod(sizes[name] for name in "BMSCC"),
+        _feed_forward,
+        _call_feed_forward,
+        lambda sizes: 16 * math.prod(sizes[name] for name in "BMSCC"),
+        {"pass": _gelu_by_a_pass, "max_autotune_compiled": _max_autotune},
     ),
     Operation(
         "masked_appearance_motion_loss",
@@ -338,6 +379,14 @@ OPERATIONS = (
         lambda sizes: 0,
         {"torch": _torch(_call_cubes), "native": _native(_call_cubes)},
         read=_cubes_bytes,
+        label="B={B}",
+    ),
+    Operation(
+        "mixed_tubelets",
+        (101,),
+        _mixed_cubes,
+        _call_cubes,
+        lambda sizes: 0,
         label="B={B}",
     ),
 )

@@ -2,7 +2,8 @@
 
 Same parameters and same result as LGIFormer, another plan: queries and keys with values in separate products, attention
 matrices formed in full, the interaction with all its projections, every block in full, and regions and representative
-tokens taken apart and put together in every block.
+tokens taken apart and put together in every block. Positions and tokens are float32, and with them the residual stream
+under autocast, as in the published code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer.models import LGIFormer
+from maedfer.models import LGIFormer, normalize_frames
 from maedfer.models.attention import Attention
 from maedfer.models.lgi_block import LGIBlock
 
@@ -33,8 +34,9 @@ class PublishedPlan(nn.Module):
         self.register_buffer("back", self.order.argsort(), persistent=False)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Class logits of [B, 3, *clip_size]."""
+        """Class logits of [B, 3, *clip_size], normalised or uint8."""
         model, encoder = self.model, self.model.encoder
+        video = normalize_frames(video) if video.dtype == torch.uint8 else video
         regions = encoder.config.num_regions
         embedding = encoder.embedding
         x = F.conv3d(video, embedding.weight, embedding.bias, stride=embedding.patch_size).flatten(2).transpose(1, 2)

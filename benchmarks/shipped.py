@@ -17,11 +17,15 @@ from torch import Tensor
 
 from maedfer.kernels._configs import targeting
 from maedfer.kernels._launch import Launch, recording
+from maedfer.kernels.feed_forward import triton as feed_forward
+from maedfer.kernels.interaction import fold
 from maedfer.kernels.interaction import triton as interaction
 from maedfer.kernels.interaction.folding import key_layout
 from maedfer.kernels.loss import triton as loss
 from maedfer.kernels.region_attention import triton as attention
+from maedfer.kernels.sub_layer import product
 from maedfer.kernels.sub_layer import triton as sub_layer
+from maedfer.kernels.tubelets import triton as tubelets
 
 CLIPS, _REGIONS, _HEADS, _DIM, _EPS = 64, 8, 8, 512, 1e-6
 _CUBE, _CHANNELS = (2, 16, 16), 3
@@ -103,19 +107,22 @@ _Calls = Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]
 
 
 def _self_attention(dtype: torch.dtype) -> _Calls:
+    bias = Array((_DIM,))
     for rows in _ROWS:
         out, qkv = (Array((CLIPS, _REGIONS, rows, parts * _DIM), dtype) for parts in (1, 3))
-        yield f"self_attention_fwd-{rows}", attention.region_attention_fwd, (qkv, _HEADS)
-        yield f"self_attention_bwd-{rows}", attention.region_attention_bwd, (out, qkv, _HEADS)
+        yield f"self_attention_fwd-{rows}", attention.region_attention_fwd, (qkv, bias, bias, _HEADS)
+        yield f"self_attention_bwd-{rows}", attention.region_attention_bwd, (out, qkv, bias, _HEADS, True)
 
 
 def _cross_attention(dtype: torch.dtype) -> _Calls:
     # The last block's representative tokens, then all tokens of a clip and its representative ones, of 8 or 20 regions.
+    # Those of a clip have their biases from the products.
     for groups, queries, keys in ((CLIPS * _REGIONS, 1, 101), (CLIPS, 800, 8), (CLIPS, 800, 20)):
         q, kv = Array((groups, queries, _DIM), dtype), Array((groups, keys, 2 * _DIM), dtype)
-        name = f"{queries}x{keys}"
-        yield f"cross_attention_fwd-{name}", attention.cross_attention_fwd, (q, kv, _HEADS)
-        yield f"cross_attention_bwd-{name}", attention.cross_attention_bwd, (q, q, kv, _HEADS)
+        name, bias = f"{queries}x{keys}", Array((_DIM,)) if queries == 1 else None
+        yield f"cross_attention_fwd-{name}", attention.cross_attention_fwd, (q, kv, bias, bias, _HEADS)
+        backward = (q, q, kv, bias, _HEADS, bias is not None)
+        yield f"cross_attention_bwd-{name}", attention.cross_attention_bwd, backward
 
 
 def _layer_norm(dtype: torch.dtype) -> _Calls:
@@ -135,6 +142,11 @@ def _layer_norm(dtype: torch.dtype) -> _Calls:
         backward,
         (stream, None, stream, stream, vector, keep, _EPS, False, *written),
     )
+    if product.fuses(dtype, dtype, _DIM, _DIM):
+        last = stream, Array((_DIM, _DIM), dtype), vector, keep
+        for name, residual in (("", stream), ("-wide", Array(stream.shape))):
+            yield f"linear_residual_fwd{name}", product.linear_residual_fwd, (*last, residual)
+    yield "layer_norm_representative_fwd", sub_layer.layer_norm_representative_fwd, (stream, *norm)
     yield (
         "residual_layer_norm_representative_fwd",
         sub_layer.residual_layer_norm_representative_fwd,
@@ -153,6 +165,18 @@ def _bias_gelu(dtype: torch.dtype) -> _Calls:
     yield "bias_gelu_bwd", sub_layer.bias_gelu_bwd, (x, x, bias, True, True)
 
 
+def _feed_forward(dtype: torch.dtype) -> _Calls:
+    hidden = 4 * _DIM
+    if not feed_forward.fuses(dtype, hidden, _DIM):
+        return
+    x = Array((CLIPS, _REGIONS, 101, _DIM), dtype)
+    slope = Array((CLIPS, _REGIONS, 101, hidden), feed_forward.kept_dtype(dtype))
+    inner = x, Array((hidden, _DIM), dtype), Array((hidden,))
+    yield "linear_gelu_fwd-inference", feed_forward.linear_gelu_fwd, (*inner, None)
+    yield "linear_gelu_fwd-training", feed_forward.linear_gelu_fwd, (*inner, slope.dtype)
+    yield "linear_gelu_bwd", feed_forward.linear_gelu_bwd, (x, Array((_DIM, hidden), dtype), slope, True)
+
+
 def _interaction(dtype: torch.dtype) -> _Calls:
     matrix, values = (Array((CLIPS, _HEADS, _REGIONS, _DIM), dtype, swapped=True) for _ in range(2))
     offset = Array((CLIPS, _HEADS, _REGIONS), swapped=True)
@@ -160,28 +184,36 @@ def _interaction(dtype: torch.dtype) -> _Calls:
     for rows in (101, 11):
         stream = Array((CLIPS, _REGIONS, rows, _DIM), dtype)
         p = Array((CLIPS, _REGIONS * rows, math.prod(key_layout(_HEADS, _REGIONS))), dtype)
-        keys = (stream, token, matrix, offset, values)
         yield (
             f"interaction_fwd-{rows}",
             interaction.interaction_fwd,
-            (*keys, vector, vector, _EPS, dtype, True),
+            (stream, token, matrix, offset, values, vector, vector, _EPS, dtype, True),
         )
         yield (
             f"interaction_bwd-{rows}",
             interaction.interaction_bwd,
-            (stream, stream, *keys, p, vector, _EPS),
+            (stream, stream, token, matrix, values, p, _EPS, offset.dtype),
         )
+
+
+def _interaction_fold(dtype: torch.dtype) -> _Calls:
+    kv, weight, vector = Array((CLIPS, _REGIONS, 2 * _DIM), dtype), Array((_DIM, _DIM)), Array((_DIM,))
+    inputs = (kv, *[vector] * 3, *[weight, vector] * 2, Array((CLIPS,)))
+    matrix = Array((CLIPS, _HEADS, _REGIONS, _DIM), dtype, swapped=True)
+    offset = Array((CLIPS, _HEADS, _REGIONS))
+    yield "interaction_fold_fwd", fold.interaction_fold_fwd, (*inputs, _HEADS, dtype)
+    yield "interaction_fold_bwd", fold.interaction_fold_bwd, (matrix, offset, matrix, *inputs, [True] * 8)
 
 
 def _reconstruction_loss(dtype: torch.dtype) -> _Calls:
     masked, tokens = 720, 800
     prediction = Array((CLIPS, masked, math.prod(_CUBE) * _CHANNELS), dtype)
-    frames, index = Array((CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), Array((CLIPS, masked), torch.int64)
-    yield (
-        "reconstruction_loss_fwd",
-        loss.reconstruction_loss_fwd,
-        (prediction, frames, Array(index.shape, index.dtype, limit=tokens), list(_CUBE), True, True, True),
-    )
+    index = Array((CLIPS, masked), torch.int64, limit=tokens)
+    # Bytes, and the kernel for all others.
+    for name, pixels in (("", torch.uint8), ("-floats", torch.float32)):
+        frames = Array((CLIPS, _CHANNELS, 16, 160, 160), pixels)
+        inputs = (prediction, frames, index, list(_CUBE), True, True, True)
+        yield f"reconstruction_loss_fwd{name}", loss.reconstruction_loss_fwd, inputs
     yield (
         "reconstruction_loss_bwd",
         loss.reconstruction_loss_bwd,
@@ -189,11 +221,22 @@ def _reconstruction_loss(dtype: torch.dtype) -> _Calls:
     )
 
 
+def _tubelets(dtype: torch.dtype) -> _Calls:
+    frames, how = Array((CLIPS, _CHANNELS, 16, 160, 160), torch.uint8), ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], dtype)
+    # All tokens in fine-tuning, mixed, and the visible ones in pre-training.
+    for name, index, mix in (("800", (800,), Array((5,))), ("80", (CLIPS, 80), None)):
+        numbers = Array(index, torch.int64, limit=800)
+        yield f"tubelets_fwd-{name}", tubelets.tubelets_fwd, (frames, numbers, list(_CUBE), *how, mix)
+
+
 _OPERATORS: tuple[Callable[[torch.dtype], _Calls], ...] = (
     _self_attention,
     _cross_attention,
     _layer_norm,
     _bias_gelu,
+    _feed_forward,
     _interaction,
+    _interaction_fold,
     _reconstruction_loss,
+    _tubelets,
 )

@@ -164,12 +164,7 @@ _MOST_PRODUCTS = 2048
 
 def _around(key: _Key, default: Config) -> list[Config]:
     """The default, with each tile size and the warps halved and doubled, with and without pipelining."""
-    # There are no more heads than the default takes at once (HB).
-    most = {"HB": default.tiles.get("HB"), "PARTS": 2}
-    sizes = [
-        [size * by // 2 for by in (1, 2, 4) if size * by // 2 <= (most.get(name) or size * by)]
-        for name, size in default.tiles.items()
-    ]
+    sizes = [[size * by // 2 for by in (1, 2, 4)] for size in default.tiles.values()]
     warps = sorted({max(1, default.num_warps // 2), default.num_warps, min(16, 2 * default.num_warps)})
     return [
         Config(dict(zip(default.tiles, chosen, strict=True)), count, stages)
@@ -178,7 +173,24 @@ def _around(key: _Key, default: Config) -> list[Config]:
     ]
 
 
-_SPACES: dict[str, Callable[[_Key, Config], list[Config]]] = {"attention_fwd": _attention, "attention_bwd": _attention}
+def _product(key: _Key, default: Config) -> list[Config]:
+    """Tiles of which a thread holds 32 to 128 sums."""
+    return [
+        Config({"BLOCK_M": rows, "BLOCK_N": columns, "BLOCK_K": 64}, warps, stages)
+        for rows, columns in itertools.product((64, 128, 256), repeat=2)
+        for warps in (4, 8)
+        if 32 <= rows * columns // (32 * warps) <= 128
+        for stages in (2, 3, 4)
+    ]
+
+
+_SPACES: dict[str, Callable[[_Key, Config], list[Config]]] = {
+    "attention_fwd": _attention,
+    "attention_bwd": _attention,
+    "linear_gelu_fwd": _product,
+    "linear_gelu_bwd": _product,
+    "linear_residual_fwd": _product,
+}
 
 
 def _timed(arch: int, kernel: str, candidates: list[Config], asking: list[Case]) -> Config | None:
@@ -259,11 +271,15 @@ def estimate(resources: Resources, arch: int, candidate: Config) -> float:
 
     Programs that a multiprocessor holds at once cover each other's loads, up to four of them. A pass over R rows reads
     the other operand once for all of them: R / (R + 32). Matrix instructions of an older generation than the
-    architecture's reach about 0.6 of its speed.
+    architecture's reach about 0.6 of its speed. Of products in tiles, R numbers of a result take one number of each
+    operand, and two programs are enough: one finishes its tile beside the other's product.
     """
-    rows = math.prod(candidate.tiles.values())
+    tiles, most = candidate.tiles, 4
+    rows: float = math.prod(tiles.values())
+    if "BLOCK_K" in tiles:
+        rows, most = 1 / (1 / tiles["BLOCK_M"] + 1 / tiles["BLOCK_N"]), 2
     older = bool(resources.matrix - {MATRIX_INSTRUCTIONS.get(arch, MATRIX_INSTRUCTIONS[80])})
-    return min(4, resources.resident(arch)) * rows / (rows + 32) * (0.6 if older else 1.0)
+    return min(most, resources.resident(arch)) * rows / (rows + 32) * (0.6 if older else 1.0)
 
 
 def row(arch: int, kernel: str, key: _Key, chosen: Config, source: str) -> _Row:

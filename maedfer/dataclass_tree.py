@@ -344,6 +344,9 @@ def _scalar(hint: Any, value: Any) -> Any:
 
 
 def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if str(value).lower() in ("true", "false"):
+        # A setting that was true or false in an earlier version, in capitals or not.
+        value = str(value).lower()
     if not isinstance(value, str) or value not in choices:
         raise unknown(f"value for {where}:", value, choices)
     return str(value)

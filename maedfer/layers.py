@@ -20,17 +20,11 @@ from torch import Tensor, nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
-from maedfer.models.attention import (
-    LAYER_NORM_EPS,
-    Attention,
-    apply_norm,
-    keep_factors,
-    scaled,
-    weights,
-)
+from maedfer.models.attention import LAYER_NORM_EPS, Attention, apply_norm, interaction_inputs, weights
 from maedfer.models.checks import check_counts, check_sizes, check_stream, check_tensor
 from maedfer.models.fused import is_untouched
 from maedfer.models.lgi_block import LGIBlock
+from maedfer.models.stochastic_depth import keep_factors, scaled
 
 __all__ = [
     "InterRegionAttention",
@@ -149,18 +143,21 @@ class LocalGlobalAttention(_SubLayer):
         if not is_untouched(self):
             x_BKC = self._attend(z_BMSC[:, :, 1:].flatten(1, 2), 1, s_BMC)
             return torch.cat([s_BMC.unsqueeze(2), x_BKC.unflatten(1, z_BMSC[:, :, 1:].shape[1:3])], dim=2)
+        context = apply_norm(s_BMC, self.context_norm, self.impl)
+        query, kv_BMC, kv_bias = interaction_inputs(attention, context, z_BMSC, self.impl)
         z_BMSC, _ = functional.local_global_interaction(
             z_BMSC,
             s_BMC,
-            attention.project_kv(apply_norm(s_BMC, self.context_norm, self.impl)),
+            kv_BMC,
             norm=weights(self.norm),
-            query=attention.query,
+            query=query,
             output=weights(attention.proj),
             # The operation ends with the LayerNorm of what follows, of which nothing is known here.
             next_norm=weights(self.norm),
             num_heads=attention.num_heads,
             eps=self.norm.eps,
             keep=self._keep(z_BMSC, 1),
+            kv_bias=kv_bias,
             impl=self.impl,
         )
         return z_BMSC

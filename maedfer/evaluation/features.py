@@ -16,6 +16,7 @@ from torch import Tensor
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Skipped, write_skipped, write_table
+from maedfer.evaluation.replay import Passes
 from maedfer.evaluation.score import check_rows, run_over_clips
 from maedfer.models import MAEDFER, LGIFormer, load_pretrained
 
@@ -67,6 +68,7 @@ def extract_features(
     per_view: bool = False,
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    replay: bool = False,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
     progress: Callable[[int], None] | None = None,
 ) -> Features:
@@ -74,7 +76,7 @@ def extract_features(
 
     Args:
         model: pre-trained or fine-tuned, on the device; see `feature_extractor` for what its features are.
-        batches, views, device, autocast, gather, progress: as in `maedfer.evaluation.predict`.
+        batches, views, device, autocast, replay, gather, progress: as in `maedfer.evaluation.predict`.
         names, labels: of all clips; without labels, all are -1.
         per_view: keep the features of each view instead of their mean.
 
@@ -85,11 +87,18 @@ def extract_features(
     extractor = feature_extractor(model)
     labels = [-1] * len(names) if labels is None else labels
 
-    def encode(frames: Tensor, indices: list[int]) -> Iterator[np.ndarray]:
+    def run(frames: Tensor) -> tuple[Tensor]:
         with autocast():
-            vectors = extractor.forward_features(frames.to(device, non_blocking=True))
+            vectors = extractor.forward_features(frames)
         vectors = vectors.float().unflatten(0, (-1, views))
-        rows = (vectors if per_view else vectors.mean(1)).cpu().numpy()
+        return (vectors if per_view else vectors.mean(1),)
+
+    passes = Passes(run, device, replay)
+
+    def encode(frames: Tensor, indices: list[int]) -> Iterator[np.ndarray]:
+        (vectors,) = passes(frames)
+        assert vectors is not None
+        rows = vectors.cpu().numpy()
         check_rows(rows, [names[index] for index in indices], extractor, "features")
         return iter(rows)
 

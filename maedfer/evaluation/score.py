@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maedfer._progress import counted
 from maedfer.errors import InputError, some
 from maedfer.evaluation.predictions import Predictions, Skipped
+from maedfer.evaluation.replay import Passes
 from maedfer.models import LGIFormer
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ def predict(
     features: bool = False,
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    replay: bool = False,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
@@ -68,6 +70,7 @@ def predict(
         features: also return pooled features.
         device: of the model.
         autocast: the arithmetic of a forward pass.
+        replay: replay passes as CUDA graphs, see `Passes`.
         gather: gives the values of all processes, where several share the clips.
         progress: is told how many clips this process is done with.
 
@@ -76,11 +79,16 @@ def predict(
         RuntimeError: the batches did not hold every clip once.
     """
 
-    def score(frames: Tensor, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def run(frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        # Inside of what is captured, so that no cast of a weight outlives it.
         with autocast():
-            probabilities, pooled = score_views(
-                model, frames.to(device, non_blocking=True), views=views, features=features
-            )
+            return score_views(model, frames, views=views, features=features)
+
+    passes = Passes(run, device, replay)
+
+    def score(frames: Tensor, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        probabilities, pooled = passes(frames)
+        assert probabilities is not None
         rows = probabilities.cpu().numpy()
         check_rows(rows, [names[index] for index in indices], model, "logits")
         return zip(rows, [None] * len(rows) if pooled is None else pooled.cpu().numpy(), strict=True)

@@ -41,9 +41,15 @@ def architecture(device: torch.device) -> int:
     if _architecture is not None:
         return _architecture
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
+        major, minor = capability(device.index)
         return 10 * major + minor
     return 90
+
+
+@functools.cache
+def capability(index: int) -> tuple[int, int]:
+    """Compute capability of a GPU, asked for once."""
+    return torch.cuda.get_device_capability(index)
 
 
 def config(kernel: str, key: tuple[int, ...], default: Config, device: torch.device) -> Config:
@@ -70,6 +76,7 @@ def shared_limit(device: torch.device) -> int:
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
+@functools.cache
 def _table_of(arch: int) -> int:
     """The architecture whose table serves another: those of desktop GPUs have the least shared memory."""
     if arch in (86, 88, 89) or arch >= 120:

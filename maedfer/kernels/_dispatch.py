@@ -22,6 +22,7 @@ import torch
 
 from maedfer._native import MODULES, absent
 from maedfer.errors import InputError, unknown
+from maedfer.kernels._configs import capability
 
 Impl = Literal["auto", "reference", "torch", "native", "triton", "cuda"]
 
@@ -107,13 +108,13 @@ def resolve(
         if kind != "cuda" and (kind != "cpu" or requested == "cuda"):
             _refuse(requested, [f"tensors are on the {kind} device"])
         if compiled is not None:
-            reasons = _native_reasons(kind, compiled)
-            if reasons:
-                _refuse(requested, reasons)
+            missing = _native_reasons(kind, compiled)
+            if missing:
+                _refuse(requested, missing)
             return "native"
         if kind == "cpu":
             return "torch"
-    reasons = [*device_reasons(kind, device.index), *dtype_reasons(dtype)]
+    reasons: Sequence[str] = device_reasons(kind, device.index) + dtype_reasons(dtype)
     if triton is not None and not reasons:
         reasons = triton()
     if requested != "auto":
@@ -191,9 +192,14 @@ def device_reasons(kind: str, index: int | None) -> tuple[str, ...]:
         return (f"tensors are on the {kind} device, the kernels need CUDA",)
     if torch.version.hip is not None:
         return ("the kernels have not been made for ROCm",)
-    gpu = torch.cuda.get_device_properties(index)
-    if gpu.major < 8:
-        return (f"the GPU has compute capability {gpu.major}.{gpu.minor}, the kernels need 8.0",)
+    if torch.compiler.is_compiling():
+        # Tracing knows this call, and no caches.
+        properties = torch.cuda.get_device_properties(index)
+        major, minor = properties.major, properties.minor
+    else:
+        major, minor = capability(torch.cuda.current_device() if index is None else index)
+    if major < 8:
+        return (f"the GPU has compute capability {major}.{minor}, the kernels need 8.0",)
     return ()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maedfer.kernels._configs import Config
 
@@ -23,6 +24,11 @@ class Launch:
     args: tuple[Any, ...]
     constants: dict[str, Any]
     config: Config
+
+    @property
+    def described(self) -> list[Tensor]:
+        """The tensors that it moves by descriptors."""
+        return [arg.base for arg in self.args if isinstance(arg, TensorDescriptor)]
 
 
 _recorder: list[Launch] | None = None
@@ -51,27 +57,33 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
     """
     if 0 in grid:
         return
-    # Some tiles are read by the launcher alone.
-    tiles = {name: size for name, size in config.tiles.items() if name in kernel.arg_names}
-    constants = {**tiles, **constants}
+    for name, size in config.tiles.items():
+        # Some tiles are read by the launcher alone.
+        if name in kernel.arg_names:
+            constants.setdefault(name, size)
     if _recorder is not None:
         _recorder.append(Launch(kernel, grid, args, constants, config))
         return
-    with _on_device(next(arg.device for arg in args if isinstance(arg, Tensor))):
-        # The default of the last one differs between versions of Triton.
-        options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
-        kernel[grid](*args, **constants, **options)
+    # The default of the last one differs between versions of Triton.
+    constants.update(num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True)
+    tensors = (arg.base if isinstance(arg, TensorDescriptor) else arg for arg in args)
+    with _on_device(next(x.device for x in tensors if isinstance(x, Tensor))):
+        kernel[grid](*args, **constants)
+
+
+_AS_IT_IS = contextlib.nullcontext()
 
 
 def _on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
+        return _AS_IT_IS
     return torch.cuda.device(device)
 
 
 def power_of_two(size: int, least: int = 1) -> int:
     """The smallest power of two that is not below `size` and `least`."""
-    return max(least, triton.next_power_of_2(size))
+    # Triton's own takes longer, as it is made for constants of kernels.
+    return max(least, 1 << max(0, size - 1).bit_length())
 
 
 def rows_of(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What calls of the compiled modules take: element types, aligned memory, streams, and where the cubes of tokens lie.
+"""What calls of the compiled modules take: element types, streams, and where the cubes of tokens lie.
 
 The modules take pointers, sizes and a stream, and know nothing of PyTorch. Operators' native.py check arguments,
 allocate outputs and call them, as operators that torch.compile, fake tensors and opcheck see.
@@ -7,7 +7,7 @@ allocate outputs and call them, as operators that torch.compile, fake tensors an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,14 +43,6 @@ def module_for(x: Tensor) -> tuple[Any, str]:
     return module(part), part
 
 
-def constant(question: Callable[..., bool]) -> Callable[..., bool]:
-    """Let torch.compile take the answer to plain numbers as it is, without looking inside.
-
-    Marking a function imports PyTorch's compiler, a second that is spent only where there is something to ask.
-    """
-    return torch.compiler.assume_constant_result(question) if MODULES["cuda"] else question
-
-
 @contextlib.contextmanager
 def current_stream(x: Tensor) -> Iterator[int]:
     """Make a tensor's GPU the current one; gives the stream that work on it goes to."""
@@ -62,18 +54,6 @@ def launched(error: int) -> None:
     """Raise what a launch has returned, if it is an error."""
     if error:
         raise RuntimeError(f"a kernel of maedfer._cuda was not launched: CUDA error {error}")
-
-
-def aligned(x: Tensor) -> Tensor:
-    """Copied unless the GPU's kernels can read 16 bytes at once everywhere."""
-    fits = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and not any(stride % 8 for stride in x.stride()[:-1])
-    return x if fits else x.clone(memory_format=torch.contiguous_format)
-
-
-def half_reasons(dtype: torch.dtype) -> list[str]:
-    """Why the GPU's kernels cannot run on a dtype; empty when they can."""
-    halves = (torch.bfloat16, torch.float16)
-    return [] if dtype in halves else [f"{dtype} (the kernels take bfloat16 and float16)"]
 
 
 def cube_reasons(dtype: torch.dtype, frames: Tensor, patch_size: Sequence[int]) -> list[str]:

@@ -10,13 +10,20 @@ Shapes: B clips, M regions, S rows a region (row 0 the representative token), H 
 
 from maedfer.kernels._autocast import product_operand
 from maedfer.kernels._pairs import Linear, Norm
-from maedfer.kernels.interaction.api import local_global_interaction
+from maedfer.kernels._products import low_copy, split_rows
+from maedfer.kernels.feed_forward.api import feed_forward_residual, feed_forward_residual_layer_norm
+from maedfer.kernels.interaction.api import adds_value_bias, local_global_interaction
 from maedfer.kernels.loss.api import masked_appearance_motion_loss
-from maedfer.kernels.region_attention.api import FULL_ATTENTION, cross_attention, full_attention, region_attention
+from maedfer.kernels.region_attention.api import (
+    FULL_ATTENTION,
+    attention_adds_biases,
+    cross_attention,
+    full_attention,
+    region_attention,
+)
 from maedfer.kernels.sub_layer.api import (
     layer_norm,
     linear,
-    linear_gelu,
     linear_residual,
     linear_residual_layer_norm,
     linear_residual_layer_norm_representative,
@@ -27,17 +34,22 @@ __all__ = [
     "FULL_ATTENTION",
     "Linear",
     "Norm",
+    "adds_value_bias",
+    "attention_adds_biases",
     "cross_attention",
+    "feed_forward_residual",
+    "feed_forward_residual_layer_norm",
     "full_attention",
     "layer_norm",
     "linear",
-    "linear_gelu",
     "linear_residual",
     "linear_residual_layer_norm",
     "linear_residual_layer_norm_representative",
     "local_global_interaction",
+    "low_copy",
     "masked_appearance_motion_loss",
     "product_operand",
     "region_attention",
+    "split_rows",
     "tubelets",
 ]

@@ -64,7 +64,7 @@ def residual_add(residual: Tensor, branch: Tensor, *, bias: Tensor | None = None
         [..., C].
     """
     branch = branch if bias is None else branch + bias
-    return residual + (branch if keep is None else branch * _over_leading(keep, branch))
+    return residual + (branch if keep is None else scaled(branch, keep))
 
 
 def residual_layer_norm(
@@ -105,6 +105,21 @@ def bias_gelu(x: Tensor, bias: Tensor | None) -> Tensor:
     return F.gelu(x if bias is None else x + bias)
 
 
+def feed_forward(x: Tensor, fc1: Linear, out_weight: Tensor) -> Tensor:
+    """GELU(x weight^T + bias) out_weight^T: the branch of a feed-forward network, its last bias left out.
+
+    Args:
+        x: [..., C].
+        fc1: [F, C] and [F].
+        out_weight: [C, F].
+
+    Returns:
+        [..., C].
+    """
+    weight, bias = fc1
+    return F.linear(bias_gelu(F.linear(x, weight), bias), out_weight)
+
+
 def local_global_interaction(
     z: Tensor,
     s: Tensor,
@@ -117,6 +132,7 @@ def local_global_interaction(
     num_heads: int,
     eps: float,
     keep: Tensor | None = None,
+    kv_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Local-global interaction (equations 4 and 5): local tokens attend to all representative tokens of their clip.
 
@@ -131,6 +147,7 @@ def local_global_interaction(
         num_heads: H.
         eps: of both LayerNorms.
         keep: [B] stochastic depth's factor, or None.
+        kv_bias: [C] a bias of the values that `kv` comes without, or None.
 
     Returns:
         The stream [B, M, S, C] and its LayerNorm [B, M, S, C].
@@ -138,24 +155,30 @@ def local_global_interaction(
     x = z[:, :, 1:]
     q = F.linear(layer_norm(x, norm, eps=eps).flatten(1, 2), *query)  # [B, K, C]
     k, v = kv.chunk(2, dim=-1)
+    v = v if kv_bias is None else v + kv_bias
     weight, bias = output
     branch = F.linear(attention(q, k, v, num_heads=num_heads), weight).unflatten(1, x.shape[1:3])
     z = torch.cat([s.unsqueeze(2), residual_add(x, branch, bias=bias, keep=keep)], dim=2)
     return z, layer_norm(z, next_norm, eps=eps)
 
 
-def drop_path_factors(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+def drop_path_factors(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
     """Stochastic depth: 0 for dropped samples of a residual branch, 1 / (1 - probability) for the others.
 
     Args:
         shape: one sample each; [B] drops clips, [B, M] regions.
         probability: the chance of dropping a sample.
-        like: gives device and dtype.
+        device: where they are drawn.
 
     Returns:
-        Factors of shape `shape`.
+        Factors of shape `shape`, float32 for branches of every dtype: in 16 bits their mean would not be 1.
     """
-    return like.new_empty(shape).bernoulli_(1.0 - probability).div_(1.0 - probability)
+    return torch.empty(shape, dtype=torch.float32, device=device).bernoulli_(1.0 - probability).div_(1.0 - probability)
+
+
+def scaled(branch: Tensor, keep: Tensor) -> Tensor:
+    """A branch [..., C] times float32 factors over its leading dimensions, rounded once to the branch's dtype."""
+    return (branch * keep.reshape(keep.shape + (1,) * (branch.dim() - keep.dim()))).to(branch.dtype)
 
 
 def normalize(frames: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -171,8 +194,27 @@ def normalize(frames: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     return (frames - frames.new_tensor(mean).view(shape)) / frames.new_tensor(std).view(shape)
 
 
+def own_share(mix: Tensor, height: int, width: int) -> Tensor:
+    """What a pixel of a mixed clip keeps of its own clip: [height, width].
+
+    Args:
+        mix: [5] (keep, top, bottom, left, right): nothing inside of the box, `keep` outside of it.
+        height, width: of the frames.
+    """
+    keep, top, bottom, left, right = mix
+    row, column = torch.arange(height, device=mix.device)[:, None], torch.arange(width, device=mix.device)
+    boxed = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    return torch.where(boxed, 0.0, keep)
+
+
 def tubelets(
-    frames: Tensor, index: Tensor, *, patch_size: tuple[int, ...], mean: Sequence[float], std: Sequence[float]
+    frames: Tensor,
+    index: Tensor,
+    *,
+    patch_size: tuple[int, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    mix: Tensor | None = None,
 ) -> Tensor:
     """Normalised cubes of the wanted tokens, ready for the embedding's product.
 
@@ -182,11 +224,15 @@ def tubelets(
         patch_size: (t, h, w) of a cube.
         mean: of each channel.
         std: of each channel.
+        mix: [5] float32 (see `own_share`): what a clip does not keep is taken from the one at the opposite place.
 
     Returns:
         [B, n, I * t * h * w], float32 from uint8.
     """
-    return gather_cubes(normalize(frames, mean=mean, std=std), patch_size, index).flatten(2)
+    clips = normalize(frames, mean=mean, std=std)
+    if mix is not None:
+        clips = torch.lerp(clips.flip(0), clips, own_share(mix, *clips.shape[-2:]).to(clips.dtype))
+    return gather_cubes(clips, patch_size, index).flatten(2)
 
 
 def reconstruction_target(
@@ -243,11 +289,6 @@ def masked_appearance_motion_loss(
     target = reconstruction_target(frames, index, patch_size=patch_size, motion=motion, normalize=normalize)
     error = (prediction.to(target.dtype).unflatten(2, (patch_size[0], -1)) - target).square()
     return error[:, :, 0].mean(), error[:, :, 1:].mean()
-
-
-def _over_leading(factors: Tensor, x: Tensor) -> Tensor:
-    """View factors over the leading dimensions of x so that they broadcast."""
-    return factors.reshape(factors.shape + (1,) * (x.dim() - factors.dim()))
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

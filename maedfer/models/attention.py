@@ -1,4 +1,4 @@
-"""What blocks are made of: attention, feed-forward network, LayerNorm, stochastic depth."""
+"""What blocks are made of: attention, feed-forward network, LayerNorm."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Attention(nn.Module):
     Self-attention projects its input with the whole of `qkv`; cross-attention projects the queries' side with its
     first third and the context with the rest, so that both kinds can share one set of weights.
 
-    `qkv` has no bias of its own: an operation takes its weight with the bias of queries and values. Where `qkv` is not
-    as it was made (an adapter, a hook, another class, a bias), it is called, and the bias is added to what it gives;
-    cross-attention then calls it for both sides and leaves a part of each result unread.
+    `qkv` has no bias of its own: the product takes its weight with the bias of queries and values, or leaves that to
+    the attention, where it adds biases on the way. Where `qkv` is not as it was made (an adapter, a hook, another
+    class, a bias), it is called, and the bias is added to what it gives; cross-attention then calls it for both sides
+    and leaves a part of each result unread.
     """
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True, impl: Impl = "auto") -> None:
@@ -69,22 +70,24 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
         """`forward` without the output projection."""
+        how: Any = {"num_heads": self.num_heads, "mask": attend_to, "impl": self.impl}
+        late = self._is_qkv_plain and functional.attention_adds_biases(x if context is None else context, **how)
+        bias = (self.q_bias, self.v_bias) if late else None
         if context is None:
-            qkv = self.project_qkv(x)
-            return functional.region_attention(qkv, num_heads=self.num_heads, mask=attend_to, impl=self.impl)
-        q, kv = self.project_q(x), self.project_kv(context)
-        return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=attend_to, impl=self.impl)
+            return functional.region_attention(self.project_qkv(x, with_bias=not late), bias=bias, **how)
+        q, kv = self.project(x, context, with_bias=not late)
+        return functional.cross_attention(q, kv, bias=bias, **how)
 
     def weights(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Attention probabilities [..., H, Sq, Sk]."""
         k, _ = self.project_kv(x if context is None else context).chunk(2, dim=-1)
         return reference.attention_weights(self.project_q(x), k, num_heads=self.num_heads)
 
-    def project_qkv(self, x: Tensor) -> Tensor:
-        """Packed queries, keys and values of `x`: [..., 3C]."""
+    def project_qkv(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
+        """Packed queries, keys and values of `x`, to which `with_bias` adds their biases: [..., 3C]."""
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
-        bias = packed_bias(self.q_bias, self.v_bias)
+        bias = packed_bias(self.q_bias, self.v_bias) if with_bias else None
         if self._is_qkv_plain:
             return functional.linear(x, (self.qkv.weight, bias), impl=self.impl)
         return _biased(self.qkv(x), bias)
@@ -92,25 +95,45 @@ class Attention(nn.Module):
     def project_q(self, x: Tensor) -> Tensor:
         """Queries of `x`: [..., C]."""
         if self._is_qkv_plain:
-            return functional.linear(x, self.query, impl=self.impl)
+            weight, low = self._parts()[0]
+            return functional.linear(x, (weight, self.q_bias), low=low, impl=self.impl)
         return _biased(self.qkv(x).chunk(3, -1)[0], self.q_bias)
 
     def project_kv(self, context: Tensor) -> Tensor:
         """Packed keys and values of `context`: [..., 2C]."""
-        bias = None if self.v_bias is None else packed_bias(self.v_bias)
         if self._is_qkv_plain:
-            return functional.linear(context, (self.qkv.weight[self.qkv.in_features :], bias), impl=self.impl)
+            return self._keys_and_values(context, *self._parts()[1])
         qkv = self.qkv(context)
-        return _biased(qkv[..., qkv.shape[-1] // 3 :], bias)
+        return _biased(qkv[..., qkv.shape[-1] // 3 :], None if self.v_bias is None else packed_bias(self.v_bias))
+
+    def project(self, x: Tensor, context: Tensor, *, with_bias: bool = True) -> tuple[Tensor, Tensor]:
+        """`project_q` of `x` and `project_kv` of `context`; the packed weight gets its gradient in one piece."""
+        if not self._is_qkv_plain:
+            return self.project_q(x), self.project_kv(context)
+        (weight, low), keys_and_values = self._parts()
+        q = functional.linear(x, (weight, self.q_bias if with_bias else None), low=low, impl=self.impl)
+        return q, self._keys_and_values(context, *keys_and_values, with_bias=with_bias)
+
+    def query_and_kv(self, context: Tensor, *, with_bias: bool = True) -> tuple[functional.Linear, Tensor]:
+        """The queries' part of a packed projection that is as it was made, and `project_kv` of `context`.
+
+        Weight [C, C] and bias [C]; and [..., 2C], to which `with_bias` adds the bias of the values.
+        """
+        (query, _), keys_and_values = self._parts()
+        return (query, self.q_bias), self._keys_and_values(context, *keys_and_values, with_bias=with_bias)
+
+    def _keys_and_values(self, context: Tensor, weight: Tensor, low: Tensor | None, with_bias: bool = True) -> Tensor:
+        bias = packed_bias(self.v_bias) if with_bias and self.v_bias is not None else None
+        return functional.linear(context, (weight, bias), low=low, impl=self.impl)
+
+    def _parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The weight of queries [C, C] and that of keys and values [2C, C], with their low copies."""
+        dim = self.qkv.in_features
+        return functional.split_rows(self.qkv.weight, dim, 2 * dim)
 
     @property
     def _is_qkv_plain(self) -> bool:
         return is_plain(self.qkv) and self.qkv.bias is None
-
-    @property
-    def query(self) -> functional.Linear:
-        """Weight [C, C] and bias [C] of the queries' part of a packed projection that is as it was made."""
-        return self.qkv.weight[: self.qkv.in_features], self.q_bias
 
 
 class FullAttention(Attention):
@@ -134,7 +157,7 @@ class FullAttention(Attention):
         if context is None:
             qkv = self.project_qkv(x)
             return attend_to_all(qkv, self.num_heads, impl=self.impl, backend=self.backend, attend_to=attend_to)
-        q, kv = self.project_q(x), self.project_kv(context)
+        q, kv = self.project(x, context)
         impl = library(self.impl)
         return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=attend_to, impl=impl)
 
@@ -152,6 +175,15 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+def interaction_inputs(
+    attention: Any, context: Tensor, z: Tensor, impl: Impl
+) -> tuple[functional.Linear, Tensor, Tensor | None]:
+    """The queries' layer, keys and values for the interaction on the stream z, and the values' bias if that adds it."""
+    adds_bias = functional.adds_value_bias(z, num_heads=attention.num_heads, impl=impl)
+    query, kv = attention.query_and_kv(context, with_bias=not adds_bias)
+    return query, kv, attention.v_bias if adds_bias else None
 
 
 def probabilities(attention: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -197,15 +229,3 @@ def chosen(impl: Impl) -> str:
 def library(impl: Impl) -> Impl:
     """Who computes what is left to a library: PyTorch, unless the specification is asked for."""
     return "reference" if chosen(impl) == "reference" else "torch"
-
-
-def keep_factors(x: Tensor, probability: float, training: bool, batch_dims: int) -> Tensor | None:
-    """Factors of stochastic depth over the first `batch_dims` dimensions of x; None where nothing is dropped."""
-    if probability == 0.0 or not training:
-        return None
-    return reference.drop_path_factors(x.shape[:batch_dims], probability, x)
-
-
-def scaled(branch: Tensor, keep: Tensor | None) -> Tensor:
-    """A residual branch times the factors of stochastic depth over its leading dimensions."""
-    return branch if keep is None else branch * keep.reshape(keep.shape + (1,) * (branch.dim() - keep.dim()))

@@ -15,7 +15,7 @@ from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.attention import AttentionMaps
 from maedfer.models.checks import check_clips, check_count, check_fits_weight, check_visible
 from maedfer.models.config import LGIFormerConfig, channel_statistics
-from maedfer.models.fused import run_fused
+from maedfer.models.fused import draw_keep, run_fused
 from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.positions import interpolate_grid, sincos_positions
 from maedfer.models.tables import HoldsTables
@@ -52,13 +52,14 @@ class CubeEmbedding(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, clips: Tensor, index: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, index: Tensor, mix: Tensor | None = None) -> Tensor:
         """Embed the cubes named by `index` ([n] or [B, n], row-major numbers) of `clips`: [B, n, C].
 
-        Bytes are normalised on the way, those of the named cubes alone.
+        Bytes are normalised and mixed on the way (`mix` as of `functional.tubelets`), those of the named cubes alone.
 
         Raises:
-            InputError: the clips are on another device than the weights, or of another dtype.
+            InputError: the clips are on another device than the weights, or of another dtype; or they are to be mixed
+                and no bytes, or not in a way that there is.
         """
         weight = self.weight
         check_fits_weight(clips, weight)
@@ -71,11 +72,16 @@ class CubeEmbedding(nn.Module):
                 mean=mean,
                 std=std,
                 dtype=weight.dtype,
+                mix=mix,
                 impl=self.impl,
             )
+        elif mix is not None:
+            raise InputError(f"clips that are mixed are given as bytes, uint8, got {clips.dtype}")
         else:
             cubes = gather_cubes(clips, self.patch_size, index).flatten(2)
-        return functional.linear(cubes, (weight.flatten(1), self.bias), impl=self.impl)
+        low = functional.low_copy(weight)
+        low = None if low is None else low.flatten(1)
+        return functional.linear(cubes, (weight.flatten(1), self.bias), low=low, impl=self.impl)
 
 
 class Encoder(HoldsTables):
@@ -145,12 +151,13 @@ class Encoder(HoldsTables):
         """Whether row 0 of each region is a representative token."""
         return self.config.architecture == "lgi"
 
-    def embed(self, clips: Tensor, visible: Tensor | None = None) -> Tensor:
+    def embed(self, clips: Tensor, visible: Tensor | None = None, mix: Tensor | None = None) -> Tensor:
         """Embed a clip and add positions and representative tokens.
 
         Args:
             clips: [B, I, *clip_size] normalised, or uint8, which is normalised here.
             visible: [B, M, V] row-major numbers of the tokens to embed, by region; all when None.
+            mix: [5] float32, how clips in bytes are mixed (see `functional.tubelets`); not at all when None.
 
         Returns:
             [B, M, 1 + V, C] (without the 1 for a ViT).
@@ -168,7 +175,9 @@ class Encoder(HoldsTables):
                 "or by load_state_dict(assign=True)"
             )
         index = self.region_order.flatten() if visible is None else visible.flatten(1)
-        x = self.embedding(clips, index)
+        x = self.embedding(clips, index, mix)
+        # The residual stream is in the dtype of products, autocast's where it is on, from here to the head: half the
+        # bytes of the float32 stream that the published code has, and training comes to the same (docs/kernels.md).
         x = x + self.positions[0].to(x.dtype)[index]
         x = x.unflatten(1, (self.config.num_regions, -1))
         if self.has_representative_tokens:
@@ -176,7 +185,14 @@ class Encoder(HoldsTables):
             x = torch.cat([tokens, x], dim=2)
         return x
 
-    def forward(self, clips: Tensor, visible: Tensor | None = None, representative_only: bool = False) -> Tensor:
+    def forward(
+        self,
+        clips: Tensor,
+        visible: Tensor | None = None,
+        representative_only: bool = False,
+        mix: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
         """Encode a clip: [B, M, S, C].
 
         Args:
@@ -184,15 +200,28 @@ class Encoder(HoldsTables):
             visible: see `embed`.
             representative_only: return the representative tokens alone, [B, M, 1, C], and let the last block skip
                 what cannot reach them.
+            mix: see `embed`.
+            keep: factors of stochastic depth from `draw_keep`; drawn here when None.
+
+        Raises:
+            InputError: see `embed`; or the factors are not of this many clips.
         """
-        for z in self.run_blocks(self.embed(clips, visible), representative_only):
+        for z in self.run_blocks(self.embed(clips, visible, mix), representative_only, keep):
             out = z
         return out
 
-    def run_blocks(self, z: Tensor, representative_only: bool = False) -> Iterator[Tensor]:
+    def draw_keep(self, batch: int) -> Tensor | None:
+        """Draw the factors of stochastic depth for one pass of `batch` clips, outside of what is compiled.
+
+        Returns:
+            float32, a row for each region or clip of each branch, [n, batch]; None where nothing is dropped.
+        """
+        return draw_keep(self.blocks, (batch, self.config.num_regions), self.region_order.device)
+
+    def run_blocks(self, z: Tensor, representative_only: bool = False, keep: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the residual stream after each block."""
         recompute = self.config.checkpoint_blocks and self.training and torch.is_grad_enabled()
-        return run_fused(self.blocks, z, representative_only=representative_only, recompute=recompute)
+        return run_fused(self.blocks, z, representative_only=representative_only, recompute=recompute, keep=keep)
 
     def attention_maps(self, z: Tensor) -> list[AttentionMaps]:
         """The attention maps of every block, of the stream before the first."""

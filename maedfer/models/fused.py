@@ -7,7 +7,7 @@ its residual and the LayerNorm after it are one operation; and of the last block
 what is read of it. That takes the weights of layers without calling them, so that a block is run this way only while
 its layers are what they were made as and nothing hooks them.
 
-Both ways use the same parameters and draw the same random numbers in the same order.
+Both ways use the same parameters and the same factors of stochastic depth.
 
 Shapes: z_BMSC is the residual stream, row 0 of each region its representative token, n_BMSC its norm; s_BMC are
 representative tokens alone. B clips, M regions, S = 1 + N rows, C channels. A stream without regions is [..., K, C].
@@ -15,7 +15,7 @@ representative tokens alone. B clips, M regions, S = 1 + N rows, C channels. A s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +24,17 @@ from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
 from maedfer.kernels import Impl, functional
-from maedfer.models.attention import Attention, FeedForward, FullAttention, apply_norm, chosen, scaled, weights
+from maedfer.models.attention import (
+    Attention,
+    FeedForward,
+    FullAttention,
+    apply_norm,
+    chosen,
+    interaction_inputs,
+    weights,
+)
 from maedfer.models.intact import has_global_hooks, is_called_alone, is_hooked, is_plain_leaf
+from maedfer.models.stochastic_depth import Keep, draw_factors, split_factors
 
 
 class BlockParts:
@@ -35,15 +44,16 @@ class BlockParts:
         impl: who computes.
         ffn_norm: the LayerNorm before the feed-forward network.
         ffn: that network, with its linear layers `fc1` and `fc2`.
-        keep: draws factors of stochastic depth over the first so many dimensions of a tensor; None where nothing is
-            dropped.
+        drop_path: the probability of dropping a residual branch in training.
+        training: whether it is trained.
         run: the block's forward pass, whatever a class that derives from it makes of `forward`.
     """
 
     impl: Impl
     ffn_norm: nn.LayerNorm
     ffn: Any
-    keep: Callable[[Tensor, int], Tensor | None]
+    drop_path: float
+    training: bool
     run: Callable[..., Tensor]
 
     @property
@@ -66,9 +76,14 @@ class BlockParts:
         """Whether `run_block` does what the block does."""
         return self.has_schedule and chosen(self.impl) != "reference" and self.is_intact
 
-    def drop(self, branch: Tensor, batch_dims: int) -> Tensor:
-        """Stochastic depth on a residual branch, one sample to each entry of its first `batch_dims` dimensions."""
-        return scaled(branch, self.keep(branch, batch_dims))
+    def branches(self, leading: int) -> Mapping[str, int]:
+        """Branches that stochastic depth drops, see `Dropping`."""
+        return {"attention": leading, "ffn": leading}
+
+    def draw(self, z: Tensor) -> Keep:
+        """Draw stochastic depth's factors for a stream, where the block is run by itself."""
+        shape = z.shape[:-2]
+        return split_factors(draw_factors([self], shape, z.device), [self], shape)[0]
 
 
 class TransformerParts(BlockParts):
@@ -90,10 +105,12 @@ class LGIParts(BlockParts):
 
     Attributes:
         inter_region: whether there is a second stage.
+        interaction: "cross", or "self" or "none" for another third stage, or none.
         feedback: "none", or what representative tokens attend to in the fourth stage: their "region" or the "clip".
     """
 
     inter_region: bool
+    interaction: str
     feedback: str
     intra_norm: nn.LayerNorm
     intra_attention: Any
@@ -116,6 +133,17 @@ class LGIParts(BlockParts):
         """Whether no stage after the first lets local tokens reach representative ones."""
         return self.feedback == "none"
 
+    def branches(self, leading: int) -> Mapping[str, int]:
+        """Regions are dropped in stages that are within them, clips in the others: the published rows are regions."""
+        found = {"attention": 2}
+        if self.inter_region:
+            found["inter_region"] = 1
+        if self.interaction != "none":
+            found["interaction"] = 2 if self.interaction == "self" else 1
+        if self.feedback != "none":
+            found["feedback"] = 1
+        return {**found, "ffn": 2}
+
     def feedback_inputs(
         self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -135,12 +163,15 @@ class Step(NamedTuple):
     Attributes:
         block: the block.
         is_called: it is called: it has no schedule, or calling it is more than running it.
+        is_ours: its `forward` is that of this package, and takes its factors of stochastic depth; others draw for
+            themselves.
         representative_only: nothing but the representative tokens is read of what it gives.
         next_norm: the LayerNorm that the next block begins with, where this one does it.
     """
 
     block: Any
     is_called: bool
+    is_ours: bool
     representative_only: bool
     next_norm: nn.LayerNorm | None
 
@@ -153,15 +184,21 @@ class Step(NamedTuple):
 def plan(blocks: Iterable[nn.Module], *, representative_only: bool = False) -> list[Step]:
     """How `run_fused` runs blocks: each in its schedule where that can be, joined with a next one that is too."""
     row: list[Any] = list(blocks)
-    # Wrappers pass attributes on but are no blocks themselves.
-    called = [not isinstance(block, BlockParts) or not block.is_fused or is_called(block) for block in row]
+    # Wrappers pass attributes on but are no blocks themselves. Weights of a sharded block are whole only once it is
+    # called: it runs as one then, and is not asked before.
+    called = [not isinstance(block, BlockParts) or is_called(block) or not block.is_fused for block in row]
     steps = []
     for number, block in enumerate(row):
         last = number + 1 == len(row)
         joined = not last and not called[number] and not called[number + 1]
         next_norm = row[number + 1].first_norm if joined else None
-        steps.append(Step(block, called[number], representative_only and last, next_norm))
+        steps.append(Step(block, called[number], is_ours(block), representative_only and last, next_norm))
     return steps
+
+
+def draw_keep(blocks: Iterable[Any], shape: Sequence[int], device: torch.device) -> Tensor | None:
+    """Draw stochastic depth's factors for one pass of `run_fused` over a stream of leading dimensions `shape`."""
+    return draw_factors([block for block in blocks if is_ours(block)], shape, device)
 
 
 def run_fused(
@@ -171,6 +208,7 @@ def run_fused(
     attend_to: Tensor | None = None,
     representative_only: bool = False,
     recompute: bool = False,
+    keep: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the stream after each block.
 
@@ -180,11 +218,19 @@ def run_fused(
         attend_to: [M, S] or [B, M, S] bool, True for rows that may be attended to; all when None.
         representative_only: only the representative tokens of the last block are read.
         recompute: keep no activations of a block, and run it once more in the backward pass.
+        keep: from `draw_keep`; drawn here when None.
+
+    Raises:
+        InputError: `keep` is of other blocks or another stream.
     """
-    normed: Tensor | None = None
-    for step in plan(blocks, representative_only=representative_only):
+    shape, normed = z.shape[:-2], None
+    steps = plan(blocks, representative_only=representative_only)
+    ours = [step.block for step in steps if step.is_ours]
+    factors = draw_factors(ours, shape, z.device) if keep is None else keep
+    keeps = iter(split_factors(factors, ours, shape))
+    for step in steps:
         run = _call if step.is_called else run_block
-        settings = (attend_to, step.representative_only, step.next_norm)
+        settings = (attend_to, step.representative_only, step.next_norm, next(keeps) if step.is_ours else None)
         if recompute:
             z, normed = checkpoint(run, step.block, z, normed, *settings, use_reentrant=False)
         else:
@@ -199,6 +245,7 @@ def run_block(
     attend_to: Tensor | None = None,
     representative_only: bool = False,
     next_norm: nn.LayerNorm | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run a block that `is_fused` in its schedule.
 
@@ -209,23 +256,26 @@ def run_block(
         attend_to: see `run_fused`.
         representative_only: only the representative tokens of the result are read.
         next_norm: the LayerNorm that follows, to be done in the same pass as the last residual.
+        keep: stochastic depth's factors; drawn here when None.
 
     Returns:
         The stream, [B, M, 1, C] with `representative_only`; and its `next_norm`, None without one.
     """
+    keep = block.draw(z) if keep is None else keep
     n = apply_norm(z, block.first_norm, block.impl) if normed is None else normed
     if not isinstance(block, LGIParts):
         assert isinstance(block, TransformerParts)
-        z, n = _transformer(block, z, n, attend_to)
+        z, n = _transformer(block, z, n, attend_to, keep)
     elif representative_only and block.prunes_local_tokens:
-        z, n = _representative_tokens(block, z, n, attend_to)
+        z, n = _representative_tokens(block, z, n, attend_to, keep)
     else:
-        z, n = _regions(block, z, n, attend_to, representative_only)
-    keep = block.keep(z, z.dim() - 2)
-    hidden = functional.linear_gelu(n, weights(block.ffn.fc1), impl=block.impl)
+        z, n = _regions(block, z, n, attend_to, keep, representative_only)
+    ffn = weights(block.ffn.fc1), weights(block.ffn.fc2)
     if next_norm is None:
-        return functional.linear_residual(hidden, weights(block.ffn.fc2), z, keep=keep, impl=block.impl), None
-    return _end(hidden, block.ffn.fc2, z, keep, next_norm, block.impl)
+        return functional.feed_forward_residual(n, *ffn, z, keep=keep.ffn, impl=block.impl), None
+    return functional.feed_forward_residual_layer_norm(
+        n, *ffn, z, weights(next_norm), eps=next_norm.eps, keep=keep.ffn, impl=block.impl
+    )
 
 
 def _call(
@@ -235,19 +285,28 @@ def _call(
     attend_to: Tensor | None,
     representative_only: bool,
     next_norm: nn.LayerNorm | None,
+    keep: Keep | None,
 ) -> tuple[Tensor, None]:
     """`run_block` for a block that has to be called, which no other one is joined with."""
-    return block(z, attend_to, representative_only=representative_only), None
+    settings = {} if keep is None else {"keep": keep}
+    return block(z, attend_to, representative_only=representative_only, **settings), None
 
 
-def _transformer(block: TransformerParts, z: Tensor, n: Tensor, attend_to: Tensor | None) -> tuple[Tensor, Tensor]:
+def _transformer(
+    block: TransformerParts, z: Tensor, n: Tensor, attend_to: Tensor | None, keep: Keep
+) -> tuple[Tensor, Tensor]:
     """Self-attention, and the LayerNorm before the feed-forward network."""
     heads = block.attention.heads(n, attend_to=attend_to)
-    return _end(heads, block.attention.proj, z, block.keep(z, z.dim() - 2), block.ffn_norm, block.impl)
+    return _end(heads, block.attention.proj, z, keep.attention, block.ffn_norm, block.impl)
 
 
 def _regions(
-    block: LGIParts, z_BMSC: Tensor, n_BMSC: Tensor, attend_to: Tensor | None, representative_only: bool
+    block: LGIParts,
+    z_BMSC: Tensor,
+    n_BMSC: Tensor,
+    attend_to: Tensor | None,
+    keep: Keep,
+    representative_only: bool,
 ) -> tuple[Tensor, Tensor]:
     """The attentions of an LGI-Former block, and the LayerNorm before the feed-forward network."""
     intra, interaction, impl = block.intra_attention, block.interaction_attention, block.impl
@@ -258,23 +317,25 @@ def _regions(
         z_BMSC,
         weights(after),
         eps=after.eps,
-        keep=block.keep(z_BMSC, 2),
+        keep=keep.attention,
         impl=impl,
     )
     if block.inter_region:
-        s_BMC, n_BMC = _among_regions(block, s_BMC, n_BMC, block.interaction_context_norm)
+        s_BMC, n_BMC = _among_regions(block, s_BMC, n_BMC, block.interaction_context_norm, keep)
     after = block.ffn_norm if block.feedback == "none" else block.feedback_context_norm
+    query, kv_BMC, kv_bias = interaction_inputs(interaction, n_BMC, z_BMSC, impl)
     z_BMSC, n_BMSC = functional.local_global_interaction(
         z_BMSC,
         s_BMC,
-        interaction.project_kv(n_BMC),
+        kv_BMC,
         norm=weights(block.interaction_norm),
-        query=interaction.query,
+        query=query,
         output=weights(interaction.proj),
         next_norm=weights(after),
         num_heads=interaction.num_heads,
         eps=block.interaction_norm.eps,
-        keep=block.keep(z_BMSC, 1),
+        keep=keep.interaction,
+        kv_bias=kv_bias,
         impl=impl,
     )
     if after.eps != block.interaction_norm.eps:
@@ -284,31 +345,33 @@ def _regions(
         return z_BMSC, n_BMSC
     inputs = block.feedback_inputs(apply_norm(s_BMC, block.feedback_norm, impl), n_BMSC[:, :, 1:], attend_to)
     heads = block.feedback_attention.heads(*inputs).reshape(s_BMC.shape)
-    keep = block.keep(s_BMC, 1)
-    s_BMC = functional.linear_residual(heads, weights(block.feedback_attention.proj), s_BMC, keep=keep, impl=impl)
+    proj = weights(block.feedback_attention.proj)
+    s_BMC = functional.linear_residual(heads, proj, s_BMC, keep=keep.feedback, impl=impl)
     z_BM1C = s_BMC.unsqueeze(2)
     z_BMSC = z_BM1C if representative_only else torch.cat([z_BM1C, z_BMSC[:, :, 1:]], 2)
     return z_BMSC, apply_norm(z_BMSC, block.ffn_norm, impl)
 
 
 def _representative_tokens(
-    block: LGIParts, z_BMSC: Tensor, n_BMSC: Tensor, attend_to: Tensor | None
+    block: LGIParts, z_BMSC: Tensor, n_BMSC: Tensor, attend_to: Tensor | None, keep: Keep
 ) -> tuple[Tensor, Tensor]:
     """`_regions` for representative tokens that local ones reach in the first stage only: [B, M, 1, C] each."""
     intra, s_BM1C = block.intra_attention, z_BMSC[:, :, :1]
     heads = intra.heads(n_BMSC[:, :, :1], n_BMSC, attend_to)
     after = block.inter_norm if block.inter_region else block.ffn_norm
-    s_BM1C, n_BM1C = _end(heads, intra.proj, s_BM1C, block.keep(s_BM1C, 2), after, block.impl)
+    s_BM1C, n_BM1C = _end(heads, intra.proj, s_BM1C, keep.attention, after, block.impl)
     if not block.inter_region:
         return s_BM1C, n_BM1C
-    s_BMC, n_BMC = _among_regions(block, s_BM1C[:, :, 0], n_BM1C[:, :, 0], block.ffn_norm)
+    s_BMC, n_BMC = _among_regions(block, s_BM1C[:, :, 0], n_BM1C[:, :, 0], block.ffn_norm, keep)
     return s_BMC.unsqueeze(2), n_BMC.unsqueeze(2)
 
 
-def _among_regions(block: LGIParts, s_BMC: Tensor, n_BMC: Tensor, after: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+def _among_regions(
+    block: LGIParts, s_BMC: Tensor, n_BMC: Tensor, after: nn.LayerNorm, keep: Keep
+) -> tuple[Tensor, Tensor]:
     """The second stage and the LayerNorm that follows it."""
     inter = block.inter_attention
-    return _end(inter.heads(n_BMC), inter.proj, s_BMC, block.keep(s_BMC, 1), after, block.impl)
+    return _end(inter.heads(n_BMC), inter.proj, s_BMC, keep.inter_region, after, block.impl)
 
 
 def _end(
@@ -347,6 +410,12 @@ def is_untouched(block: nn.Module) -> bool:
 
 def is_called(block: Any) -> bool:
     """Whether calling a block is more than running it: something hooks, replaces or compiles the call."""
-    replaced = "forward" in block.__dict__ or type(block).forward is not type(block).run
     hooked = is_hooked(block) or bool(torch_module._has_any_global_hook())
-    return replaced or hooked or block._compiled_call_impl is not None
+    return hooked or not is_ours(block) or block._compiled_call_impl is not None
+
+
+def is_ours(block: Any) -> bool:
+    """Whether a block's `forward` is that of its class in this package."""
+    return (
+        isinstance(block, BlockParts) and "forward" not in block.__dict__ and type(block).forward is type(block).run  # type: ignore[attr-defined]
+    )

@@ -9,14 +9,19 @@ This is asked at every call of a block, so that it counts; torch.compile traces 
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.module_tracker import ModuleTracker
 
 # As they were when this was imported: others replace them.
 _LINEAR, _LAYER_NORM = nn.Linear.forward, nn.LayerNorm.forward
+
+_log = logging.getLogger("maedfer")
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -27,24 +32,49 @@ def is_plain(layer: nn.Module) -> bool:
 def is_plain_leaf(layer: nn.Module) -> bool:
     """`is_plain`, where hooks on all modules have been looked for already."""
     kind: Any = type(layer)
-    if kind is nn.Linear:
-        return layer._parameters.get("weight") is not None and kind.forward is _LINEAR and is_called_alone(layer)
-    if kind is nn.LayerNorm:
-        own = layer._parameters
-        is_affine = own.get("weight") is not None and own.get("bias") is not None
+    own = layer._parameters
+    if kind is nn.Linear and own.get("weight") is not None:
+        return kind.forward is _LINEAR and is_called_alone(layer)
+    if kind is nn.LayerNorm and own.get("weight") is not None:
         is_of_channels = len(layer.normalized_shape) == 1  # type: ignore[arg-type]
+        is_affine = own.get("bias") is not None
         return is_affine and is_of_channels and kind.forward is _LAYER_NORM and is_called_alone(layer)
+    if isinstance(layer, (nn.Linear, nn.LayerNorm)) and has_plain_parameters(layer) and "weight" in layer.__dict__:
+        # FSDP1 puts views of its flat parameter in the place of parameters.
+        _say(type(layer.weight))
     return False
 
 
 def is_called_alone(layer: nn.Module) -> bool:
     """Whether calling a module is nothing but its class's `forward`, on parameters as PyTorch makes them."""
-    if is_hooked(layer) or layer._compiled_call_impl is not None or "forward" in layer.__dict__:
+    if not has_plain_parameters(layer):
         return False
+    return not is_hooked(layer) and layer._compiled_call_impl is None and "forward" not in layer.__dict__
+
+
+def has_plain_parameters(layer: nn.Module) -> bool:
+    """Whether a layer's parameters are as PyTorch makes them; that others are not is said once for each class."""
     for parameter in layer._parameters.values():
         if parameter is not None and type(parameter) is not nn.Parameter:
+            _say(type(parameter))
             return False
     return True
+
+
+def _say(kind: type) -> None:
+    if not torch.compiler.is_compiling():
+        _say_once(kind)
+
+
+@functools.cache
+def _say_once(kind: type) -> None:
+    """Tell that layers are called for the class of their weights, which may be on purpose or come with sharding."""
+    _log.warning(
+        "weights of class %s: layers that hold them are called one by one, which is slower than a block as one, with "
+        "the same results. Where they come from sharding, shard whole blocks, fully_shard(block): their weights are "
+        "plain ones while the block runs",
+        kind.__name__,
+    )
 
 
 def is_hooked(layer: nn.Module) -> bool:

@@ -16,30 +16,27 @@ from maedfer.models.attention import (
     AttentionMaps,
     FeedForward,
     FullAttention,
-    keep_factors,
     layer_norm,
     probabilities,
 )
 from maedfer.models.checks import check_sizes, check_stream
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.fused import LGIParts, is_untouched, run_block
+from maedfer.models.stochastic_depth import Keep, scaled
 
 
 class LGIStages(LGIParts):
     """What the block computes, whoever holds its parts: equations 2 to 6.
 
-    Stochastic depth is drawn per region in the first stage and the feed-forward network and per clip in the others,
-    as in the published code, whose rows are regions.
+    Stages are given the factors of stochastic depth that their branch is multiplied by, None where it is not.
 
     Attributes:
         dim: C.
         intra_region: "self", or "cross" for a first stage that updates representative tokens alone.
-        interaction: "cross", or "self" or "none" for another third stage, or none.
     """
 
     dim: int
     intra_region: str
-    interaction: str
     intra_context_norm: nn.LayerNorm
 
     def forward(
@@ -48,6 +45,7 @@ class LGIStages(LGIParts):
         attend_to: Tensor | None = None,
         *,
         representative_only: bool = False,
+        keep: Keep | None = None,
         maps: AttentionMaps | None = None,
     ) -> Tensor:
         """Run the block.
@@ -57,6 +55,7 @@ class LGIStages(LGIParts):
             attend_to: [M, S] or [B, M, S] bool, False for rows that are padding, to which nothing attends; what
                 becomes of those has no meaning. All are attended to when None.
             representative_only: only row 0 of each region is read of the result, so skip all that cannot reach it.
+            keep: stochastic depth's factors; drawn here when None.
             maps: filled with the attention probabilities of each stage when given.
 
         Returns:
@@ -67,23 +66,24 @@ class LGIStages(LGIParts):
         """
         check_stream(z_BMSC, self.dim, attend_to)
         if self.is_fused and maps is None:
-            return run_block(self, z_BMSC, attend_to=attend_to, representative_only=representative_only)[0]
+            return run_block(self, z_BMSC, None, attend_to, representative_only, keep=keep)[0]
+        keep = self.draw(z_BMSC) if keep is None else keep
         # Without local tokens from the first stage on, where they cannot reach representative ones any more.
         pruned = representative_only and self.prunes_local_tokens
-        z_BMSC = self.attend_within_regions(z_BMSC, attend_to, pruned, maps)  # equation 2
+        z_BMSC = self.attend_within_regions(z_BMSC, attend_to, pruned, keep.attention, maps)  # equation 2
         s_BMC, x_BMNC = z_BMSC[:, :, 0], z_BMSC[:, :, 1:]
         if self.inter_region:
-            s_BMC = self.attend_among_regions(s_BMC, maps)  # equation 3
+            s_BMC = self.attend_among_regions(s_BMC, keep.inter_region, maps)  # equation 3
         if self.interaction == "cross" and not pruned:
-            x_BMNC = self.interact(x_BMNC, s_BMC, maps)  # equations 4 and 5
+            x_BMNC = self.interact(x_BMNC, s_BMC, keep.interaction, maps)  # equations 4 and 5
         elif self.interaction == "self":
-            s_BMC, x_BMNC = self.attend_within_regions_again(s_BMC, x_BMNC, attend_to)
+            s_BMC, x_BMNC = self.attend_within_regions_again(s_BMC, x_BMNC, attend_to, keep.interaction)
         if self.feedback != "none":
-            s_BMC = self.feed_back(s_BMC, x_BMNC, attend_to)
+            s_BMC = self.feed_back(s_BMC, x_BMNC, attend_to, keep.feedback)
         z_BMSC = s_BMC.unsqueeze(2)
         if not representative_only:
             z_BMSC = torch.cat([z_BMSC, x_BMNC], dim=2)
-        return z_BMSC + self.drop(self.ffn(self.ffn_norm(z_BMSC)), 2)  # equation 6
+        return z_BMSC + scaled(self.ffn(self.ffn_norm(z_BMSC)), keep.ffn)  # equation 6
 
     run = forward
 
@@ -98,7 +98,12 @@ class LGIStages(LGIParts):
         return self.interaction != "self" and self.feedback == "none"
 
     def attend_within_regions(
-        self, z_BMSC: Tensor, attend_to: Tensor | None, representative_only: bool, maps: AttentionMaps | None
+        self,
+        z_BMSC: Tensor,
+        attend_to: Tensor | None,
+        representative_only: bool,
+        keep_BM: Tensor | None,
+        maps: AttentionMaps | None,
     ) -> Tensor:
         """Intra-region: z_i += MHSA(LN(z_i)), each region with its representative token.
 
@@ -115,38 +120,38 @@ class LGIStages(LGIParts):
             found = probabilities(self.intra_attention, query_BM1C, context)
             maps["intra_region"] = found[..., 0, :]  # [B, M, H, S or N]
         if self.intra_region == "self" and not representative_only:
-            return z_BMSC + self.drop(self.intra_attention(context, attend_to=attend_to), 2)
-        s_BM1C = z_BMSC[:, :, :1] + self.drop(self.intra_attention(query_BM1C, context, attend_to), 2)
+            return z_BMSC + scaled(self.intra_attention(context, attend_to=attend_to), keep_BM)
+        s_BM1C = z_BMSC[:, :, :1] + scaled(self.intra_attention(query_BM1C, context, attend_to), keep_BM)
         return s_BM1C if representative_only else torch.cat([s_BM1C, z_BMSC[:, :, 1:]], dim=2)
 
-    def attend_among_regions(self, s_BMC: Tensor, maps: AttentionMaps | None) -> Tensor:
+    def attend_among_regions(self, s_BMC: Tensor, keep_B: Tensor | None, maps: AttentionMaps | None) -> Tensor:
         """Inter-region: s += MHSA(LN(s)) among the representative tokens of a clip."""
         n_BMC = self.inter_norm(s_BMC)
         if maps is not None:
             maps["inter_region"] = probabilities(self.inter_attention, n_BMC)  # [B, H, M, M]
-        return s_BMC + self.drop(self.inter_attention(n_BMC), 1)
+        return s_BMC + scaled(self.inter_attention(n_BMC), keep_B)
 
-    def interact(self, x_BMNC: Tensor, s_BMC: Tensor, maps: AttentionMaps | None) -> Tensor:
+    def interact(self, x_BMNC: Tensor, s_BMC: Tensor, keep_B: Tensor | None, maps: AttentionMaps | None) -> Tensor:
         """Local-global interaction: x += MHCA(q = LN(x), kv = LN(s)), to all representative tokens of the clip."""
         query, context = self.interaction_norm(x_BMNC).flatten(1, 2), self.interaction_context_norm(s_BMC)
         if maps is not None:
             maps["interaction"] = probabilities(self.interaction_attention, query, context)  # [B, H, M * N, M]
         branch = self.interaction_attention(query, context).unflatten(1, x_BMNC.shape[1:3])
-        return x_BMNC + self.drop(branch, 1)
+        return x_BMNC + scaled(branch, keep_B)
 
     def attend_within_regions_again(
-        self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None
+        self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None, keep_BM: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """interaction="self": the third stage is a second one of the first kind."""
         z_BMSC = torch.cat([s_BMC.unsqueeze(2), x_BMNC], dim=2)
         branch = self.interaction_attention(self.interaction_norm(z_BMSC), attend_to=attend_to)
-        z_BMSC = z_BMSC + self.drop(branch, 2)
+        z_BMSC = z_BMSC + scaled(branch, keep_BM)
         return z_BMSC[:, :, 0], z_BMSC[:, :, 1:]
 
-    def feed_back(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None) -> Tensor:
+    def feed_back(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None, keep_B: Tensor | None) -> Tensor:
         """The fourth attention of AVF-MAE++: s += MHCA(q = LN(s), kv = LN(x)), x of the own region or of the clip."""
         inputs = self.feedback_inputs(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), attend_to)
-        return s_BMC + self.drop(self.feedback_attention(*inputs).reshape(s_BMC.shape), 1)
+        return s_BMC + scaled(self.feedback_attention(*inputs).reshape(s_BMC.shape), keep_B)
 
 
 # What a class that derives from `LGIBlock` may replace one by one.
@@ -242,7 +247,3 @@ class LGIBlock(LGIStages, nn.Module):
         )
         replaced = any(name in self.__dict__ for name in _STAGES)
         return not own_stages and not replaced and is_untouched(self)
-
-    def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
-        """Draw stochastic depth's factors."""
-        return keep_factors(x, self.drop_path, self.training, batch_dims)

@@ -35,12 +35,15 @@ class LGIFormer(PretrainedModel):
             with torch.no_grad():
                 self.head.weight.mul_(config.init_scale)
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, mix: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Class logits.
 
         Args:
             clips: [B, I, *clip_size] float, normalised with IMAGENET_MEAN and IMAGENET_STD; or uint8, which the
                 embedding normalises.
+            mix: [5] float32, by which the embedding mixes clips in bytes for training (see `functional.tubelets`).
+            keep: factors of stochastic depth from `draw_keep`, which gives a compiled model the random numbers of one
+                that is not; drawn here when None.
 
         Returns:
             [B, num_classes]; the features [B, C] when num_classes is 0.
@@ -48,11 +51,16 @@ class LGIFormer(PretrainedModel):
         Raises:
             InputError: the clip is of another shape or dtype than the model takes, or on another device.
         """
-        return self.head(self.forward_features(clips))
+        return self.head(self.forward_features(clips, mix, keep))
 
-    def forward_features(self, clips: Tensor) -> Tensor:
+    def forward_features(self, clips: Tensor, mix: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """The pooled and normalised feature that the head sees: [B, C]."""
-        return self._pool(self.encoder(clips, representative_only=self.reads_representative_only))
+        only = self.reads_representative_only
+        return self._pool(self.encoder(clips, representative_only=only, mix=mix, keep=keep))
+
+    def draw_keep(self, batch: int) -> Tensor | None:
+        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped."""
+        return self.encoder.draw_keep(batch)
 
     @property
     def reads_representative_only(self) -> bool:

@@ -84,7 +84,7 @@ class MAEDFER(HoldsTables, PretrainedModel):
         self.fill_tables()
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, visible: Tensor, wanted: Tensor, keep: Tensor | None = None) -> Tensor:
         """Predict the cubes of tokens that the encoder does not see.
 
         Nothing depends on values, so that a GPU is not waited for and torch.compile sees one graph.
@@ -94,6 +94,7 @@ class MAEDFER(HoldsTables, PretrainedModel):
             visible: [B, M, V] int64 row-major numbers of the tokens that the encoder sees, by region; `token_numbers`
                 makes them from a mask.
             wanted: [B, n] int64 numbers of the tokens to reconstruct.
+            keep: factors of stochastic depth from `draw_keep`; drawn here when None.
 
         Returns:
             [B, n, prod(patch_size) * I], values of a cube in the order (frame, row, column, channel).
@@ -112,21 +113,28 @@ class MAEDFER(HoldsTables, PretrainedModel):
             )
         check_clips(frames, self.config.encoder)
         check_wanted(wanted, frames, self.config.encoder)
-        return self._decode(visible, self.encode(frames, visible), wanted)
+        return self._decode(visible, self.encode(frames, visible, keep), wanted)
 
-    def encode(self, frames: Tensor, visible: Tensor) -> Tensor:
+    def draw_keep(self, batch: int) -> Tensor | None:
+        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped."""
+        return self.encoder.draw_keep(batch)
+
+    def encode(self, frames: Tensor, visible: Tensor, keep: Tensor | None = None) -> Tensor:
         """The encoder's normalised output for the visible tokens, regions one after the other: [B, M * V, C]."""
-        z = self.encoder(frames, visible)
+        z = self.encoder(frames, visible, keep=keep)
         x = z[:, :, 1:] if self.encoder.has_representative_tokens else z
         return apply_norm(x, self.encoder_norm, self.config.encoder.impl).flatten(1, 2)
 
-    def training_loss(self, frames: Tensor, visible: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    def training_loss(
+        self, frames: Tensor, visible: Tensor, wanted: Tensor, keep: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Normalise, predict, and compare with the target.
 
         Args:
             frames: [B, I, *clip_size] uint8, or float in [0, 1].
             visible: see `forward`.
             wanted: see `forward`.
+            keep: see `forward`.
 
         Returns:
             float32 scalars "loss" (what to minimise), "appearance" and "motion" (its two parts, unweighted; with
@@ -135,7 +143,8 @@ class MAEDFER(HoldsTables, PretrainedModel):
         config = self.config
         check_clips(frames, config.encoder)
         # Bytes are normalised by the embedding, those of the visible tokens alone.
-        prediction = self.forward(frames if frames.dtype == torch.uint8 else normalize_frames(frames), visible, wanted)
+        clips = frames if frames.dtype == torch.uint8 else normalize_frames(frames)
+        prediction = self.forward(clips, visible, wanted, keep)
         patch_size = config.encoder.patch_size
         if len(patch_size) == 2:
             # A picture is a clip of one frame.

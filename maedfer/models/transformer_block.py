@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from maedfer.kernels import Impl
-from maedfer.models.attention import AttentionMaps, FeedForward, FullAttention, keep_factors, layer_norm, probabilities
+from maedfer.models.attention import AttentionMaps, FeedForward, FullAttention, layer_norm, probabilities
 from maedfer.models.checks import check_rows, check_sizes
 from maedfer.models.fused import TransformerParts, is_untouched, run_block
+from maedfer.models.stochastic_depth import Keep, scaled
 
 
 class TransformerStages(TransformerParts):
@@ -25,6 +26,7 @@ class TransformerStages(TransformerParts):
         attend_to: Tensor | None = None,
         *,
         representative_only: bool = False,
+        keep: Keep | None = None,
         maps: AttentionMaps | None = None,
     ) -> Tensor:
         """Run the block.
@@ -33,6 +35,7 @@ class TransformerStages(TransformerParts):
             x: [..., K, C].
             attend_to: [..., K] bool, True for rows that may be attended to; all when None.
             representative_only: changes nothing, as there are no representative tokens.
+            keep: stochastic depth's factors; drawn here when None.
             maps: filled with the attention probabilities when given.
 
         Returns:
@@ -43,12 +46,13 @@ class TransformerStages(TransformerParts):
         """
         check_rows(x, self.dim, attend_to)
         if self.is_fused and maps is None:
-            return run_block(self, x, attend_to=attend_to)[0]
+            return run_block(self, x, attend_to=attend_to, keep=keep)[0]
+        keep = self.draw(x) if keep is None else keep
         n = self.norm(x)
         if maps is not None:
             maps["attention"] = probabilities(self.attention, n)
-        x = x + self.drop(self.attention(n, attend_to=attend_to), x.dim() - 2)
-        return x + self.drop(self.ffn(self.ffn_norm(x)), x.dim() - 2)
+        x = x + scaled(self.attention(n, attend_to=attend_to), keep.attention)
+        return x + scaled(self.ffn(self.ffn_norm(x)), keep.ffn)
 
     run = forward
 
@@ -92,7 +96,3 @@ class TransformerBlock(TransformerStages, nn.Module):
     def is_intact(self) -> bool:
         """Whether its layers need not be called."""
         return is_untouched(self)
-
-    def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
-        """Draw stochastic depth's factors."""
-        return keep_factors(x, self.drop_path, self.training, batch_dims)

@@ -198,7 +198,7 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     del batch["skipped"]
     forward_pass = ForwardPass(task, model)
     prepared = {name: value.to(runtime.device) for name, value in task.prepare(batch).items()}
-    _forward(batch["frames"], runtime, lambda: float(forward_pass(task.draw(prepared))["loss"]), say)
+    _forward(batch["frames"], runtime, lambda: float(forward_pass(prepared)["loss"]), say)
 
 
 def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:

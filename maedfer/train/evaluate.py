@@ -51,6 +51,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
             else:
                 log.say(
                     f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {counted(cfg.eval.views, 'view')} of a clip"
+                    + (f", {runtime.compiling.why}" if runtime.compiling.why else "")
                 )
                 notes = [
                     *other_clip_settings(cfg, model),
@@ -92,19 +93,21 @@ def predict_list(
             finite.
     """
     line = ProgressLine("scoring")
-    found = predict(
-        model,
-        batches,
-        names=[clip.name for clip in batches.entries],
-        labels=batches.labels,
-        classes=cfg.classes,
-        views=batches.views,
-        features=cfg.eval.save_features if features is None else features,
-        device=runtime.device,
-        autocast=runtime.autocast,
-        gather=runtime.gather,
-        progress=(lambda done: line(batches.share(done))) if show else None,
-    )
+    with runtime.low_weights(model):
+        found = predict(
+            model,
+            batches,
+            names=[clip.name for clip in batches.entries],
+            labels=batches.labels,
+            classes=cfg.classes,
+            views=batches.views,
+            features=cfg.eval.save_features if features is None else features,
+            device=runtime.device,
+            autocast=runtime.autocast,
+            replay=runtime.compiling.scoring,
+            gather=runtime.gather,
+            progress=(lambda done: line(batches.share(done))) if show else None,
+        )
     if show:
         line.clear()
     return found

@@ -1,4 +1,4 @@
-"""What the machine did to a run, in a sentence: errors of loader processes, of memory and of other processes.
+"""What the machine did to a run, in a sentence: errors of loader processes, memory, compilers and other processes.
 
 Libraries report these as a RuntimeError whose text alone tells them apart, or as an OSError without a hint.
 """
@@ -27,6 +27,7 @@ _SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
 _PEER = re.compile(
     r"gloo|connection (was )?(closed|reset|refused)|broken pipe|NCCL|remote process|socket timeout", re.IGNORECASE
 )
+_NO_COMPILER = re.compile(r"Failed to find C compiler|No working C\+\+ compiler|InvalidCxxCompiler")
 _RESUME = "the same command goes on from the last checkpoint"
 
 
@@ -49,8 +50,16 @@ def explain(error: BaseException, cfg: RunConfig, processes: int = 1) -> InputEr
             "the loader's thread that prepares batches for the GPU has ended: lower data.workers or train.batch_size; "
             + _RESUME
         )
-    if type(error).__name__ == "OutOfMemoryError":
+    if "OutOfMemoryError" in text:
         return None
+    if _NO_COMPILER.search(text):
+        return InputError(
+            "there is no C compiler, which torch.compile and Triton's kernels need: install gcc or g++, or name it in "
+            "CC and CXX; train.compile=false does without torch.compile, model.impl=torch without the kernels"
+        )
+    if any(kind.__module__.startswith(("torch._dynamo.", "torch._inductor.")) for kind in type(error).__mro__):
+        reason = _short(text.partition(" raised:\n")[2] or text)
+        return InputError(f"torch.compile does not compile this run ({reason}): train.compile=false runs it eagerly")
     if _FILES.search(text) or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
         return _files(cfg)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):

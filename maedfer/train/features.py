@@ -57,18 +57,20 @@ def run_features(cfg: RunConfig, out: Sequence[str | Path] = (), per_view: bool 
         model.to(runtime.device)
         batches = ViewBatches(cfg, runtime, cfg.data.test, labelled=False)
         line = ProgressLine("features")
-        found = extract_features(
-            model,
-            batches,
-            names=[clip.name for clip in batches.entries],
-            labels=batches.labels,
-            views=batches.views,
-            per_view=per_view,
-            device=runtime.device,
-            autocast=runtime.autocast,
-            gather=runtime.gather,
-            progress=(lambda done: line(batches.share(done))) if runtime.main else None,
-        )
+        with runtime.low_weights(model):
+            found = extract_features(
+                model,
+                batches,
+                names=[clip.name for clip in batches.entries],
+                labels=batches.labels,
+                views=batches.views,
+                per_view=per_view,
+                device=runtime.device,
+                autocast=runtime.autocast,
+                replay=runtime.compiling.scoring,
+                gather=runtime.gather,
+                progress=(lambda done: line(batches.share(done))) if runtime.main else None,
+            )
         if runtime.main:
             line.clear()
         found = dataclasses.replace(found, about=_about(cfg, type(loaded).__name__, model, per_view))

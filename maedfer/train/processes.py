@@ -6,15 +6,18 @@ import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import choose
+from maedfer.models.low_precision import low_precision_weights
+from maedfer.train.compiling import Compiling
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import explain
 from maedfer.train.peers import Alarm, Place, join, place
@@ -30,12 +33,14 @@ class Runtime:
         device: of the model.
         rank, world: this process and the number of processes.
         precision: "fp32", "bf16" or "fp16".
+        compiling: what is done to passes.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
     precision: str = "fp32"
+    compiling: Compiling = field(default_factory=Compiling)
 
     @property
     def main(self) -> bool:
@@ -44,10 +49,22 @@ class Runtime:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The arithmetic of a forward pass."""
-        if self.precision == "fp32":
+        dtype = self._low_dtype
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def low_weights(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """A block, to be entered again and again, in which a GPU's products find the weights in the run's arithmetic.
+
+        Weights must not change inside of it.
+        """
+        dtype = self._low_dtype
+        if dtype is None or self.device.type != "cuda":
             return contextlib.nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
+        return low_precision_weights(model, dtype)
+
+    @property
+    def _low_dtype(self) -> torch.dtype | None:
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over all processes, on every one of them."""
@@ -104,8 +121,7 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     where = place()
     device = _device(cfg.train.device, where)
     choose(cfg.clip_model.impl, device)
-    if cfg.train.cuda_graphs and device.type != "cuda":
-        raise InputError("train.cuda_graphs needs a CUDA device: leave it out on a CPU")
+    compiling = Compiling.of_run(cfg, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)
     was_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -121,7 +137,7 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     alarm = Alarm(where if joining else Place())
     seed_all(cfg.seed)
     try:
-        yield Runtime(device, where.rank, where.world, _precision(cfg.train.precision, device))
+        yield Runtime(device, where.rank, where.world, _precision(cfg.train.precision, device), compiling)
         alarm.stop()
         if joining:
             # Not after an error: leaving would wait for processes that may never come.

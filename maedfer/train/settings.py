@@ -9,6 +9,8 @@ from maedfer.models import LGIFormerConfig, MAEDFERConfig
 from maedfer.setting import documented, setting
 
 Task = Literal["pretrain", "finetune", "evaluate"]
+# What is decided by the machine, unless it is said.
+Switch = Literal["auto", "true", "false"]
 
 
 @documented
@@ -178,12 +180,18 @@ class TrainConfig:
         "auto",
         doc="arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; fp32 on a CPU",
     )
-    compile: bool = setting(False, belongs_to="machine", doc="use torch.compile; the losses are the same to rounding")
-    cuda_graphs: bool = setting(
-        False,
+    compile: Switch = setting(
+        "auto",
         belongs_to="machine",
-        doc='replay what is compiled as CUDA graphs (the mode "reduce-overhead" of torch.compile): for small models '
-        "and batches, where launches take longer than kernels. Needs `compile` and a GPU",
+        doc="compile the passes of training by torch.compile, with the same losses to rounding; auto = on a GPU. false "
+        "runs them eagerly, to look for a fault",
+    )
+    cuda_graphs: Switch = setting(
+        "auto",
+        belongs_to="machine",
+        doc="replay passes as CUDA graphs, so that a GPU does not wait for launches: those of training where they are "
+        "compiled, and those that score clips or compute features. auto = on a GPU, where `compile` is on and Triton's "
+        "kernels compute; passes of training not where `accumulate` adds gradients up",
     )
     device: str = setting("auto", belongs_to="machine", doc="auto, cpu, cuda or cuda:N")
     resume: str = setting(

@@ -18,7 +18,7 @@ from maedfer.data.annotations import Clip
 from maedfer.data.augment.mixup import Mixup
 from maedfer.evaluation.predictions import Predictions
 from maedfer.evaluation.score import headline, summary
-from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LoadReport, build_model, normalize_frames
+from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LoadReport, build_model
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
 from maedfer.train.config import RunConfig, config_tree
@@ -56,10 +56,6 @@ class Task(abc.ABC):
 
     def prepare(self, batch: Batch) -> Batch:
         """What is done with a batch of the loader on the CPU."""
-        return batch
-
-    def draw(self, batch: Batch) -> Batch:
-        """What is drawn for a batch on the device; it stays outside of what is compiled."""
         return batch
 
     @staticmethod
@@ -132,7 +128,7 @@ class PretrainTask(Task):
     @staticmethod
     def losses(model: Any, batch: Batch) -> dict[str, Tensor]:
         """The loss of uint8 frames, with its two parts, appearance and motion."""
-        return model.training_loss(batch["frames"], batch["visible"], batch["decoded"])
+        return model.training_loss(batch["frames"], batch["visible"], batch["decoded"], batch.get("keep"))
 
 
 class FinetuneTask(Task):
@@ -172,15 +168,16 @@ class FinetuneTask(Task):
         leave_out_unused(model.eval(), lambda: model(clip).sum())
         return model, loaded
 
-    def draw(self, batch: Batch) -> Batch:
-        """Normalised clips and targets, mixed."""
-        video, target = self.mixup(normalize_frames(batch["frames"]), batch["label"])
-        return {"video": video, "target": target}
+    def prepare(self, batch: Batch) -> Batch:
+        """How clips are mixed, and their targets; the embedding mixes them as it normalises their bytes."""
+        mix, target = self.mixup.draw(batch["label"], *batch["frames"].shape[-2:])
+        return {"frames": batch["frames"], "mix": mix, "target": target}
 
     @staticmethod
     def losses(model: Any, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy."""
-        return {"loss": F.cross_entropy(model(batch["video"]).float(), batch["target"])}
+        logits = model(batch["frames"], batch["mix"], batch.get("keep"))
+        return {"loss": F.cross_entropy(logits.float(), batch["target"])}
 
     def lists(self) -> dict[str, Sequence[Clip]]:
         """The lists of clips to be scored, by name; they are read now, so that a mistake in one costs no training."""

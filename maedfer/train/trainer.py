@@ -102,9 +102,10 @@ class Trainer:
         self.optimizer = make_optimizer(groups, cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
+        self.low_weights = runtime.low_weights(model)
         self.forward_pass: nn.Module = ForwardPass(task, model)
-        if cfg.train.compile:
-            self.forward_pass.compile(mode="reduce-overhead" if cfg.train.cuda_graphs else None)
+        if runtime.compiling.compiled:
+            self.forward_pass.compile(mode="reduce-overhead" if runtime.compiling.replayed else None)
         if runtime.world > 1:
             devices = [runtime.device] if runtime.device.type == "cuda" else None
             # Buffers are tables that never change.
@@ -125,8 +126,9 @@ class Trainer:
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
-            f"by {in_words(cfg.clip_model.impl, runtime.device, cfg.task == 'pretrain')}: "
-            f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
+            f"by {in_words(cfg.clip_model.impl, runtime.device, cfg.task == 'pretrain')}"
+            + (f", {runtime.compiling.why}: " if runtime.compiling.why else ": ")
+            + f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
             f"{counted(schedule.global_batch, 'clip')} ({cfg.train.batch_size} x "
             f"{runtime.world} {'process' if runtime.world == 1 else 'processes'} x "
             f"{cfg.train.accumulate} {'pass' if cfg.train.accumulate == 1 else 'passes'}"
@@ -197,26 +199,10 @@ class Trainer:
         return bool(self.cfg.train.save_every) and self.position.epoch % self.cfg.train.save_every == 0
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        accumulate, step = self.cfg.train.accumulate, self.position.step
+        step = self.position.step
         set_lr(self.optimizer, self.schedule(step))
-        noted: dict[str, Tensor] = {}
-        for part in range(accumulate):
-            asked = time.perf_counter()
-            batch = next(batches)
-            self.pace.add(len(batch["frames"]), time.perf_counter() - asked)
-            self.skipped += int(batch.pop("skipped"))
-            batch = self.task.prepare(batch)
-            batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
-            with self._sync(part == accumulate - 1):
-                if self.cfg.train.cuda_graphs:
-                    # What the last pass left in the graphs' memory may be written over.
-                    torch.compiler.cudagraph_mark_step_begin()
-                with self.runtime.autocast():
-                    losses = self.forward_pass(self.task.draw(batch))
-                self.scaler.scale(losses["loss"] / accumulate).backward()
-            for name, value in losses.items():
-                share = value.detach().float() / accumulate
-                noted[name] = noted[name] + share if name in noted else share
+        with self.low_weights:
+            noted = self._passes(batches)
         if self.cfg.optim.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.optim.clip_grad)
@@ -228,6 +214,33 @@ class Trainer:
             self.ema.update(self.model, step)
         self.meter.add(step + 1, noted)
         self.position.step += 1
+
+    def _passes(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The forward and backward passes of a step; returns its losses."""
+        accumulate = self.cfg.train.accumulate
+        noted: dict[str, Tensor] = {}
+        for part in range(accumulate):
+            asked = time.perf_counter()
+            batch = next(batches)
+            clips = len(batch["frames"])
+            self.pace.add(clips, time.perf_counter() - asked)
+            self.skipped += int(batch.pop("skipped"))
+            batch = self.task.prepare(batch)
+            batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
+            with self._sync(part == accumulate - 1):
+                if self.runtime.compiling.replayed:
+                    # What the last pass left in the graphs' memory may be written over.
+                    torch.compiler.cudagraph_mark_step_begin()
+                # Not inside of what is compiled, where other numbers are drawn.
+                if (keep := self.model.draw_keep(clips)) is not None:
+                    batch["keep"] = keep
+                with self.runtime.autocast():
+                    losses = self.forward_pass(batch)
+                self.scaler.scale(losses["loss"] / accumulate).backward()
+            for name, value in losses.items():
+                share = value.detach().float() / accumulate
+                noted[name] = noted[name] + share if name in noted else share
+        return noted
 
     def _sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         # Gradients are exchanged between processes once a step, in its last backward pass.

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.goals import GOALS, goals, lines
 from tests.benchmarks.rows import row
 
+# As it is run by default; eagerly it would be faster here, which no goal of a step looks at.
+PAIR = (("ours_compiled", 20.0), ("ours", 10.0), ("reference", 70.0))
 FLOORS = {"copy_bytes_per_s": 1e12, "product_flops_per_s": 1e15}
 
 
@@ -31,7 +33,7 @@ def test_share_of_the_copy_floor_looks_at_bytes_alone() -> None:
 
 
 def test_speed_is_the_other_time_over_ours() -> None:
-    rows = [row("finetune_step", "B=64", name, "step", ms) for name, ms in (("ours", 20.0), ("reference", 70.0))]
+    rows = [row("finetune_step", "B=64", name, "step", ms) for name, ms in PAIR]
     entry = found(rows, "fine-tuning step, times eager")
     assert entry["measured"] == pytest.approx(3.5) and entry["reached"] is True
     assert found(rows, "fine-tuning step, times torch.compile")["measured"] is None
@@ -50,9 +52,9 @@ def test_memory_counts_weights_on_both_sides() -> None:
 
 def test_utilisation_clips_and_graph() -> None:
     rows = [
-        row("inference", "B=64", "ours", "forward", 10.0, flops=6 * 10**12),
+        row("inference", "B=64", "ours_graph", "forward", 10.0, flops=6 * 10**12),
         row("inference", "B=1", "ours_graph", "forward", 0.9),
-        row("pretrain_step", "B=128", "ours", "step", 40.0, clips_per_s=3200.0),
+        row("pretrain_step", "B=128", "ours_compiled", "step", 40.0, clips_per_s=3200.0),
     ]
     measured = {entry["goal"]: entry for entry in goals(rows, FLOORS)}
     share = measured["inference, share of the matrix product's operations a second"]

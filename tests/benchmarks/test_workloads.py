@@ -44,7 +44,7 @@ def test_bytes_of_the_loss_leave_out_the_visible_cubes() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["region_attention", "inter_region_attention", "linear_residual_layer_norm", "linear_gelu"]
+    "name", ["region_attention", "inter_region_attention", "linear_residual_layer_norm", "feed_forward"]
 )
 def test_operations_are_those_that_pytorch_counts(name: str) -> None:
     operation = BY_NAME[name]

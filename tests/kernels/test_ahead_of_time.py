@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from benchmarks import ahead_of_time
 from benchmarks.ahead_of_time import ARCHITECTURES, compile_case, compile_launch, jit_compile
 from benchmarks.budgets import complaints
-from benchmarks.shipped import Case
+from benchmarks.shipped import Array, Case
 from benchmarks.tune import representatives
 from maedfer.errors import InputError
 from maedfer.kernels._configs import Config
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import Launch
+from maedfer.kernels.interaction import triton as interaction
+from maedfer.kernels.interaction.folding import key_layout
 
 pytestmark = pytest.mark.skipif(interpreting(), reason="nothing can be compiled under TRITON_INTERPRET=1")
 
@@ -39,6 +42,19 @@ def chosen() -> list[tuple[Case, int]]:
 def test_shipped_kernels_keep_within_their_budgets(case: Case, arch: int) -> None:
     for kernel, (_, resources) in compile_case(case, arch).items():
         assert not complaints(case, kernel, resources, arch, triton.__version__)
+
+
+@pytest.mark.parametrize(("arch", "heads", "regions"), [(90, 8, 20), (86, 12, 8)], ids=str)
+def test_the_interaction_fits_with_more_heads_and_regions(arch: int, heads: int, regions: int) -> None:
+    dtype, dim = torch.bfloat16, 64 * heads
+    stream, matrix = Array((1, regions, 11, dim), dtype), Array((1, heads, regions, dim), dtype)
+    token, vector, offset = Array((1, regions, dim), dtype), Array((dim,)), Array((1, heads, regions))
+    p = Array((1, regions * 11, math.prod(key_layout(heads, regions))), dtype)
+    forward = (stream, token, matrix, offset, matrix, vector, vector, 1e-6, dtype, True)
+    backward = (stream, stream, token, matrix, matrix, p, 1e-6, torch.float32)
+    for operator, arguments in ((interaction.interaction_fwd, forward), (interaction.interaction_bwd, backward)):
+        for launch, resources in compile_case(Case("interaction", dtype, operator, arguments), arch).values():
+            assert resources.fits(arch), launch.kernel
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -179,10 +179,7 @@ def test_reasons_are_asked_only_where_code_can_run(monkeypatch: pytest.MonkeyPat
 
 
 def test_old_gpus_and_missing_triton_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Old:
-        major, minor = 7, 5
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Old)
+    monkeypatch.setattr(_dispatch, "capability", lambda index: (7, 5))
     monkeypatch.setattr(torch.version, "hip", None)
     assert "compute capability 7.5" in _dispatch.device_reasons("cuda", 0)[0]
     monkeypatch.setattr(_dispatch, "_HAS_TRITON", False)

@@ -22,6 +22,7 @@ FAST = [impl for impl in IMPLEMENTATIONS if impl != "reference"]
 
 Shapes = tuple[tuple[int, ...] | None, ...]
 LINEAR: Shapes = ((C, 64), (C,))
+FFN: Shapes = ((64, C), (64,), *LINEAR)
 
 # Name -> inputs' shapes and the call on them with an implementation.
 OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]] = {
@@ -32,6 +33,14 @@ OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]]
     "region_attention_one_group": (
         ((S, 3 * C),),
         lambda x, impl: functional.region_attention(x, num_heads=H, impl=impl),
+    ),
+    "region_attention_with_biases": (
+        ((B, M, S, 3 * C), (C,), (C,)),
+        lambda x, q, v, impl: functional.region_attention(x, num_heads=H, bias=(q, v), impl=impl),
+    ),
+    "cross_attention_with_a_bias": (
+        ((B, M, 1, C), (B, M, S, 2 * C), (C,)),
+        lambda q, kv, v, impl: functional.cross_attention(q, kv, num_heads=H, bias=(None, v), impl=impl),
     ),
     "cross_attention": (
         ((B, M, 1, C), (B, M, S, 2 * C)),
@@ -59,17 +68,25 @@ OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]]
             x, (w, b), z, (g, h), eps=EPS, keep=keep(z, 2), impl=impl
         ),
     ),
-    "linear_gelu": (
-        ((B, M, S, C), (64, C), (64,)),
-        lambda x, w, b, impl: functional.linear_gelu(x, (w, b), impl=impl),
+    "feed_forward_residual": (
+        ((B, M, S, C), *FFN, (B, M, S, C)),
+        lambda x, w, b, v, c, z, impl: functional.feed_forward_residual(
+            x, (w, b), (v, c), z, keep=keep(z, 2), impl=impl
+        ),
+    ),
+    "feed_forward_residual_layer_norm": (
+        ((B, M, S, C), *FFN, (B, M, S, C), (C,), (C,)),
+        lambda x, w, b, v, c, z, g, h, impl: functional.feed_forward_residual_layer_norm(
+            x, (w, b), (v, c), z, (g, h), eps=EPS, impl=impl
+        ),
     ),
     "local_global_interaction": (
-        ((B, M, S, C), (B, M, C), (B, M, 2 * C), (C,), (C,), (C, C), (C,), (C, C), (C,), (C,), (C,)),
+        ((B, M, S, C), (B, M, C), (B, M, 2 * C), (C,), (C,), (C,), (C, C), (C,), (C, C), (C,), (C,), (C,)),
         lambda z, s, kv, *rest: interaction(z, s, kv, *rest, keep=keep(z, 1)),
     ),
     # Sixteen regions and eight channels: folding does not pay.
     "local_global_interaction_unfolded": (
-        ((B, 16, 3, 8), (B, 16, 8), (B, 16, 16), (8,), (8,), (8, 8), None, (8, 8), (8,), (8,), (8,)),
+        ((B, 16, 3, 8), (B, 16, 8), (B, 16, 16), (8,), (8,), (8,), (8, 8), None, (8, 8), (8,), (8,), (8,)),
         lambda *inputs: interaction(*inputs, keep=None),
     ),
 }
@@ -77,10 +94,10 @@ OPERATIONS: dict[str, tuple[Shapes, Callable[..., Tensor | tuple[Tensor, ...]]]]
 
 def interaction(z: Tensor, s: Tensor, kv: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
     """The interaction of weights side by side, then the implementation."""
-    *weights, impl = rest
+    kv_bias, *weights, impl = rest
     norm, query, output, next_norm = zip(weights[::2], weights[1::2], strict=True)
-    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm, **others}
-    return functional.local_global_interaction(z, s, kv, **parts, num_heads=H, eps=EPS, impl=impl)
+    parts: dict[str, Any] = {"norm": norm, "query": query, "output": output, "next_norm": next_norm, "kv_bias": kv_bias}
+    return functional.local_global_interaction(z, s, kv, **parts, **others, num_heads=H, eps=EPS, impl=impl)
 
 
 def keep(like: Tensor, dims: int) -> Tensor:
@@ -108,7 +125,7 @@ def test_implementations_agree_with_the_reference(name: str, impl: str) -> None:
 def test_folded_and_unfolded_interaction_agree(regions: int, impl: str) -> None:
     """Whichever of the two would be chosen."""
     dim, device = 32, device_of(impl)
-    shapes = ((2, regions, 3, dim), (2, regions, dim), (2, regions, 2 * dim), *[(dim,)] * 2, *[(dim, dim), (dim,)] * 2)
+    shapes = ((2, regions, 3, dim), (2, regions, dim), (2, regions, 2 * dim), *[(dim,)] * 3, *[(dim, dim), (dim,)] * 2)
     inputs = tensors((*shapes, (dim,), (dim,)), device)
     for folded in (True, False):
         call = functools.partial(interaction, keep=None, folded=folded)

@@ -8,10 +8,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 
 from maedfer.kernels import use_impl
+from maedfer.kernels._dispatch import interpreting
 from maedfer.models import MAEDFER, LGIFormer
+from maedfer.models.lgi_block import LGIBlock
+from maedfer.models.low_precision import low_precision_weights
 from tests.helpers import randomize, relative_error, small, small_mae
 
 
@@ -61,6 +65,25 @@ def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
     assert_same(got, want, 1e-5)
 
 
+def test_low_copies_in_compiled_steps(device: torch.device) -> None:
+    """Weights that a step has changed are taken by the next without compiling again, and losses are autocast's own."""
+    model, video = classifier(device, depth=1)
+    low = torch.float16 if interpreting() else torch.bfloat16
+    copies, counter = low_precision_weights(model, low), CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    run: Any = torch.compile(model, fullgraph=True, backend=counter)
+    for _ in range(2):
+        with torch.autocast(device.type, low):
+            want = step(model, video)
+            with copies:
+                loss, found = step(run, video)
+        assert_same((loss, {name.removeprefix("_orig_mod."): grad for name, grad in found.items()}), want, 1e-5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+    assert counter.frame_count == 1
+
+
 class Objective(torch.nn.Module):
     """The loss of pre-training as a module."""
 
@@ -93,6 +116,21 @@ def test_activation_checkpointing(device: torch.device) -> None:
         torch.manual_seed(3)
         results.append(step(model, video))
     assert_same(results[0], results[1], 1e-6)
+
+
+@pytest.mark.parametrize("trained", ["", "intra_attention.v_bias"])
+def test_attentions_of_one_module_partly_frozen(trained: str, device: torch.device) -> None:
+    """Every stage adds to the gradients of the shared weights, and frozen ones get none."""
+    x = torch.randn(2, 3, 4, 16, device=device)
+    results = []
+    for impl in ("triton", "reference"):
+        torch.manual_seed(3)
+        block = LGIBlock(16, 2, share_attention="all", impl=impl).to(device)  # type: ignore[arg-type]
+        randomize(block)
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+        results.append(step(block, x))
+    assert_same(results[0], results[1], 1e-5)
 
 
 def test_repeats_bit_for_bit(device: torch.device) -> None:

@@ -37,8 +37,12 @@ def test_attention_passes_gradcheck() -> None:
 
 
 def test_drop_path_factors_keep_the_mean() -> None:
-    factors = reference.drop_path_factors((1000, 4), 0.25, torch.ones(1))
-    assert factors.shape == (1000, 4) and factors.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    factors = reference.drop_path_factors((1000, 4), 0.25, torch.device("cpu"))
+    assert (
+        factors.shape == (1000, 4)
+        and factors.dtype == torch.float32
+        and factors.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    )
     assert abs(float(factors.mean()) - 1.0) < 0.05
 
 

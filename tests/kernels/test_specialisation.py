@@ -22,8 +22,8 @@ def of_clips(case: Case, clips: int) -> Case:
     def resized(argument: Any) -> Any:
         if not isinstance(argument, Array) or not argument.shape or argument.shape[0] % CLIPS:
             return argument
-        # Vectors of channels and hidden channels are multiples of it, too.
-        if len(argument.shape) == 1 and argument.shape[0] != CLIPS:
+        # Channels and hidden channels, of vectors and of weights, are multiples of it, too.
+        if len(argument.shape) <= 2 and argument.shape[0] != CLIPS:
             return argument
         return dataclasses.replace(argument, shape=(argument.shape[0] // CLIPS * clips, *argument.shape[1:]))
 

@@ -131,6 +131,16 @@ def test_clips_of_a_dtype_that_autocast_converts_are_taken() -> None:
     assert model(clips(torch.uint8)).dtype == torch.float64
 
 
+def test_clips_are_mixed_as_bytes_only() -> None:
+    model, mix = build_model(small()), torch.tensor([0.4, 0, 0, 0, 0])
+    frames = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    assert not torch.equal(model(frames, mix), model(frames))
+    with pytest.raises(InputError, match="clips that are mixed are given as bytes, uint8, got torch.float32"):
+        model(clips(torch.float32), mix)
+    with pytest.raises(InputError, match=r"mix must be .* float32 \[5\] on cpu, got torch.float32 \[4\] on cpu"):
+        model(frames, mix[1:])
+
+
 def test_a_model_without_memory_says_so() -> None:
     with torch.device("meta"):
         model = build_model(small())

@@ -92,7 +92,7 @@ class Doubling(LGIBlock):
 class Deaf(LGIBlock):
     """A user's block with a stage of its own."""
 
-    def interact(self, x_BMNC: Tensor, s_BMC: Tensor, maps: Any) -> Tensor:
+    def interact(self, x_BMNC: Tensor, s_BMC: Tensor, keep_B: Tensor | None, maps: Any) -> Tensor:
         return x_BMNC
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as torch_module
 
 from maedfer import layers as drop_in
 from maedfer.kernels import use_impl
-from maedfer.models import MAEDFER, build_model
+from maedfer.models import MAEDFER, build_model, lgi_block
 from maedfer.models.attention import Attention
 from maedfer.models.fused import is_untouched
-from maedfer.models.intact import is_plain
+from maedfer.models.intact import _say_once, is_plain
 from maedfer.models.transformer_block import TransformerBlock
 from tests.helpers import randomize, relative_error, small, small_mae
 from tests.models.changes import CHANGES, LowRank, change, compiled, frozen, low_rank, scaled
@@ -264,6 +268,60 @@ def test_an_adapted_block_compiles_and_exports_as_one_graph() -> None:
     want = model(stream())
     assert relative_error(torch.compile(model, fullgraph=True, backend="eager")(stream()), want) <= 1e-5
     assert relative_error(torch.export.export(model, (stream(),)).module()(stream()), want) <= 1e-5
+
+
+@pytest.fixture
+def group() -> Iterator[DeviceMesh]:
+    """This process alone, as one of a group."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["blocks", "layers"])
+def test_sharded_blocks_run_as_one_and_sharded_layers_are_called(
+    whole: bool, group: DeviceMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _say_once.cache_clear()
+    model, twin = pair(lambda: build_model(small(token_type="all")))
+    clips = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    twin(clips).square().sum().backward()
+    blocks: Any = model.get_submodule("encoder.blocks")
+    for block in blocks:
+        for part in (block,) if whole else (block.ffn.fc1, block.ffn.fc2):
+            fully_shard(part, mesh=group)
+    fused: list[Any] = []
+    run_block = lgi_block.run_block
+
+    def noted(block: Any, *rest: Any, **more: Any) -> Any:
+        fused.append(block)
+        return run_block(block, *rest, **more)
+
+    monkeypatch.setattr(lgi_block, "run_block", noted)
+    for _ in range(2):
+        model.zero_grad()
+        model(clips).square().sum().backward()
+    assert fused == (list(blocks) * 2 if whole else [])
+    assert len(caplog.records) == (0 if whole else 1)
+    assert whole or "weights of class DTensor" in caplog.text
+    wanted = dict(twin.named_parameters())
+    for name, parameter in model.named_parameters():
+        gradient, want = parameter.grad, wanted[name].grad
+        assert gradient is not None and want is not None
+        gradient = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        assert torch.allclose(gradient, want, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_layer_without_a_parameter_is_called_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    _say_once.cache_clear()
+    layer: Any = nn.Linear(4, 4)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight
+    assert not is_plain(layer) and not is_plain(layer)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_autocast_keeps_its_dtype_where_layers_are_called() -> None:

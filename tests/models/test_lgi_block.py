@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models.attention import Attention
 from maedfer.models.lgi_block import LGIBlock
@@ -107,24 +104,17 @@ def test_shared_attention_is_one_module() -> None:
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])
-def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_others(
-    impl: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stochastic_depth_drops_regions_in_stages_1_and_5_and_clips_in_the_others(impl: str) -> None:
     config = small(embed_dim=8, impl=impl)
     block = LGIBlock.from_config(config, drop_path=0.5).train()
     randomize(block)
-    drawn: list[Tensor] = []
-    draw = reference.drop_path_factors
-
-    def record(*args: Any) -> Tensor:
-        drawn.append(draw(*args))
-        return drawn[-1]
-
-    monkeypatch.setattr(reference, "drop_path_factors", record)
     z = torch.randn(16, config.num_regions, 1 + config.region_tokens, 8)
-    out = block(z)
-    assert [tuple(factors.shape) for factors in drawn] == [(16, 8), (16,), (16,), (16, 8)]
+    keep = block.draw(z)
+    assert [None if one is None else tuple(one.shape) for one in keep] == [(16, 8), (16,), (16,), None, (16, 8)]
+    out = block(z, keep=keep)
+    attention, interaction, ffn = keep.attention, keep.interaction, keep.ffn
+    assert attention is not None and interaction is not None and ffn is not None
     # What was drawn is what is done: local tokens whose three branches were all dropped are as they were.
-    untouched = (drawn[0] == 0) & (drawn[2] == 0)[:, None] & (drawn[3] == 0)
+    untouched = (attention == 0) & (interaction == 0)[:, None] & (ffn == 0)
     same = (out[:, :, 1:] == z[:, :, 1:]).flatten(2).all(dim=2)
     assert untouched.any() and torch.equal(untouched, same)

@@ -110,8 +110,8 @@ def test_attention_maps_are_probabilities_at_their_places() -> None:
     # The interaction's map is in grid order: recompute the first block's by hand for one token.
     z = model.encoder.embed(video := video_for(config))
     block: Any = model.encoder.blocks[0]
-    z = block.attend_within_regions(z, None, False, None)
-    s = block.attend_among_regions(z[:, :, 0], None)
+    z = block.attend_within_regions(z, None, False, None, None)
+    s = block.attend_among_regions(z[:, :, 0], None, None)
     query, context = block.interaction_norm(z[:, :, 1:]), block.interaction_context_norm(s)
     region, row = 3, 5
     token = int(model.encoder.region_order[region, row])

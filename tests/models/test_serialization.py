@@ -46,9 +46,11 @@ class Measured(LGIFormer):
         self.scale = torch.nn.Parameter(torch.ones(config.num_classes))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        self.seen += len(frames)
-        return self.scale * super().forward(frames)
+    def forward(  # type: ignore[override]
+        self, clips: torch.Tensor, mix: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        self.seen += len(clips)
+        return self.scale * super().forward(clips, mix)
 
 
 class Quiet(MAEDFER):

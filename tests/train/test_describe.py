@@ -41,7 +41,7 @@ def test_values_are_told_by_type_and_range() -> None:
     told = {key: item.values for key, item in DESCRIBED.items()}
     assert told["data.classes"] == "a list of texts"
     assert told["data.fit"] == "stretch, crop"
-    assert told["train.compile"] == "true, false"
+    assert told["train.compile"] == "auto, true, false"
     assert told["optim.epochs"] == "a whole number between 1 and 1000000"
     assert told["optim.clip_grad"] == "a number above 0 and at most 1000000, or null"
     assert told["augment.crop"] == "4 whole numbers, each between 0 and 65536, or null"

@@ -45,9 +45,9 @@ def test_the_training_step_itself_is_run(task, kind, data, tmp_path, monkeypatch
 def test_models_are_given_bytes_when_they_are_scored(run, tmp_path, monkeypatch):
     seen, forward = [], CubeEmbedding.forward
 
-    def look(self, video, index):
+    def look(self, video, index, mix):
         seen.append(video.dtype)
-        return forward(self, video, index)
+        return forward(self, video, index, mix)
 
     monkeypatch.setattr(CubeEmbedding, "forward", look)
     cfg = load_config("evaluate", None, [f"eval.checkpoint={run}", "train.device=cpu", f"output={tmp_path / 'out'}"])

@@ -2,6 +2,8 @@ import errno
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InvalidCxxCompiler
 
 from maedfer.errors import InputError
 from maedfer.train import load_config
@@ -47,6 +49,18 @@ WRAPPED = "Caught {} in DataLoader worker process 0.\nOriginal Traceback (most r
             ["can't allocate memory", "lower train.batch_size"],
         ),
         (RuntimeError("Pin memory thread exited unexpectedly"), ["for the GPU has ended"]),
+        (
+            RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
+            ["there is no C compiler", "train.compile=false"],
+        ),
+        (
+            BackendCompilerFailed(lambda: None, InvalidCxxCompiler(), None),
+            ["there is no C compiler", "train.compile=false"],
+        ),
+        (
+            BackendCompilerFailed(lambda: None, NotImplementedError("no such operator"), None),
+            ["torch.compile does not compile this run (", "no such operator): train.compile=false runs it eagerly"],
+        ),
     ],
 )
 def test_what_the_machine_did_is_a_sentence(error, parts):

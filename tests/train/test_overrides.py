@@ -35,7 +35,6 @@ TOGETHER: dict[str, list[str] | dict[str, list[str]]] = {
     "model.name": {"pretrain": ["model.name=video_mae_small"], "finetune": ["model.name=vit_tiny"]},
     "data.classes": {"finetune": ["data.classes=[no, 1]"]},
     "model.num_classes": {"finetune": ["model.num_classes=2", "data.classes=[a, b]"]},
-    "train.cuda_graphs": ["train.cuda_graphs=true", "train.compile=true"],
     "optim.epochs": ["optim.epochs=7"],
     "model.embed_dim": ["model.embed_dim=64"],
     "model.encoder.embed_dim": ["model.encoder.embed_dim=64"],

@@ -1,6 +1,9 @@
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from maedfer.kernels.reference import own_share
+from maedfer.models import normalize_frames
 from maedfer.train.loader import TrainBatches
 from maedfer.train.processes import Runtime
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
@@ -28,7 +31,7 @@ def test_step_of_pretraining_is_the_loss_of_the_hidden_tokens(data, tmp_path):
     batch = first_batch(cfg)
     hidden, decoded = batch["mask"].unbind(1)
     expected = model.training_loss(batch["frames"], *model.token_numbers(hidden, decoded))
-    found = ForwardPass(task, model)(task.draw(task.prepare(batch)))
+    found = ForwardPass(task, model)(task.prepare(batch))
     assert found.keys() == expected.keys() == {"loss", "appearance", "motion"}
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -38,16 +41,23 @@ def test_step_of_finetuning_is_the_cross_entropy_of_mixed_clips(data, tmp_path):
     task = FinetuneTask(cfg, HERE)
     model, _ = task.build()
     batch = first_batch(cfg)
-    expected = torch.nn.functional.cross_entropy(model(batch["frames"]), batch["label"])
-    found = ForwardPass(task, model)(task.draw(task.prepare(batch)))["loss"]
+    expected = cross_entropy(model(batch["frames"]), batch["label"])
+    found = ForwardPass(task, model)(task.prepare(batch))["loss"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     mixing = FinetuneTask(tiny("finetune", data, tmp_path), HERE)
-    targets = [mixing.draw(batch)["target"] for _ in range(2)]
+    batches = [mixing.prepare(batch) for _ in range(2)]
+    targets = [batch["target"] for batch in batches]
     assert not torch.equal(*targets) and torch.allclose(targets[0].sum(1), torch.ones(4))
+    # Mixed by the embedding, or before: whole normalised clips with the ones at the opposite places.
+    for mixed in batches:
+        clips = normalize_frames(mixed["frames"])
+        share = own_share(mixed["mix"], *clips.shape[-2:])
+        logits = model(share * clips + (1 - share) * clips.flip(0))
+        torch.testing.assert_close(mixing.losses(model, mixed)["loss"], cross_entropy(logits, mixed["target"]))
     # Where its random numbers stand is what a task must remember.
     again = FinetuneTask(tiny("finetune", data, tmp_path), HERE)
     again.load_state_dict(mixing.state_dict())
-    assert torch.equal(again.draw(batch)["target"], mixing.draw(batch)["target"])
+    assert torch.equal(again.prepare(batch)["target"], mixing.prepare(batch)["target"])
 
 
 def test_a_wrapper_of_the_step_sees_the_whole_model(data, tmp_path):

@@ -1,10 +1,12 @@
 import json
 import random
+import re
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo import lookup_backend
 
 from maedfer.errors import InputError
 from maedfer.train import processes, run_finetune, run_pretrain
@@ -185,12 +187,17 @@ def test_compiled_runs_have_equal_losses(task, data, tmp_path, monkeypatch):
     def whole(self, **options):
         given.append(options)
         # One graph or an error. Inductor needs a compiler of C++; which code it writes is not the trainer's doing.
-        compile_(self, backend="aot_eager", fullgraph=True)
+        compile_(self, backend=without_draws, fullgraph=True)
+
+    def without_draws(graph, inputs):
+        # Inductor draws other numbers than PyTorch does.
+        assert not [node for node in graph.graph.nodes if re.search("rand|bernoulli|dropout", str(node.target))]
+        return lookup_backend("aot_eager")(graph, inputs)
 
     monkeypatch.setattr(torch.nn.Module, "compile", whole)
     losses = []
     for compiled in ("false", "true"):
-        cfg = tiny(task, data, tmp_path / compiled, f"train.compile={compiled}", "eval.every=0")
+        cfg = tiny(task, data, tmp_path / compiled, f"train.compile={compiled}", "eval.every=0", "model.drop_path=0.5")
         run(cfg)
         losses.append([record["loss"] for record in records(tmp_path / compiled, "step")])
     assert given == [{"mode": None}] and len(losses[0]) > 5
@@ -202,22 +209,25 @@ def test_compiled_runs_have_equal_losses(task, data, tmp_path, monkeypatch):
 def test_compiled_runs_and_cuda_graphs_have_equal_losses_on_a_gpu(task, data, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    run, losses = {"pretrain": run_pretrain, "finetune": run_finetune}[task], []
-    for number, changes in enumerate(([], ["train.compile=true"], ["train.compile=true", "train.cuda_graphs=true"])):
+    run, losses, shares = {"pretrain": run_pretrain, "finetune": run_finetune}[task], [], []
+    eager, compiled = ["train.compile=false"], ["train.cuda_graphs=false"]
+    for number, changes in enumerate((eager, compiled, [])):
         output = tmp_path / str(number)
-        run(tiny(task, data, output, "train.device=cuda", "train.precision=fp32", "eval.every=0", *changes))
+        common = ["train.device=cuda", "train.precision=fp32", "model.drop_path=0.5", "eval.batch_size=2"]
+        result = run(tiny(task, data, output, *common, *changes))
         losses.append([record["loss"] for record in records(output, "step")])
+        shares.append([] if result.metrics is None else [result.metrics["loss"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == pytest.approx(losses[0], rel=1e-3)
+    assert shares[1] == pytest.approx(shares[0], rel=1e-2) and shares[2] == pytest.approx(shares[0], rel=1e-2)
 
 
 def test_cuda_graphs_are_refused_where_they_cannot_be(data, tmp_path):
-    with pytest.raises(InputError, match="set train.compile=true as well"):
-        tiny("finetune", data, tmp_path, "train.cuda_graphs=true")
-    graphs = ("train.cuda_graphs=true", "train.compile=true")
+    with pytest.raises(InputError, match="leave train.compile=false out"):
+        tiny("finetune", data, tmp_path, "train.cuda_graphs=true", "train.compile=false")
     with pytest.raises(InputError, match="train.cuda_graphs and train.accumulate exclude each other"):
-        tiny("finetune", data, tmp_path, *graphs, "train.accumulate=2")
+        tiny("finetune", data, tmp_path, "train.cuda_graphs=true", "train.accumulate=2")
     with pytest.raises(InputError, match="train.cuda_graphs needs a CUDA device"):
-        run_finetune(tiny("finetune", data, tmp_path, *graphs))
+        run_finetune(tiny("finetune", data, tmp_path, "train.cuda_graphs=true"))
 
 
 def test_training_learns(data, tmp_path):

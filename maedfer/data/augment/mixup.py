@@ -45,15 +45,16 @@ class Mixup:
         self.smoothing, self.num_classes = smoothing, num_classes
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix a batch.
+    def draw(self, labels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Draw how a batch is mixed; what takes its frames does the mixing (see `kernels.functional.tubelets`).
 
         Args:
-            clips: float [B, ..., H, W], normalised; not changed in place.
             labels: int64 [B].
+            height, width: of the frames.
 
         Returns:
-            The mixed batch, and float32 targets [B, num_classes] that sum to 1.
+            (keep, top, bottom, left, right), float32 [5]: inside of the box the other clip takes a clip's place,
+            outside of it the clip keeps the share `keep`. And float32 targets [B, num_classes] that sum to 1.
         """
         targets = functional.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.smoothing) + self.smoothing / self.num_classes
@@ -62,16 +63,14 @@ class Mixup:
         apply, switch, row, column = random.random(4)
         ratios = [random.beta(alpha, alpha) if alpha else 1.0 for alpha in (self.mixup, self.cutmix)]
         if apply >= self.prob or not (self.mixup or self.cutmix):
-            return clips, targets
-        other = clips.flip(0)
+            return torch.tensor([1.0, 0, 0, 0, 0]), targets
         if self.cutmix and (not self.mixup or switch < self.switch_prob):
-            top, bottom, left, right, keep = cut_box(clips.shape[-2], clips.shape[-1], ratios[1], row, column)
-            clips = clips.clone()
-            clips[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+            *box, share = cut_box(height, width, ratios[1], row, column)
+            mix = torch.tensor([1.0, *box])
         else:
-            keep = ratios[0]
-            clips = torch.lerp(other, clips, keep)
-        return clips, targets * keep + targets.flip(0) * (1 - keep)
+            share = ratios[0]
+            mix = torch.tensor([share, 0, 0, 0, 0])
+        return mix, targets * share + targets.flip(0) * (1 - share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the random numbers stand."""

@@ -10,6 +10,8 @@ scale * k[hm] . (Wq_h n + bq_h). Products are associative, so with
 scores are xhat A^T + a, and the residual branch is softmax(scores over m) V: probabilities of a head sum to one, so
 that the H shares of bo add up to it. Work on a token falls from 2 C^2 + 2 M C to 2 H M C multiply-adds. Weights and
 the LayerNorm's affine part get their gradients through these small products, over B * M rows instead of all tokens.
+
+`fold` does so in PyTorch, for the implementation that is made of it, and specifies what fold_kernels.py does in a pass.
 """
 
 from __future__ import annotations

@@ -1,16 +1,35 @@
-"""Folded local-global interaction with its residual and the LayerNorm that follows, in one pass over the tokens.
+"""Folded local-global interaction with its residual and the LayerNorm that follows.
 
     xhat = (x - mean) / std;   p = softmax over m of (xhat A^T + a), for each head;   y = x + p V;   n = LN(y)
 
 (equations 4 to 6 of the paper with the projections folded into A, a and V, see folding.py). x are the local tokens of
-the stream z [B, M, S, C], rows 1 and up of each region; row 0 of y is the representative token s as it is given.
+the stream z [B, M, S, C], rows 1 and up of each region; row 0 of y is the representative token s as it is given, and
+row 0 of z is never read.
 
 Shapes: B clips, M regions and as many keys, S rows a region, H heads, C channels, R = M * S rows a clip.
 Keys are laid out as HM = HP * MP columns, heads and keys of a head padded to powers of two.
 
-Kept for the backward pass: z, s, V, A and the probabilities (HM values a row, about an eighth of the row). It goes over
-the rows once, writing the gradients of z and s, of y, and of the scores; a second kernel contracts those over the rows
-of a clip. Statistics, softmax and sums are float32 (float64 for float64); nothing is added atomically.
+A program has ROWS rows of one clip and goes over their channels in chunks of COLS, so that it keeps sums and no rows,
+and several programs share a multiprocessor. What it reads twice is still in the L2 cache. Products are taken of rows
+as they lie, and the norm is a correction of the scores:
+
+    xhat A^T = (x A^T - mean * rowsum(A)) / std
+
+Where the stream is wider than the products are, the mean of a row's first chunk is taken off before rounding. Mean and
+deviation of the chunks are merged (Chan, Golub and LeVeque), which is as stable as two passes over the row.
+
+Backward, given the whole gradient g of y, the LayerNorm's part in it (sub_layer/layer_norm_kernels.py):
+
+    dscore = p * (g V^T - sum over m of p * (g V^T));   dxhat = dscore A
+    dx = g + (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)) / std
+    dA = (dscore / std)^T (x - mean);   dV = p^T g;   da = sum of dscore
+
+Both means follow from scores alone: sum over C of dxhat = dscore . rowsum(A), of dxhat * xhat = dscore . (xhat A^T).
+
+Kept for the backward pass: z, s, y, V, A and the probabilities (HM values a row, about an eighth of the row). One
+kernel writes the gradients of z and s, and dscore / std; another contracts that over the rows of a clip. Statistics,
+softmax and sums are float32 (float64 for float64); nothing is added atomically. Gradients of scores are kept in the
+dtype of the products, but float32 beside float16, which they may leave where none of the results does.
 """
 
 from __future__ import annotations
@@ -20,55 +39,70 @@ import triton.language as tl
 
 
 @triton.jit
-def _load_rows(z_ptr, s_ptr, row, row_ok, z_region, z_row, s_region, S: tl.constexpr, C: tl.constexpr,
-               BLOCK_C: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """Rows of the clip that the pointers are at [BLOCK, BLOCK_C]: representative tokens from s, local ones from z."""
-    col = tl.arange(0, BLOCK_C)
-    local = row_ok & (row % S != 0)
-    first = row_ok & (row % S == 0)
-    z_offset = (row // S) * z_region + (row % S) * z_row
-    s_offset = (row // S) * s_region
-    x = tl.load(z_ptr + z_offset[:, None] + col[None, :], mask=local[:, None] & (col < C)[None, :], other=0.0)
-    s = tl.load(s_ptr + s_offset[:, None] + col[None, :], mask=first[:, None] & (col < C)[None, :], other=0.0)
-    return x.to(ACC) + s.to(ACC)
+def _stream_rows(z_ptr, s_ptr, row, z_region, z_row, s_region, S: tl.constexpr, COLS: tl.constexpr,
+                 ALIGN: tl.constexpr):  # fmt: skip
+    """Where the first COLS channels of a clip's rows lie: of representative tokens in s, of local ones in z.
+
+    One load for both, since they never overlap; the choice between addresses hides how they are aligned.
+    """
+    local = z_ptr + ((row // S) * z_region + (row % S) * z_row)
+    start = tl.where(row % S == 0, s_ptr + (row // S) * s_region, local)
+    return tl.multiple_of(tl.max_contiguous(start[:, None] + tl.arange(0, COLS)[None, :], [1, COLS]), [1, ALIGN])
 
 
 @triton.jit
-def _normalise(x, eps, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """(x - mean) / std over C channels, the mean, and 1 / std."""
-    mean = tl.sum(x, 1) / C
-    centred = tl.where((tl.arange(0, BLOCK_C) < C)[None, :], x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / C + eps)
-    return centred * rstd[:, None], mean, rstd
+def _there(start, COLS: tl.constexpr, C: tl.constexpr):
+    """Which of COLS channels from `start` on there are; where all chunks are whole, no mask is left."""
+    return start + tl.arange(0, COLS) < C if C % COLS else tl.full([COLS], True, tl.int1)
 
 
 @triton.jit
-def _load_keys(ptr, group, head_stride, key_stride, HEADS: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
-               HB: tl.constexpr, MP: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    """Rows of the clip's A or V for a group of HB heads: [HB * MP, BLOCK_C]."""
+def _pivot(start, row_ok, WIDE: tl.constexpr, C: tl.constexpr, COLS: tl.constexpr, ACC: tl.constexpr):
+    """What is taken off each row before it is rounded for a product; nothing where it is not rounded."""
+    if WIDE:
+        mask = row_ok[:, None] & _there(0, COLS, C)[None, :]
+        pivot = tl.sum(tl.load(start, mask=mask, other=0.0).to(ACC), 1) / min(C, COLS)
+    else:
+        pivot = tl.zeros([start.shape[0]], dtype=ACC)
+    return pivot
+
+
+@triton.jit
+def _merge(mean, square, x, chunk, C: tl.constexpr, COLS: tl.constexpr):
+    """Mean and sum of squared deviations of the channels before a chunk, and the chunk's x [ROWS, COLS] with them."""
+    before = tl.cast(chunk * COLS, x.dtype)
+    count = tl.cast(tl.minimum(C - chunk * COLS, COLS), x.dtype)
+    own = tl.sum(x, 1) / count
+    centred = tl.where(_there(chunk * COLS, COLS, C)[None, :], x - own[:, None], 0.0)
+    share = count / (before + count)
+    shift = own - mean
+    return mean + shift * share, square + tl.sum(centred * centred, 1) + shift * shift * (before * share)
+
+
+@triton.jit
+def _keys(ptr, group, head_stride, key_stride, HEADS: tl.constexpr, M: tl.constexpr, HB: tl.constexpr,
+          MP: tl.constexpr):  # fmt: skip
+    """Where the keys of a group of HB heads lie in a clip's A or V, and which of the HB * MP there are."""
     key = tl.arange(0, HB * MP)
     head, m = group * HB + key // MP, key % MP
     # Heads lie as far apart as all clips' keys together.
-    offset = head.to(tl.int64) * head_stride + m * key_stride
-    col = tl.arange(0, BLOCK_C)
-    mask = ((head < HEADS) & (m < M))[:, None] & (col < C)[None, :]
-    return tl.load(ptr + offset[:, None] + col[None, :], mask=mask, other=0.0)
+    there = tl.full([HB * MP], True, tl.int1) if M == MP and HEADS % HB == 0 else (head < HEADS) & (m < M)
+    return ptr + (head.to(tl.int64) * head_stride + m * key_stride), there
 
 
 @triton.jit
-def _head_probabilities(scores, group, HEADS: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr, HB: tl.constexpr,
-                        MP: tl.constexpr):  # fmt: skip
-    """Softmax of [BLOCK, HB * MP] over the M keys of each head; padding gets zero."""
+def _head_probabilities(scores, taking_part, key_ok, M: tl.constexpr, HB: tl.constexpr, MP: tl.constexpr):
+    """Softmax of [ROWS, HB * MP] over the M keys of each head; zero for padding and rows that take no part."""
+    ROWS: tl.constexpr = scores.shape[0]
     m = tl.arange(0, HB * MP) % MP
-    scores = tl.where((m < M)[None, :], scores, float("-inf"))
-    scores = tl.reshape(scores, [BLOCK, HB, MP])
+    scores = tl.where((m < M)[None, :], scores * 1.4426950408889634, float("-inf"))
+    scores = tl.reshape(scores, [ROWS, HB, MP])
     p = tl.exp2(scores - tl.max(scores, 2)[:, :, None])
-    p = tl.reshape(p / tl.sum(p, 2)[:, :, None], [BLOCK, HB * MP])
-    head = group * HB + tl.arange(0, HB * MP) // MP
-    return tl.where((head < HEADS)[None, :], p, 0.0)
+    p = tl.reshape(p / tl.sum(p, 2)[:, :, None], [ROWS, HB * MP])
+    return tl.where(taking_part[:, None] & key_ok[None, :], p, 0.0)
 
 
-@triton.jit(do_not_specialize=["bias_clip", "bias_head", "bias_key", "tiles", "programs"])
+@triton.jit(do_not_specialize=["bias_clip", "bias_head", "bias_key", "tiles"])
 def interaction_fwd_kernel(
     z_ptr,  # [B, M, S, C], strides (z_clip, z_region, z_row, 1)
     s_ptr,  # [B, M, C], strides (s_clip, s_region, 1)
@@ -79,220 +113,253 @@ def interaction_fwd_kernel(
     shift_ptr,  # [C] of the next LayerNorm
     y_ptr,  # [B, M, S, C] contiguous
     n_ptr,  # [B, M, S, C] contiguous
-    p_ptr,  # [B, R, HP * MP] contiguous, not written unless KEEP_P
+    p_ptr,  # [B, R, HP * MP] contiguous, or None where one group's are enough and nobody keeps them
     z_clip, z_region, z_row, s_clip, s_region, a_clip, a_head, a_key, bias_clip, bias_head, bias_key,
-    v_clip, v_head, v_key, eps, tiles, programs,
-    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr, KEEP_P: tl.constexpr,
-    GROUPS: tl.constexpr, HB: tl.constexpr, MP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr,
+    v_clip, v_head, v_key, eps, tiles,
+    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr, GROUPS: tl.constexpr, HB: tl.constexpr,
+    MP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr,
+    WIDE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0).to(tl.int64)
-    clip = pid // programs
-    first = (pid % programs * tiles).to(tl.int32)
+    # Backwards: what was written last is still in the cache.
+    pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
+    clip = pid // tiles
+    row = (pid % tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < M * S
     # Within a clip, offsets are 32 bits wide: registers are what these kernels are short of.
-    z_ptr += clip * z_clip
-    s_ptr += clip * s_clip
+    start = _stream_rows(z_ptr + clip * z_clip, s_ptr + clip * s_clip, row, z_region, z_row, s_region, S, COLS, ALIGN)
     a_ptr += clip * a_clip
     v_ptr += clip * v_clip
     bias_ptr += clip * bias_clip
     y_ptr += clip * (M * S * C)
     n_ptr += clip * (M * S * C)
-    p_ptr += clip * (M * S * GROUPS * HB * MP)
-    col = tl.arange(0, BLOCK_C)
-    col_ok = col < C
+    if p_ptr is not None:
+        p_ptr += clip * (M * S * GROUPS * HB * MP)
+    CHUNKS: tl.constexpr = (C + COLS - 1) // COLS
+    col = tl.arange(0, COLS)
     key = tl.arange(0, HB * MP)
-    weight = tl.load(weight_ptr + col, mask=col_ok, other=0.0).to(ACC)
-    shift = tl.load(shift_ptr + col, mask=col_ok, other=0.0).to(ACC)
-    if GROUPS == 1:
-        # One group of all heads stays where it is while the program goes over its tiles.
-        a = _load_keys(a_ptr, 0, a_head, a_key, HEADS, M, C, HB, MP, BLOCK_C)
-        v = _load_keys(v_ptr, 0, v_head, v_key, HEADS, M, C, HB, MP, BLOCK_C)
-    for tile in range(0, tiles):
-        row = (first + tile) * BLOCK + tl.arange(0, BLOCK)
-        row_ok = row < M * S
-        x = _load_rows(z_ptr, s_ptr, row, row_ok, z_region, z_row, s_region, S, C, BLOCK_C, ACC)  # [BLOCK, BLOCK_C]
-        xhat, _, _ = _normalise(x, eps, C, BLOCK_C)
-        xhat = xhat.to(a_ptr.dtype.element_ty)
-        y = x
-        for group in range(0, GROUPS):
+    low: tl.constexpr = a_ptr.dtype.element_ty
+    pivot = _pivot(start, row_ok, WIDE, C, COLS, ACC)
+    for group in tl.static_range(GROUPS):
+        a_start, key_ok = _keys(a_ptr, group, a_head, a_key, HEADS, M, HB, MP)
+        scores = tl.zeros([ROWS, HB * MP], dtype=ACC)
+        a_mean = tl.zeros([HB * MP], dtype=ACC)
+        mean = tl.zeros([ROWS], dtype=ACC)
+        square = tl.zeros([ROWS], dtype=ACC)
+        for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+            at = chunk * COLS
+            col_ok = _there(at, COLS, C)[None, :]
+            x = tl.load(start + at, mask=row_ok[:, None] & col_ok, other=0.0)
+            a = tl.load(a_start[:, None] + (at + col)[None, :], mask=key_ok[:, None] & col_ok, other=0.0)
+            part = (x.to(ACC) - pivot[:, None]).to(low) if WIDE else x
+            scores = tl.dot(part, tl.trans(a), acc=scores, out_dtype=ACC, input_precision=PRECISION)
+            a_mean += tl.sum(a.to(ACC), 1) / C
+            mean, square = _merge(mean, square, x.to(ACC), chunk, C, COLS)
+        rstd = 1.0 / tl.sqrt(square / C + eps)
+        head, m = group * HB + key // MP, key % MP
+        bias = tl.load(bias_ptr + (head.to(tl.int64) * bias_head + m * bias_key), mask=key_ok, other=0.0).to(ACC)
+        scores = (scores - ((mean - pivot) * C)[:, None] * a_mean[None, :]) * rstd[:, None] + bias[None, :]
+        # Representative tokens take no part.
+        p = _head_probabilities(scores, row % S != 0, key_ok, M, HB, MP).to(v_ptr.dtype.element_ty)
+        if p_ptr is not None:
+            p_start = p_ptr + (row * (GROUPS * HB * MP) + group * HB * MP)
+            tl.store(p_start[:, None] + key[None, :], p, mask=row_ok[:, None])
+    if GROUPS > 1:
+        tl.debug_barrier()
+    mean = tl.zeros([ROWS], dtype=ACC)
+    square = tl.zeros([ROWS], dtype=ACC)
+    for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+        at = chunk * COLS
+        col_ok = _there(at, COLS, C)[None, :]
+        x = tl.load(start + at, mask=row_ok[:, None] & col_ok, other=0.0)
+        y = x.to(ACC)
+        for group in tl.static_range(GROUPS):
+            v_start, key_ok = _keys(v_ptr, group, v_head, v_key, HEADS, M, HB, MP)
+            v = tl.load(v_start[:, None] + (at + col)[None, :], mask=key_ok[:, None] & col_ok, other=0.0)
             if GROUPS > 1:
-                a = _load_keys(a_ptr, group, a_head, a_key, HEADS, M, C, HB, MP, BLOCK_C)
-                v = _load_keys(v_ptr, group, v_head, v_key, HEADS, M, C, HB, MP, BLOCK_C)
-            head, m = group * HB + key // MP, key % MP
-            bias_offset = head.to(tl.int64) * bias_head + m * bias_key
-            bias = tl.load(bias_ptr + bias_offset, mask=(head < HEADS) & (m < M), other=0.0).to(ACC)
-            scores = tl.dot(xhat, tl.trans(a), out_dtype=ACC, input_precision=PRECISION) + bias[None, :]
-            p = _head_probabilities(scores * 1.4426950408889634, group, HEADS, M, BLOCK, HB, MP)
-            # Representative tokens take no part.
-            p = tl.where((row % S != 0)[:, None], p, 0.0).to(v.dtype)  # [BLOCK, HB * MP]
-            if KEEP_P:
-                p_offset = row * (GROUPS * HB * MP) + group * HB * MP
-                tl.store(p_ptr + p_offset[:, None] + key[None, :], p, mask=row_ok[:, None])
-            y += tl.dot(p, v, out_dtype=ACC, input_precision=PRECISION)
-        out_mask = row_ok[:, None] & col_ok[None, :]
+                p_start = p_ptr + (row * (GROUPS * HB * MP) + group * HB * MP)
+                p = tl.load(p_start[:, None] + key[None, :], mask=row_ok[:, None], other=0.0)
+            y = tl.dot(p, v, acc=y, out_dtype=ACC, input_precision=PRECISION)
         y = y.to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + row[:, None] * C + col[None, :], y, mask=out_mask)
-        yhat, _, _ = _normalise(y.to(ACC), eps, C, BLOCK_C)
-        n = yhat * weight[None, :] + shift[None, :]
-        tl.store(n_ptr + row[:, None] * C + col[None, :], n.to(n_ptr.dtype.element_ty), mask=out_mask)
+        tl.store(y_ptr + (row * C)[:, None] + (at + col)[None, :], y, mask=row_ok[:, None] & col_ok)
+        # What is normed is y as it is stored.
+        mean, square = _merge(mean, square, y.to(ACC), chunk, C, COLS)
+    rstd = 1.0 / tl.sqrt(square / C + eps)
+    tl.debug_barrier()
+    for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+        at = chunk * COLS
+        col_ok = _there(at, COLS, C)
+        mask = row_ok[:, None] & col_ok[None, :]
+        offset = (row * C)[:, None] + (at + col)[None, :]
+        y = tl.load(y_ptr + offset, mask=mask, other=0.0).to(ACC)
+        weight = tl.load(weight_ptr + (at + col), mask=col_ok, other=0.0).to(ACC)
+        shift = tl.load(shift_ptr + (at + col), mask=col_ok, other=0.0).to(ACC)
+        n = (y - mean[:, None]) * rstd[:, None] * weight[None, :] + shift[None, :]
+        tl.store(n_ptr + offset, n.to(n_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["tiles", "programs"])
+@triton.jit(do_not_specialize=["tiles"])
 def interaction_bwd_rows_kernel(
+    g_ptr,  # [B, M, S, C], strides (g_clip, g_region, g_row, 1): the whole gradient of y
     z_ptr,  # [B, M, S, C], strides (z_clip, z_region, z_row, 1)
     s_ptr,  # [B, M, C], strides (s_clip, s_region, 1)
     a_ptr,  # A: [B, H, M, C], strides (a_clip, a_head, a_key, 1)
     v_ptr,  # V: [B, H, M, C], strides (v_clip, v_head, v_key, 1)
     p_ptr,  # [B, R, HP * MP] contiguous
-    weight_ptr,  # [C] of the next LayerNorm
-    dy_ptr,  # [B, M, S, C], strides (dy_clip, dy_region, dy_row, 1)
-    dn_ptr,  # [B, M, S, C], strides (dn_clip, dn_region, dn_row, 1)
     dz_ptr,  # [B, M, S, C] contiguous; rows 0 get zero
     ds_ptr,  # [B, M, C] contiguous
-    total_ptr,  # [B, R, C] contiguous: the whole gradient of y
-    dscore_ptr,  # [B, R, HP * MP] contiguous
-    stats_ptr,  # [B, R, 2] mean and 1 / std of x
-    partial_ptr,  # [B * programs * tiles, 2, C] sums for the next LayerNorm's weight and shift
-    z_clip, z_region, z_row, s_clip, s_region, a_clip, a_head, a_key, v_clip, v_head, v_key,
-    dy_clip, dy_region, dy_row, dn_clip, dn_region, dn_row, eps, tiles, programs,
-    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr,
-    GROUPS: tl.constexpr, HB: tl.constexpr, MP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
-    PART: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    dscore_ptr,  # [B, R, HP * MP] contiguous: gradients of the scores / std
+    mean_ptr,  # [B, R] of x
+    sums_ptr,  # [B * tiles, 2, HP * MP]: sums over rows of dscore and of dscore / std * mean
+    g_clip, g_region, g_row, z_clip, z_region, z_row, s_clip, s_region, a_clip, a_head, a_key, v_clip, v_head, v_key,
+    eps, tiles,
+    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr, GROUPS: tl.constexpr, HB: tl.constexpr,
+    MP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr,
+    WIDE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All of it (PART 0), or up to the gradient of y (PART 1) and from there on (PART 2)."""
-    pid = tl.program_id(0).to(tl.int64)
-    clip = pid // programs
-    first = (pid % programs * tiles).to(tl.int32)
-    z_ptr += clip * z_clip
-    s_ptr += clip * s_clip
+    # Backwards: what was written last is still in the cache.
+    pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
+    clip = pid // tiles
+    row = (pid % tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
+    row_ok = row < M * S
+    representative = row % S == 0
+    start = _stream_rows(z_ptr + clip * z_clip, s_ptr + clip * s_clip, row, z_region, z_row, s_region, S, COLS, ALIGN)
+    dz_ptr += clip * (M * S * C)
+    out = _stream_rows(dz_ptr, ds_ptr + clip * (M * C), row, S * C, C, C, S, COLS, ALIGN)
+    g_ptr += clip * g_clip
     a_ptr += clip * a_clip
     v_ptr += clip * v_clip
-    dy_ptr += clip * dy_clip
-    dn_ptr += clip * dn_clip
-    dz_ptr += clip * (M * S * C)
-    ds_ptr += clip * (M * C)
-    total_ptr += clip * (M * S * C)
-    stats_ptr += clip * (M * S * 2)
     p_ptr += clip * (M * S * GROUPS * HB * MP)
     dscore_ptr += clip * (M * S * GROUPS * HB * MP)
-    col = tl.arange(0, BLOCK_C)
-    col_ok = col < C
+    CHUNKS: tl.constexpr = (C + COLS - 1) // COLS
+    col = tl.arange(0, COLS)
     key = tl.arange(0, HB * MP)
-    if GROUPS == 1:
-        a = _load_keys(a_ptr, 0, a_head, a_key, HEADS, M, C, HB, MP, BLOCK_C)
-        v = _load_keys(v_ptr, 0, v_head, v_key, HEADS, M, C, HB, MP, BLOCK_C)
-    for tile in range(0, tiles):
-        row = (first + tile) * BLOCK + tl.arange(0, BLOCK)
-        row_ok = row < M * S
-        mask = row_ok[:, None] & col_ok[None, :]
-        if PART != 2:
-            x = _load_rows(z_ptr, s_ptr, row, row_ok, z_region, z_row, s_region, S, C, BLOCK_C, ACC)
-            # y again, as it was stored.
-            y = x
-            for group in range(0, GROUPS):
-                if GROUPS > 1:
-                    v = _load_keys(v_ptr, group, v_head, v_key, HEADS, M, C, HB, MP, BLOCK_C)
-                p_offset = row * (GROUPS * HB * MP) + group * HB * MP
-                p = tl.load(p_ptr + p_offset[:, None] + key[None, :], mask=row_ok[:, None], other=0.0)
-                y += tl.dot(p, v, out_dtype=ACC, input_precision=PRECISION)
-            yhat, _, y_rstd = _normalise(y.to(dz_ptr.dtype.element_ty).to(ACC), eps, C, BLOCK_C)
-            dn_offset = (row // S) * dn_region + (row % S) * dn_row
-            dn = tl.load(dn_ptr + dn_offset[:, None] + col[None, :], mask=mask, other=0.0).to(ACC)
-            # Written for every tile: as sums over a program's tiles they would not fit the registers.
-            partial_row = pid * tiles + tile
-            tl.store(partial_ptr + (partial_row * 2) * C + col, tl.sum(dn * yhat, 0), mask=col_ok)
-            tl.store(partial_ptr + (partial_row * 2 + 1) * C + col, tl.sum(dn, 0), mask=col_ok)
-            weight = tl.load(weight_ptr + col, mask=col_ok, other=0.0).to(ACC)
-            dn = dn * weight[None, :]
-            dn = (dn - (tl.sum(dn, 1) / C)[:, None] - yhat * (tl.sum(dn * yhat, 1) / C)[:, None]) * y_rstd[:, None]
-            dy_offset = (row // S) * dy_region + (row % S) * dy_row
-            dy = tl.load(dy_ptr + dy_offset[:, None] + col[None, :], mask=mask, other=0.0).to(ACC) + dn
-            dy = tl.where(mask, dy, 0.0)
-            low = dy.to(v_ptr.dtype.element_ty)
-            tl.store(total_ptr + row[:, None] * C + col[None, :], low, mask=mask)
-        if PART == 2:
-            low = tl.load(total_ptr + row[:, None] * C + col[None, :], mask=mask, other=0.0)
-        if PART != 1:
-            dxhat = tl.zeros([BLOCK, BLOCK_C], dtype=ACC)
-            for group in range(0, GROUPS):
-                p_offset = row * (GROUPS * HB * MP) + group * HB * MP
-                if GROUPS > 1:
-                    v = _load_keys(v_ptr, group, v_head, v_key, HEADS, M, C, HB, MP, BLOCK_C)
-                    a = _load_keys(a_ptr, group, a_head, a_key, HEADS, M, C, HB, MP, BLOCK_C)
-                p = tl.load(p_ptr + p_offset[:, None] + key[None, :], mask=row_ok[:, None], other=0.0)
-                dp = tl.dot(low, tl.trans(v), out_dtype=ACC, input_precision=PRECISION)  # [BLOCK, HB * MP]
-                weighted = tl.reshape(p.to(ACC) * dp, [BLOCK, HB, MP])
-                inner = tl.broadcast_to(tl.sum(weighted, 2)[:, :, None], [BLOCK, HB, MP])
-                dscore = (p.to(ACC) * (dp - tl.reshape(inner, [BLOCK, HB * MP]))).to(a_ptr.dtype.element_ty)
-                tl.store(dscore_ptr + p_offset[:, None] + key[None, :], dscore, mask=row_ok[:, None])
-                dxhat += tl.dot(dscore, a, out_dtype=ACC, input_precision=PRECISION)
-            # Once more from the cache: held all the while it would not fit the registers.
-            x = _load_rows(z_ptr, s_ptr, row, row_ok, z_region, z_row, s_region, S, C, BLOCK_C, ACC)
-            xhat, mean, rstd = _normalise(x, eps, C, BLOCK_C)
-            tl.store(stats_ptr + row * 2, mean, mask=row_ok)
-            tl.store(stats_ptr + row * 2 + 1, rstd, mask=row_ok)
-            dxhat = dxhat - (tl.sum(dxhat, 1) / C)[:, None] - xhat * (tl.sum(dxhat * xhat, 1) / C)[:, None]
-            if PART == 2:
-                dy = tl.load(total_ptr + row[:, None] * C + col[None, :], mask=mask, other=0.0).to(ACC)
-            # Scores of representative tokens have no gradient, so theirs is that of y.
-            dx = dy + dxhat * rstd[:, None]
-            representative = row % S == 0
-            dz = tl.where(representative[:, None], 0.0, dx).to(dz_ptr.dtype.element_ty)
-            tl.store(dz_ptr + row[:, None] * C + col[None, :], dz, mask=mask)
-            tl.store(
-                ds_ptr + (row // S)[:, None] * C + col[None, :],
-                dx.to(ds_ptr.dtype.element_ty),
-                mask=mask & representative[:, None],
-            )
+    low: tl.constexpr = a_ptr.dtype.element_ty
+    kept: tl.constexpr = dscore_ptr.dtype.element_ty
+    g_start = g_ptr + ((row // S) * g_region + (row % S) * g_row)
+    pivot = _pivot(start, row_ok, WIDE, C, COLS, ACC)
+    # Of the gradient of xhat, / std: its mean, and that of its product with xhat.
+    average = tl.zeros([ROWS], dtype=ACC)
+    slope = tl.zeros([ROWS], dtype=ACC)
+    for group in tl.static_range(GROUPS):
+        a_start, key_ok = _keys(a_ptr, group, a_head, a_key, HEADS, M, HB, MP)
+        v_start, _ = _keys(v_ptr, group, v_head, v_key, HEADS, M, HB, MP)
+        dp = tl.zeros([ROWS, HB * MP], dtype=ACC)
+        scores = tl.zeros([ROWS, HB * MP], dtype=ACC)
+        a_mean = tl.zeros([HB * MP], dtype=ACC)
+        mean = tl.zeros([ROWS], dtype=ACC)
+        square = tl.zeros([ROWS], dtype=ACC)
+        for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+            at = chunk * COLS
+            col_ok = _there(at, COLS, C)[None, :]
+            x = tl.load(start + at, mask=row_ok[:, None] & col_ok, other=0.0)
+            a = tl.load(a_start[:, None] + (at + col)[None, :], mask=key_ok[:, None] & col_ok, other=0.0)
+            part = (x.to(ACC) - pivot[:, None]).to(low) if WIDE else x
+            scores = tl.dot(part, tl.trans(a), acc=scores, out_dtype=ACC, input_precision=PRECISION)
+            g = tl.load(g_start[:, None] + (at + col)[None, :], mask=row_ok[:, None] & col_ok, other=0.0)
+            v = tl.load(v_start[:, None] + (at + col)[None, :], mask=key_ok[:, None] & col_ok, other=0.0)
+            dp = tl.dot(g.to(low), tl.trans(v), acc=dp, out_dtype=ACC, input_precision=PRECISION)
+            a_mean += tl.sum(a.to(ACC), 1) / C
+            mean, square = _merge(mean, square, x.to(ACC), chunk, C, COLS)
+        deviation = tl.sqrt(square / C + eps)
+        rstd = tl.where(row_ok, 1.0 / deviation, 0.0)
+        p_offset = (row * (GROUPS * HB * MP) + group * HB * MP)[:, None] + key[None, :]
+        p = tl.load(p_ptr + p_offset, mask=row_ok[:, None], other=0.0).to(ACC)
+        inner = tl.sum(tl.reshape(p * dp, [ROWS, HB, MP]), 2)
+        inner = tl.reshape(tl.broadcast_to(inner[:, :, None], [ROWS, HB, MP]), [ROWS, HB * MP])
+        scaled = tl.where(representative[:, None], 0.0, p * (dp - inner) * rstd[:, None]).to(kept)
+        tl.store(dscore_ptr + p_offset, scaled, mask=row_ok[:, None])
+        rounded = scaled.to(ACC)
+        average += tl.sum(rounded * a_mean[None, :], 1)
+        scores = (scores - ((mean - pivot) * C)[:, None] * a_mean[None, :]) * rstd[:, None]
+        slope += tl.sum(rounded * scores, 1) / C
+        sum_ptr = sums_ptr + pid * (2 * GROUPS * HB * MP) + group * HB * MP + key
+        tl.store(sum_ptr, tl.sum(rounded * deviation[:, None], 0))
+        tl.store(sum_ptr + GROUPS * HB * MP, tl.sum(rounded * mean[:, None], 0))
+    tl.store(mean_ptr + clip * (M * S) + row, mean, mask=row_ok)
+    slope *= rstd
+    if GROUPS > 1:
+        tl.debug_barrier()
+    for chunk in tl.range(0, CHUNKS, num_stages=STAGES):
+        at = chunk * COLS
+        col_ok = _there(at, COLS, C)[None, :]
+        mask = row_ok[:, None] & col_ok
+        dx = tl.zeros([ROWS, COLS], dtype=ACC)
+        for group in tl.static_range(GROUPS):
+            a_start, key_ok = _keys(a_ptr, group, a_head, a_key, HEADS, M, HB, MP)
+            a = tl.load(a_start[:, None] + (at + col)[None, :], mask=key_ok[:, None] & col_ok, other=0.0)
+            if GROUPS > 1:
+                p_offset = (row * (GROUPS * HB * MP) + group * HB * MP)[:, None] + key[None, :]
+                scaled = tl.load(dscore_ptr + p_offset, mask=row_ok[:, None], other=0.0)
+            dx = tl.dot(scaled, a.to(kept), acc=dx, out_dtype=ACC, input_precision=PRECISION)
+        x = tl.load(start + at, mask=mask, other=0.0).to(ACC)
+        g = tl.load(g_start[:, None] + (at + col)[None, :], mask=mask, other=0.0).to(ACC)
+        # Scores of representative tokens have no gradient, so theirs is that of y.
+        dx += g - average[:, None] - (x - mean[:, None]) * slope[:, None]
+        tl.store(out + at, dx.to(dz_ptr.dtype.element_ty), mask=mask)
+        nothing = tl.zeros([ROWS, COLS], dtype=dz_ptr.dtype.element_ty)
+        offset = (row * C)[:, None] + (at + col)[None, :]
+        tl.store(dz_ptr + offset, nothing, mask=mask & representative[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def interaction_bwd_keys_kernel(
     z_ptr,  # [B, M, S, C], strides (z_clip, z_region, z_row, 1)
+    g_ptr,  # [B, M, S, C], strides (g_clip, g_region, g_row, 1)
     p_ptr,  # [B, R, HP * MP] contiguous
     dscore_ptr,  # [B, R, HP * MP] contiguous
-    total_ptr,  # [B, R, C] contiguous
-    stats_ptr,  # [B, R, 2] contiguous
+    mean_ptr,  # [B, R] contiguous
+    sums_ptr,  # [B * tiles, 2, HP * MP]
     da_ptr,  # dA: [B, H, M, C], strides (da_clip, da_head, C, 1)
     dbias_ptr,  # da: [B, H, M] contiguous
     dv_ptr,  # dV: [B, H, M, C], strides (da_clip, da_head, C, 1)
-    z_clip, z_region, z_row, da_clip, da_head,
-    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr,
-    GROUPS: tl.constexpr, HB: tl.constexpr, MP: tl.constexpr, COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_COL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    z_clip, z_region, z_row, g_clip, g_region, g_row, da_clip, da_head, tiles,
+    M: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr, GROUPS: tl.constexpr, HB: tl.constexpr,
+    MP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, STAGES: tl.constexpr, WIDE: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0).to(tl.int64)
+    COLUMNS: tl.constexpr = (C + COLS - 1) // COLS
     clip = pid // (COLUMNS * GROUPS)
-    group = pid // COLUMNS % GROUPS
-    col = pid % COLUMNS * BLOCK_COL + tl.arange(0, BLOCK_COL)
-    col_ok = col < C
+    group = (pid // COLUMNS % GROUPS).to(tl.int32)
+    at = (pid % COLUMNS).to(tl.int32) * COLS
+    col = at + tl.arange(0, COLS)
+    col_ok = _there(at, COLS, C)[None, :]
     key = tl.arange(0, HB * MP)
-    da = tl.zeros([HB * MP, BLOCK_COL], dtype=ACC)
-    dv = tl.zeros([HB * MP, BLOCK_COL], dtype=ACC)
-    dbias = tl.zeros([HB * MP], dtype=ACC)
-    for tile in range(0, tl.cdiv(M * S, BLOCK)):
-        row = tile * BLOCK + tl.arange(0, BLOCK)
+    z_ptr += clip * z_clip
+    g_ptr += clip * g_clip
+    p_ptr += clip * (M * S * GROUPS * HB * MP) + group * HB * MP
+    dscore_ptr += clip * (M * S * GROUPS * HB * MP) + group * HB * MP
+    low: tl.constexpr = p_ptr.dtype.element_ty
+    kept: tl.constexpr = dscore_ptr.dtype.element_ty
+    da = tl.zeros([HB * MP, COLS], dtype=ACC)
+    dv = tl.zeros([HB * MP, COLS], dtype=ACC)
+    for tile in tl.range(0, (M * S + ROWS - 1) // ROWS, num_stages=STAGES):
+        row = tile * ROWS + tl.arange(0, ROWS)
         row_ok = row < M * S
-        mask = row_ok[:, None] & col_ok[None, :]
-        in_row = clip * M * S + row
-        p_offset = in_row * (GROUPS * HB * MP) + group * HB * MP
-        p = tl.load(p_ptr + p_offset[:, None] + key[None, :], mask=row_ok[:, None], other=0.0)
-        dscore = tl.load(dscore_ptr + p_offset[:, None] + key[None, :], mask=row_ok[:, None], other=0.0)
-        total = tl.load(total_ptr + in_row[:, None] * C + col[None, :], mask=mask, other=0.0)
+        p_offset = (row * (GROUPS * HB * MP))[:, None] + key[None, :]
+        dscore = tl.load(dscore_ptr + p_offset, mask=row_ok[:, None], other=0.0)
         # Rows 0 of z are not read: their scores have no gradient, but zero times what is not a number is not zero.
-        z_offset = clip * z_clip + (row // S) * z_region + (row % S) * z_row
-        z_mask = mask & (row % S != 0)[:, None]
-        x = tl.load(z_ptr + z_offset[:, None] + col[None, :], mask=z_mask, other=0.0).to(ACC)
-        mean = tl.load(stats_ptr + in_row * 2, mask=row_ok, other=0.0)
-        rstd = tl.load(stats_ptr + in_row * 2 + 1, mask=row_ok, other=0.0)
-        xhat = ((x - mean[:, None]) * rstd[:, None]).to(dscore.dtype)
-        da += tl.dot(tl.trans(dscore), xhat, out_dtype=ACC, input_precision=PRECISION)
-        dv += tl.dot(tl.trans(p), total, out_dtype=ACC, input_precision=PRECISION)
-        dbias += tl.sum(dscore.to(ACC), 0)
+        z_offset = ((row // S) * z_region + (row % S) * z_row)[:, None] + col[None, :]
+        x = tl.load(z_ptr + z_offset, mask=(row_ok & (row % S != 0))[:, None] & col_ok, other=0.0)
+        if WIDE:
+            mean = tl.load(mean_ptr + clip * (M * S) + row, mask=row_ok, other=0.0)
+            x = (x.to(ACC) - mean[:, None]).to(low)
+        da = tl.dot(tl.trans(dscore), x.to(kept), acc=da, out_dtype=ACC, input_precision=PRECISION)
+        p = tl.load(p_ptr + p_offset, mask=row_ok[:, None], other=0.0)
+        g_offset = ((row // S) * g_region + (row % S) * g_row)[:, None] + col[None, :]
+        g = tl.load(g_ptr + g_offset, mask=row_ok[:, None] & col_ok, other=0.0)
+        dv = tl.dot(tl.trans(p), g.to(low), acc=dv, out_dtype=ACC, input_precision=PRECISION)
+    dbias = tl.zeros([HB * MP], dtype=ACC)
+    for tile in range(0, tiles):
+        sum_ptr = sums_ptr + (clip * tiles + tile) * (2 * GROUPS * HB * MP) + group * HB * MP + key
+        dbias += tl.load(sum_ptr)
+        if not WIDE:
+            da -= tl.load(sum_ptr + GROUPS * HB * MP)[:, None]
     head, m = group * HB + key // MP, key % MP
     key_ok = (head < HEADS) & (m < M)
-    out_offset = clip * da_clip + head * da_head + m * C
-    out_mask = key_ok[:, None] & col_ok[None, :]
+    # Heads lie as far apart as all clips' keys together.
+    out_offset = clip * da_clip + head.to(tl.int64) * da_head + m * C
+    out_mask = key_ok[:, None] & col_ok
     tl.store(da_ptr + out_offset[:, None] + col[None, :], da.to(da_ptr.dtype.element_ty), mask=out_mask)
     tl.store(dv_ptr + out_offset[:, None] + col[None, :], dv.to(dv_ptr.dtype.element_ty), mask=out_mask)
     if pid % COLUMNS == 0:

@@ -27,35 +27,35 @@ def interaction_fwd_fake(
     return unwritten(z), z.new_empty(z.shape, dtype=dtype), values.new_empty(kept)
 
 
+def dscore_dtype(values: torch.dtype) -> torch.dtype:
+    """What gradients of scores are kept in: under a loss scale, float16 overflows where dA and dz do not."""
+    return torch.float32 if values == torch.float16 else values
+
+
 def _bwd_fake(
-    dy: Tensor,
-    dn: Tensor,
+    g: Tensor,
     z: Tensor,
     s: Tensor,
     matrix: Tensor,
-    offset: Tensor,
     values: Tensor,
     p: Tensor,
-    weight: Tensor,
     eps: float,
+    offset_dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     batch, heads, regions, dim = matrix.shape
     dmatrix, dvalues = (x.new_empty((heads, batch, regions, dim)).transpose(0, 1) for x in (matrix, values))
-    doffset = offset.new_empty((batch, heads, regions))
-    exact = torch.float64 if z.dtype == torch.float64 else torch.float32
-    return unwritten(z), unwritten(s), dmatrix, doffset, dvalues, z.new_empty((2, dim), dtype=exact)
+    return unwritten(z), unwritten(s), dmatrix, matrix.new_empty((batch, heads, regions), dtype=offset_dtype), dvalues
 
 
-for _name in ("interaction_fwd", "native_interaction_fwd"):
-    define(
-        _name,
-        "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
-        "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
-        interaction_fwd_fake,
-    )
+define(
+    "interaction_fwd",
+    "(Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor weight, Tensor bias, float eps, "
+    "ScalarType dtype, bool keep_p) -> (Tensor, Tensor, Tensor)",
+    interaction_fwd_fake,
+)
 define(
     "interaction_bwd",
-    "(Tensor dy, Tensor dn, Tensor z, Tensor s, Tensor matrix, Tensor offset, Tensor values, Tensor p, Tensor weight, "
-    "float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor g, Tensor z, Tensor s, Tensor matrix, Tensor values, Tensor p, float eps, ScalarType offset_dtype) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _bwd_fake,
 )

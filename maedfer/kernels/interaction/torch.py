@@ -24,9 +24,11 @@ def local_global_interaction(
     eps: float,
     keep: Tensor | None,
     folded: bool | None = None,
+    kv_bias: Tensor | None = None,
 ) -> Tensor:
     """The stream [B, M, S, C] after the interaction; arguments as in api.py."""
     _, regions, rows, dim = z.shape
+    kv = with_value_bias(kv, kv_bias)
     x = z[:, :, 1:]
     if not (folding_pays(z, num_heads, regions) if folded is None else folded):
         q = linear(layer_norm(x, norm, eps).flatten(1, 2), query)
@@ -40,6 +42,14 @@ def local_global_interaction(
     branch = torch.bmm(p, values).unflatten(1, (regions, rows - 1))
     branch = branch.add_(x) if branch.dtype == x.dtype else x + branch
     return torch.cat([s.unsqueeze(2), branch], dim=2)
+
+
+def with_value_bias(kv: Tensor, bias: Tensor | None) -> Tensor:
+    """Keys and values [B, M, 2C] with a bias [C] added to the values, where there is one."""
+    if bias is None:
+        return kv
+    k, v = kv.chunk(2, dim=-1)
+    return torch.cat([k, v + bias.to(v.dtype)], dim=-1)
 
 
 def folding_pays(z: Tensor, num_heads: int, regions: int) -> bool:

@@ -1,14 +1,15 @@
-"""Launching what kernels.py computes, and gradients; formula and shapes are there."""
+"""Launching what kernels.py computes, and gradients; formulas and shapes are there."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maedfer.kernels._configs import Config, config, shared_limit
+from maedfer.kernels._configs import Config, architecture, config
 from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels.interaction.folding import KEYS_AT_ONCE, key_layout
@@ -17,38 +18,57 @@ from maedfer.kernels.interaction.kernels import (
     interaction_bwd_rows_kernel,
     interaction_fwd_kernel,
 )
-
-_MOST_CHANNELS = 1024
+from maedfer.kernels.interaction.schema import dscore_dtype
+from maedfer.kernels.sub_layer import triton as sub_layer
 
 
 def not_supported_reasons(regions: int, dim: int) -> list[str]:
     """Why the folded kernels cannot run `regions` keys at this width; empty when they can."""
-    reasons = []
+    reasons = sub_layer.not_supported_reasons(dim)
     if regions > KEYS_AT_ONCE:
         reasons.append(f"{regions} regions (the folded kernels take up to {KEYS_AT_ONCE})")
-    if dim > _MOST_CHANNELS:
-        reasons.append(f"{dim} channels (the folded kernels take up to {_MOST_CHANNELS})")
     return reasons
 
 
-def _programs(batch: int, rows: int, block: int) -> tuple[int, int]:
-    """Tiles of `block` rows a program goes over, and programs a clip: enough of them to fill a GPU four times."""
-    tiles = -(-rows // block)
-    each = max(1, min(tiles, batch * tiles // 512))
-    return each, -(-tiles // each)
+def _configs(dim: int, z: Tensor, values: Tensor, groups: int) -> tuple[Config, Config, Config]:
+    """Defaults of the forward, the rows' and the keys' kernel, for so many groups of heads.
 
-
-def _default(values: Tensor, heads: int, keys: int, block_c: int, rows: tuple[int, int]) -> Config:
-    """Rows for narrow and for wide values; all heads of a group at once, or as few as a product can.
-
-    Columns are in the order of heads and keys, so that each kernel may take as many heads at once as suits it.
+    Products of 16-bit numbers take 64 rows, one matrix instruction of newer GPUs; exact ones as few as registers allow.
     """
-    wide = values.element_size() > 2
-    # A and V of all heads stay in shared memory while a program goes over its tiles, where they leave room for those.
-    resident = 2 * heads * keys * block_c * values.element_size() <= 0.6 * shared_limit(values.device)
-    if wide or not resident:
-        return Config({"BLOCK": rows[wide], "HB": max(1, 16 // keys)}, 8, 2)
-    return Config({"BLOCK": rows[0], "HB": heads}, 8, 1)
+    columns = power_of_two(dim, 16)
+    size, same = values.element_size(), z.dtype == values.dtype
+    if size > 2:
+        exact = Config({"ROWS": 32, "COLS": min(columns, 32)}, 8, 1)
+        return exact, exact.with_tiles(ROWS=16), exact
+    # Rows that are rounded for their products go through registers: there is nothing to load early. Of whole rows, what
+    # is loaded early takes two tiles for each group.
+    stages = max(1, 4 - groups) if same else 1
+    rows = Config({"ROWS": 64, "COLS": min(columns, 64 if same else 32)}, 8, stages)
+    if same and not 90 <= architecture(z.device) < 120:
+        # Other GPUs have no such instruction, and those of desktops too little shared memory.
+        rows = Config({"ROWS": 32, "COLS": min(columns, 64)}, 4, min(stages, 2))
+    return (
+        Config({"ROWS": 64, "COLS": min(columns, 64)}, 4, stages),
+        rows,
+        Config(
+            {"ROWS": 64 * size // dscore_dtype(values.dtype).itemsize, "COLS": min(columns, 128)}, 8, 2 if same else 1
+        ),
+    )
+
+
+def row_alignment(*tensors: Tensor) -> int:
+    """Bytes, up to 16, of which the address of every row is a multiple."""
+    distances = (n * x.element_size() for x in tensors for n in x.stride()[:-1])
+    return math.gcd(16, *(x.data_ptr() for x in tensors), *distances)
+
+
+def _sizes(z: Tensor, matrix: Tensor) -> dict[str, Any]:
+    """What all kernels have to know at compile time."""
+    groups, together, keys = key_layout(matrix.shape[1], z.shape[1])
+    # Products of 16-bit numbers take rows of the stream as they are where both are of the same kind.
+    wide = z.dtype != matrix.dtype or z.element_size() > 2
+    shape = {"M": z.shape[1], "S": z.shape[2], "HEADS": matrix.shape[1], "C": z.shape[3]}
+    return {**shape, "GROUPS": groups, "HB": together, "MP": keys, "WIDE": wide, "ACC": accumulator(z.dtype)}
 
 
 @implements("interaction_fwd")
@@ -65,78 +85,67 @@ def interaction_fwd(
     keep_p: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, regions, rows, dim = z.shape
-    heads = matrix.shape[1]
-    groups, together, keys = key_layout(heads, regions)
-    y = z.new_empty(z.shape)
-    n = z.new_empty(z.shape, dtype=dtype)
-    p = z.new_empty((batch, regions * rows, groups * together * keys) if keep_p else (0,), dtype=values.dtype)
-    block_c = power_of_two(dim, 16)
-    default = _default(values, together, keys, block_c, (32 if block_c <= 512 else 16, 8))
-    chosen = config("interaction_fwd", (together * keys, block_c, values.element_size()), default, z.device)
-    tiles, programs = _programs(batch, regions * rows, chosen.tiles["BLOCK"])
+    y, n = z.new_empty(z.shape), z.new_empty(z.shape, dtype=dtype)
+    sizes = _sizes(z, matrix)
+    width = sizes["GROUPS"] * sizes["HB"] * sizes["MP"]
+    # Several groups are handed on through memory in any case.
+    written = keep_p or sizes["GROUPS"] > 1
+    p = values.new_empty((batch, regions * rows, width) if written else (0,))
+    key = (width, power_of_two(dim, 16), z.element_size(), values.element_size())
+    chosen = config("interaction_fwd", key, _configs(dim, z, values, sizes["GROUPS"])[0], z.device)
+    tiles = -(-regions * rows // chosen.tiles["ROWS"])
     launch(
-        interaction_fwd_kernel, (batch * programs,),
-        z, s, matrix, offset, values, weight, bias, y, n, p,
-        *z.stride()[:3], *s.stride()[:2], *matrix.stride()[:3], *offset.stride(), *values.stride()[:3],
-        eps, tiles, programs,
-        config=chosen, M=regions, S=rows, HEADS=heads, C=dim, KEEP_P=keep_p, MP=keys,
-        GROUPS=groups * together // chosen.tiles["HB"], BLOCK_C=block_c,
-        ACC=accumulator(z.dtype), PRECISION=dot_precision(values.dtype),
+        interaction_fwd_kernel, (batch * tiles,),
+        z, s, matrix, offset, values, weight, bias, y, n, p if written else None,
+        *z.stride()[:3], *s.stride()[:2], *matrix.stride()[:3], *offset.stride(), *values.stride()[:3], eps, tiles,
+        config=chosen, STAGES=chosen.num_stages, ALIGN=row_alignment(z, s), PRECISION=dot_precision(values.dtype),
+        **sizes,
     )  # fmt: skip
-    return y, n, p
+    return y, n, p if keep_p else values.new_empty(0)
 
 
 @implements("interaction_bwd")
 def interaction_bwd(
-    dy: Tensor,
-    dn: Tensor,
+    g: Tensor,
     z: Tensor,
     s: Tensor,
     matrix: Tensor,
-    offset: Tensor,
     values: Tensor,
     p: Tensor,
-    weight: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    offset_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, regions, rows, dim = z.shape
     heads = matrix.shape[1]
-    groups, together, keys = key_layout(heads, regions)
     exact = torch.float64 if z.dtype == torch.float64 else torch.float32
-    dz, ds, total = z.new_empty(z.shape), s.new_empty(s.shape), values.new_empty((batch, regions * rows, dim))
-    dscore, stats = p.new_empty(p.shape), z.new_empty((batch, regions * rows, 2), dtype=exact)
-    block_c, size = power_of_two(dim, 16), values.element_size()
-    common: dict[str, Any] = {"M": regions, "S": rows, "HEADS": heads, "C": dim, "MP": keys}
-    common |= {"ACC": accumulator(z.dtype), "PRECISION": dot_precision(values.dtype)}
-    default = _default(values, together, keys, block_c, (16, 8))
-    default = default.with_tiles(PARTS=1 if default.num_stages == 1 else 2)
-    chosen = config("interaction_bwd_rows", (together * keys, block_c, size), default, z.device)
-    tiles, programs = _programs(batch, regions * rows, chosen.tiles["BLOCK"])
-    partial = z.new_empty((batch * programs * tiles, 2, dim), dtype=exact)
-    # Where registers or shared memory do not suffice for all of it at once, it is done in two parts.
-    parts = (1, 2) if chosen.tiles["PARTS"] == 2 else (0,)
-    for part in parts:
-        launch(
-            interaction_bwd_rows_kernel, (batch * programs,),
-            z, s, matrix, values, p, weight, dy, dn, dz, ds, total, dscore, stats, partial,
-            *z.stride()[:3], *s.stride()[:2], *matrix.stride()[:3], *values.stride()[:3], *dy.stride()[:3],
-            *dn.stride()[:3], eps, tiles, programs,
-            config=chosen, BLOCK_C=block_c, GROUPS=groups * together // chosen.tiles["HB"], PART=part,
-            **common,
-        )  # fmt: skip
-    dmatrix, dvalues = (x.new_empty((heads, batch, regions, dim)).transpose(0, 1) for x in (matrix, values))
-    doffset = offset.new_empty((batch, heads, regions))
-    wide = Config({"BLOCK": 32, "BLOCK_COL": min(block_c, 64)}, 8, 1)
-    default = wide if size > 2 else Config({"BLOCK": 64, "BLOCK_COL": min(block_c, 128)}, 8, 2)
-    chosen = config("interaction_bwd_keys", (together * keys, block_c, size), default, z.device)
-    columns = -(-dim // chosen.tiles["BLOCK_COL"])
+    kept = dscore_dtype(values.dtype)
+    dz, ds, dscore = z.new_empty(z.shape), s.new_empty(s.shape), p.new_empty(p.shape, dtype=kept)
+    mean = z.new_empty((batch, regions * rows), dtype=exact)
+    # As TF32, float32 numbers are as precise as float16's are.
+    precision = dot_precision(values.dtype) if kept == values.dtype else "tf32"
+    sizes = _sizes(z, matrix)
+    key = (p.shape[-1], power_of_two(dim, 16), z.element_size(), values.element_size())
+    _, rows_default, keys_default = _configs(dim, z, values, sizes["GROUPS"])
+    chosen = config("interaction_bwd_rows", key, rows_default, z.device)
+    tiles = -(-regions * rows // chosen.tiles["ROWS"])
+    sums = z.new_empty((batch * tiles, 2, p.shape[-1]), dtype=exact)
     launch(
-        interaction_bwd_keys_kernel, (batch * groups * columns,),
-        z, p, dscore, total, stats, dmatrix, doffset, dvalues,
-        *z.stride()[:3], *dmatrix.stride()[:2],
-        config=chosen, COLUMNS=columns, GROUPS=groups, HB=together, **common,
+        interaction_bwd_rows_kernel, (batch * tiles,),
+        g, z, s, matrix, values, p, dz, ds, dscore, mean, sums,
+        *g.stride()[:3], *z.stride()[:3], *s.stride()[:2], *matrix.stride()[:3], *values.stride()[:3], eps, tiles,
+        config=chosen, STAGES=chosen.num_stages, ALIGN=row_alignment(z, s, dz, ds), PRECISION=precision, **sizes,
     )  # fmt: skip
-    return dz, ds, dmatrix, doffset, dvalues, partial.sum(0)
+    dmatrix, dvalues = (x.new_empty((heads, batch, regions, dim)).transpose(0, 1) for x in (matrix, values))
+    doffset = matrix.new_empty((batch, heads, regions), dtype=offset_dtype)
+    chosen = config("interaction_bwd_keys", key, keys_default, z.device)
+    columns = -(-dim // chosen.tiles["COLS"])
+    launch(
+        interaction_bwd_keys_kernel, (batch * sizes["GROUPS"] * columns,),
+        z, g, p, dscore, mean, sums, dmatrix, doffset, dvalues,
+        *z.stride()[:3], *g.stride()[:3], *dmatrix.stride()[:2], tiles,
+        config=chosen, STAGES=chosen.num_stages, PRECISION=precision, **sizes,
+    )  # fmt: skip
+    return dz, ds, dmatrix, doffset, dvalues
 
 
 class FoldedInteraction(torch.autograd.Function):
@@ -154,25 +163,37 @@ class FoldedInteraction(torch.autograd.Function):
         bias: Tensor,
         eps: float,
         dtype: torch.dtype,
-        forward_operator: str = "interaction_fwd",
+        differentiable: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Keeps its inputs and the probabilities."""
-        z, s = _addressable(z), _addressable(s)
-        keep_p = any(ctx.needs_input_grad)
-        y, n, p = operator(forward_operator)(z, s, matrix, offset, values, weight, bias, eps, dtype, keep_p)
-        ctx.save_for_backward(z, s, matrix, offset, values, p, weight)
-        ctx.eps, ctx.bias_dtype = eps, bias.dtype
+        """Keeps its inputs, y and the probabilities, which are not written where there is no backward pass."""
+        # s becomes rows of y, which has the dtype of z.
+        z, s = _addressable(z), _addressable(s.to(z.dtype))
+        keep_p = differentiable and any(ctx.needs_input_grad)
+        y, n, p = operator("interaction_fwd")(z, s, matrix, offset, values, weight, bias, eps, dtype, keep_p)
+        ctx.save_for_backward(z, s, matrix, values, p, y, weight)
+        ctx.eps, ctx.offset_dtype, ctx.bias_dtype = eps, offset.dtype, bias.dtype
+        # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.
+        if not torch.compiler.is_compiling():
+            ctx.set_materialize_grads(False)
         return y, n
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dn: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of everything but the constants."""
-        z, s, matrix, offset, values, p, weight = ctx.saved_tensors
-        *gradients, sums = operator("interaction_bwd")(
-            _addressable(dy), _addressable(dn), z, s, matrix, offset, values, p, weight, ctx.eps
-        )
-        return *gradients, sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype), None, None, None
+    def backward(ctx: Any, dy: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of everything but the constants: through the LayerNorm, then through the interaction."""
+        z, s, matrix, values, p, y, weight = ctx.saved_tensors
+        dweight = dbias = None
+        if dn is not None:
+            g, _, sums = operator("residual_layer_norm_bwd")(
+                dy, None, dn, y, weight, None, ctx.eps, False, y.dtype, None, False, True
+            )
+            dweight, dbias = sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype)
+        elif dy is not None:
+            g = _addressable(dy)
+        else:
+            return (None,) * 10
+        gradients = operator("interaction_bwd")(g, z, s, matrix, values, p, ctx.eps, ctx.offset_dtype)
+        return *gradients, dweight, dbias, None, None, None
 
 
 def _addressable(x: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ Each program owns one token. It reads the cube once (later passes find it in reg
 by the two-pass formula, and writes prediction - target, the gradient but for one factor per half: 2 / count would
 underflow in float16. Only this is kept for the backward pass, which multiplies by the factors and the gradients of both
 losses. All arithmetic and sums are float32 (float64 for float64 predictions).
+
+Bytes in rows of eight, as those of the published cubes are, are for the kernel in wide_kernel.py; the one here reads
+frames of any dtype and strides, in cubes of any size.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from torch.autograd.function import once_differentiable
 from maedfer.kernels._configs import Config, config
 from maedfer.kernels._launch import accumulator, launch, power_of_two, rows_of
 from maedfer.kernels._operators import implements, operator
+from maedfer.kernels.loss.wide_kernel import reconstruction_loss_wide_kernel
 
 
 @triton.jit
@@ -143,6 +147,8 @@ def _reconstruction_loss_bwd_kernel(
 _MOST_VALUES = 32768
 # The frames of a cube are unrolled.
 _MOST_FRAMES = 16
+# Channels for which a thread can hold words of all of them.
+_MOST_WORDS = 4
 
 
 def not_supported_reasons(patch_size: tuple[int, ...], channels: int) -> list[str]:
@@ -161,6 +167,19 @@ def not_supported_reasons(patch_size: tuple[int, ...], channels: int) -> list[st
 def _padded(patch_size: Sequence[int], channels: int) -> tuple[int, int, int]:
     frames, height, width = patch_size
     return power_of_two(frames), power_of_two(height * width), power_of_two(channels)
+
+
+def _reads_words(frames: Tensor, patch_size: Sequence[int]) -> bool:
+    """Whether frames [B, I, T, H, W] are bytes in rows of eight, and a cube's frame a power of two of such rows."""
+    groups, rest = divmod(patch_size[1] * patch_size[2], 8)
+    return (
+        frames.dtype == torch.uint8
+        and frames.shape[1] <= _MOST_WORDS
+        and rest == patch_size[2] % 8 == frames.shape[4] % 8 == 0
+        and groups == power_of_two(groups)
+        and frames.stride(4) == 1
+        and not any(place % 8 for place in (*frames.stride()[:4], frames.storage_offset(), frames.data_ptr()))
+    )
 
 
 @implements("reconstruction_loss_fwd")
@@ -182,6 +201,24 @@ def reconstruction_loss_fwd(
     motions = prediction.new_empty(rows if cube_frames > 1 else 0, dtype=total)
     diff = prediction.new_empty(prediction.shape if want_gradient else 0)
     prediction = rows_of(prediction)
+    grid = [size // patch for size, patch in zip(frames.shape[2:], patch_size, strict=True)]
+    switches = {"MOTION": motion, "NORMALIZE": normalize, "WANT_GRADIENT": want_gradient}
+    if _reads_words(frames, patch_size):
+        groups = height * width // 8
+        runs = groups * prediction.element_size() // 2
+        default = Config({"BLOCK_T": max(1, 128 // runs)}, min(16, max(4, runs // 32)), 1)
+        key = (power_of_two(cube_frames), groups, channels, prediction.element_size())
+        chosen = config("reconstruction_loss_wide", key, default, prediction.device)
+        launch(
+            reconstruction_loss_wide_kernel,
+            (-(-rows // chosen.tiles["BLOCK_T"]),),
+            prediction, frames.view(torch.int64), index, appearances, motions, diff,
+            prediction.stride(0), prediction.stride(1), *(stride // 8 for stride in frames.stride()[:4]),
+            *index.stride(), rows, index.shape[1], *grid,
+            config=chosen, FRAMES=cube_frames, HEIGHT=height, WORDS=width // 8, CHANNELS=channels,
+            ACC=accumulator(prediction.dtype), **switches,
+        )  # fmt: skip
+        return appearances.mean(), motions.mean(), diff
     padded = _padded(patch_size, channels)
     default = Config({}, min(16, max(1, math.prod(padded) // 512)), 1)
     chosen = config("reconstruction_loss_fwd", (*padded, prediction.element_size()), default, prediction.device)
@@ -190,10 +227,9 @@ def reconstruction_loss_fwd(
         (rows,),
         prediction, frames, index, appearances, motions, diff,
         prediction.stride(0), prediction.stride(1), *frames.stride(), *index.stride(), index.shape[1],
-        *(size // patch for size, patch in zip(frames.shape[2:], patch_size, strict=True)),
-        config=chosen, FRAMES=cube_frames, HEIGHT=height, WIDTH=width, CHANNELS=channels, BLOCK_P=padded[1],
-        BLOCK_C=padded[2], MAXIMUM=255.0 if frames.dtype == torch.uint8 else 1.0, MOTION=motion, NORMALIZE=normalize,
-        WANT_GRADIENT=want_gradient, ACC=accumulator(prediction.dtype),
+        *grid, config=chosen, FRAMES=cube_frames, HEIGHT=height, WIDTH=width, CHANNELS=channels, BLOCK_P=padded[1],
+        BLOCK_C=padded[2], MAXIMUM=255.0 if frames.dtype == torch.uint8 else 1.0, ACC=accumulator(prediction.dtype),
+        **switches,
     )  # fmt: skip
     return appearances.mean(), motions.mean(), diff
 

@@ -7,23 +7,28 @@ from torch import Tensor
 
 from maedfer.errors import InputError, require, unknown
 from maedfer.kernels import reference
-from maedfer.kernels._autocast import product_operand
+from maedfer.kernels._autocast import product_dtype, product_operand
 from maedfer.kernels._dispatch import Impl, resolve
-from maedfer.kernels.region_attention import native
 from maedfer.kernels.region_attention import torch as plain
 
 FULL_ATTENTION = ("sdpa", "xformers")
 
+# Of queries and of values, [C] each, where their products were made without.
+Biases = tuple[Tensor | None, Tensor | None]
 
-def region_attention(qkv: Tensor, *, num_heads: int, mask: Tensor | None = None, impl: Impl = "auto") -> Tensor:
+
+def region_attention(
+    qkv: Tensor, *, num_heads: int, bias: Biases | None = None, mask: Tensor | None = None, impl: Impl = "auto"
+) -> Tensor:
     """Self-attention within each region (equation 2 of the paper), read in place from the packed product.
 
     Args:
         qkv: [..., S, 3C] queries, keys and values side by side; any strides.
         num_heads: H, which divides C.
+        bias: [C] and [C], what is still to be added to queries and values; either may be None.
         mask: [..., S] bool, broadcast over the leading dimensions: True for rows that may be attended to; at least
             one of each region.
-        impl: the implementation; with a mask, "triton" cannot run, nor "native" on a GPU.
+        impl: the implementation; with a mask, "triton" cannot run.
 
     Returns:
         [..., S, C], the heads side by side.
@@ -33,28 +38,29 @@ def region_attention(qkv: Tensor, *, num_heads: int, mask: Tensor | None = None,
     """
     check_heads(qkv.shape[-1], 3, num_heads)
     qkv = product_operand(qkv)
-    head_dim = qkv.shape[-1] // (3 * num_heads)
-    choice = resolve(
-        impl,
-        qkv.device,
-        qkv.dtype,
-        triton=lambda: _mask_reasons(mask) + triton_reasons(qkv.shape[-2], head_dim, qkv.device),
-        native={"cuda": lambda: _mask_reasons(mask) + native.not_supported_reasons(qkv, num_heads)},
-    )
-    if choice == "native":
-        return native.NativeRegionAttention.apply(qkv, num_heads)
+    q_bias, v_bias = bias or (None, None)
+    choice = _resolve(impl, qkv, qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), mask)
     if choice == "triton":
         from maedfer.kernels.region_attention.triton import TritonRegionAttention
 
-        return TritonRegionAttention.apply(qkv, num_heads)
-    if choice == "torch":
-        return plain.region_attention(qkv, num_heads, mask)
+        return TritonRegionAttention.apply(qkv, q_bias, v_bias, num_heads)
     queries, keys, values = qkv.chunk(3, dim=-1)
-    return reference.attention(queries, keys, values, num_heads=num_heads, mask=mask)
+    if choice == "reference":
+        queries, values = _added(queries, q_bias), _added(values, v_bias)
+        return reference.attention(queries, keys, values, num_heads=num_heads, mask=mask)
+    if q_bias is not None or v_bias is not None:
+        qkv = torch.cat([_added(queries, q_bias), keys, _added(values, v_bias)], dim=-1)
+    return plain.region_attention(qkv, num_heads, mask)
 
 
 def cross_attention(
-    q: Tensor, kv: Tensor, *, num_heads: int, mask: Tensor | None = None, impl: Impl = "auto"
+    q: Tensor,
+    kv: Tensor,
+    *,
+    num_heads: int,
+    bias: Biases | None = None,
+    mask: Tensor | None = None,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Attention of rows to other rows of the same group.
 
@@ -62,6 +68,7 @@ def cross_attention(
         q: [..., NQ, C] queries.
         kv: [..., NK, 2C] keys and values side by side.
         num_heads: H, which divides C.
+        bias: [C] and [C], what is still to be added to queries and values; either may be None.
         mask: [..., NK] bool, broadcast over the leading dimensions: True for keys that may be attended to; at least
             one of each group.
         impl: the implementation; with a mask, "triton" cannot run.
@@ -75,20 +82,46 @@ def cross_attention(
     check_heads(q.shape[-1], 1, num_heads)
     check_heads(kv.shape[-1], 2, num_heads)
     q, kv = product_operand(q), product_operand(kv)
-    choice = resolve(
-        impl,
-        q.device,
-        q.dtype,
-        triton=lambda: _mask_reasons(mask) + triton_reasons(kv.shape[-2], q.shape[-1] // num_heads, q.device),
-    )
+    q_bias, v_bias = bias or (None, None)
+    choice = _resolve(impl, q, kv.shape[-2], q.shape[-1] // num_heads, mask)
     if choice == "triton":
         from maedfer.kernels.region_attention.triton import TritonCrossAttention
 
-        return TritonCrossAttention.apply(q, kv, num_heads)
-    if choice == "torch":
-        return plain.cross_attention(q, kv, num_heads, mask)
+        return TritonCrossAttention.apply(q, kv, q_bias, v_bias, num_heads)
+    q = _added(q, q_bias)
     keys, values = kv.chunk(2, dim=-1)
-    return reference.attention(q, keys, values, num_heads=num_heads, mask=mask)
+    if choice == "reference":
+        return reference.attention(q, keys, _added(values, v_bias), num_heads=num_heads, mask=mask)
+    if v_bias is not None:
+        kv = torch.cat([keys, values + v_bias.to(kv.dtype)], dim=-1)
+    return plain.cross_attention(q, kv, num_heads, mask)
+
+
+def attention_adds_biases(context: Tensor, *, num_heads: int, mask: Tensor | None = None, impl: Impl = "auto") -> bool:
+    """Whether attention adds biases on the way, so that products are best made without.
+
+    Args:
+        context: [..., NK, C] what keys and values are made of.
+        num_heads: H, which divides C.
+        mask: as attention will be given it.
+        impl: likewise.
+
+    Raises:
+        InputError: `impl` cannot run.
+    """
+    return _resolve(impl, context, context.shape[-2], context.shape[-1] // num_heads, mask) == "triton"
+
+
+def _resolve(impl: Impl, x: Tensor, keys: int, head_dim: int, mask: Tensor | None) -> str:
+    def reasons() -> list[str]:
+        masked = [] if mask is None else ["a mask over keys (the kernels attend to all rows of a group)"]
+        return masked + triton_reasons(keys, head_dim, x.device)
+
+    return resolve(impl, x.device, product_dtype(x), triton=reasons)
+
+
+def _added(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias.to(x.dtype)
 
 
 def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa") -> Tensor:
@@ -127,10 +160,6 @@ def check_heads(width: int, parts: int, num_heads: int) -> None:
             f"num_heads {num_heads} does not divide the channels: the last dimension is {parts} * C, "
             f"C a multiple of num_heads, got {width}"
         )
-
-
-def _mask_reasons(mask: Tensor | None) -> list[str]:
-    return [] if mask is None else ["a mask over keys (the kernels attend to all rows of a group)"]
 
 
 def triton_reasons(keys: int, head_dim: int, device: torch.device) -> list[str]:

@@ -9,21 +9,27 @@ from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype
 from maedfer.kernels._dispatch import Impl, resolve
 from maedfer.kernels._pairs import Linear, Norm
+from maedfer.kernels._products import lowered, product
 from maedfer.kernels.sub_layer import torch as plain
 
 
-def linear(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
+def linear(x: Tensor, linear: Linear, *, low: Tensor | None = None, impl: Impl = "auto") -> Tensor:
     """x weight^T + bias: a library's product everywhere, oneDNN's for float32 on a CPU unless impl="reference".
 
     Args:
         x: [..., F].
         linear: [C, F] and [C], or None for the second.
+        low: the low copy of a weight that is a part of a parameter (see `functional.split_rows`); that of a parameter
+            is found. "triton" takes it under autocast.
         impl: the implementation.
 
     Returns:
         [..., C].
     """
-    return F.linear(x, *linear) if resolve(impl, x.device, x.dtype) == "reference" else plain.linear(x, linear)
+    choice = resolve(impl, x.device, x.dtype, triton=list)
+    if choice == "triton":
+        return product(x, *linear, low)
+    return F.linear(x, *linear) if choice == "reference" else plain.linear(x, linear)
 
 
 def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Tensor:
@@ -68,7 +74,7 @@ def linear_residual(
     if choice == "triton":
         from maedfer.kernels.sub_layer.triton import ResidualAdd
 
-        return ResidualAdd.apply(residual, F.linear(x, weight), bias, keep)
+        return ResidualAdd.apply(residual, product(x, weight), bias, keep)
     if choice == "torch":
         return plain.linear_residual(x, linear, residual, keep)
     return reference.residual_add(residual, F.linear(x, weight), bias=bias, keep=keep)
@@ -90,7 +96,7 @@ def linear_residual_layer_norm(
     if choice == "triton":
         from maedfer.kernels.sub_layer.triton import ResidualLayerNorm
 
-        return ResidualLayerNorm.apply(residual, F.linear(x, weight), bias, keep, *norm, eps, product_dtype(residual))
+        return ResidualLayerNorm.apply(residual, product(x, weight), bias, keep, *norm, eps, product_dtype(residual))
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         return z, plain.layer_norm(z, norm, eps)
@@ -115,38 +121,23 @@ def linear_residual_layer_norm_representative(
     choice = _resolve(impl, residual)
     weight, bias = linear
     if choice == "triton":
+        dtype, after = product_dtype(x), product_dtype(residual)
+        from maedfer.kernels.sub_layer.product import LinearResidualLayerNormRepresentative, fuses
+
+        if fuses(dtype, residual.dtype, *weight.shape):
+            weights = weight, lowered(weight, dtype)
+            return LinearResidualLayerNormRepresentative.apply(
+                residual, x.to(dtype), bias, keep, *norm, *weights, eps, after
+            )
         from maedfer.kernels.sub_layer.triton import ResidualLayerNormRepresentative
 
-        after = *norm, eps, product_dtype(residual)
-        return ResidualLayerNormRepresentative.apply(residual, F.linear(x, weight), bias, keep, *after)
+        return ResidualLayerNormRepresentative.apply(residual, product(x, weight), bias, keep, *norm, eps, after)
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         s = z[:, :, 0]
         return z, s, plain.layer_norm(s, norm, eps)
     branch = F.linear(x, weight)
     return reference.residual_layer_norm_representative(residual, branch, norm, eps=eps, bias=bias, keep=keep)
-
-
-def linear_gelu(x: Tensor, linear: Linear, *, impl: Impl = "auto") -> Tensor:
-    """GELU(x weight^T + bias) with the exact (erf) GELU.
-
-    Args:
-        x: [..., C].
-        linear: [F, C] and [F].
-        impl: the implementation.
-
-    Returns:
-        [..., F].
-    """
-    choice = resolve(impl, x.device, x.dtype, triton=list)
-    weight, bias = linear
-    if choice == "triton":
-        from maedfer.kernels.sub_layer.triton import BiasGelu
-
-        return BiasGelu.apply(F.linear(x, weight), bias)
-    if choice == "torch":
-        return plain.linear_gelu(x, linear)
-    return reference.bias_gelu(F.linear(x, weight), bias)
 
 
 def _resolve(impl: Impl, x: Tensor) -> str:

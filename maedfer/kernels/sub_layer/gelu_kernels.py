@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _normal(u, ERF: tl.constexpr):
+def normal(u, ERF: tl.constexpr):
     """Phi(u), and its derivative times sqrt(2 pi)."""
     density = tl.exp2(u * u * -0.7213475204444817)  # exp(-u^2 / 2)
     if ERF:
@@ -56,7 +56,7 @@ def bias_gelu_fwd_kernel(
     row = pid // tl.cdiv(F, COLS) * ROWS + tl.arange(0, ROWS)
     mask = (row < num_rows)[:, None] & (col < F)[None, :]
     u = _load_sum(x_ptr, bias_ptr, row, rows, x_group, x_row, col, mask, col < F, ACC)
-    phi, _ = _normal(u, ERF)
+    phi, _ = normal(u, ERF)
     offset = row.to(tl.int64)[:, None] * F + col[None, :]
     tl.store(out_ptr + offset, (u * phi).to(out_ptr.dtype.element_ty), mask=mask)
 
@@ -83,7 +83,7 @@ def bias_gelu_bwd_kernel(
         offset = (row // rows).to(tl.int64) * dout_group + (row % rows).to(tl.int64) * dout_row
         dout = tl.load(dout_ptr + offset[:, None] + col[None, :], mask=mask, other=0.0).to(ACC)
         u = _load_sum(x_ptr, bias_ptr, row, rows, x_group, x_row, col, mask, col_ok, ACC)
-        phi, density = _normal(u, ERF)
+        phi, density = normal(u, ERF)
         dx = dout * (phi + u * density * 0.3989422804014327)
         if dx_ptr is not None:
             offset = row.to(tl.int64)[:, None] * F + col[None, :]

@@ -7,6 +7,9 @@ the stream [B, M, S, C] are read in place; results are contiguous. `keep` holds 
 rows. The LayerNorm is of every row, or of row 0 of each region (of every S-th row: the representative tokens, which are
 then written on their own too, as s [B, M, C]), or of none. A program holds whole rows, C padded to a power of two.
 
+Tiles are taken from the last to the first: products go from the first to the last, so that the end of what one wrote is
+still in the L2 cache, and so is the beginning of what is written here when the next one comes to read it.
+
 Nothing but z (in a plain LayerNorm, its input), the weight and the factors is kept for the backward pass: it forms mean
 and deviation again, from z as it was rounded, which is what the forward pass normalises too. Statistics and sums are
 float32 (float64 for float64). Gradients of the parameters are sums of each program in a fixed order, then of programs:
@@ -66,7 +69,7 @@ def layer_norm_fwd_kernel(
     x_group, x_row, branch_group, branch_row, eps, rows, keep_rows, num_rows,
     C: tl.constexpr, EVERY: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    start = tl.program_id(0) * ROWS
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
     row = start + tl.arange(0, ROWS)
     row_ok = row < num_rows
     col = tl.arange(0, BLOCK_C)
@@ -148,7 +151,7 @@ def layer_norm_bwd_kernel(
     dweight = tl.zeros([ROWS, BLOCK_C], dtype=ACC)
     dbias = tl.zeros([ROWS, BLOCK_C], dtype=ACC)
     for block in range(0, blocks_per_program):
-        start = (block * programs + pid) * ROWS
+        start = ((blocks_per_program - block) * programs - 1 - pid) * ROWS
         row = start + tl.arange(0, ROWS)
         row_ok = row < num_rows
         mask = row_ok[:, None] & col_ok[None, :]

@@ -36,8 +36,12 @@ def _normed_representative(
     dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     z = _stream(residual, branch)
+    return z, *_representative(z, weight, bias, eps, dtype)
+
+
+def _representative(z: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
     s = z.new_empty((*z.shape[:-2], z.shape[-1]))
-    return z, s, s.new_empty(s.shape, dtype=dtype)
+    return s, s.new_empty(s.shape, dtype=dtype)
 
 
 def _normed_bwd(
@@ -65,6 +69,17 @@ define(
     "layer_norm_fwd",
     "(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> Tensor",
     lambda x, weight, bias, eps, dtype: x.new_empty(x.shape, dtype=dtype),
+)
+# Representative tokens of z [.., M, S, C], and those normed.
+define(
+    "layer_norm_representative_fwd",
+    "(Tensor z, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor)",
+    _representative,
+)
+define(
+    "linear_residual_fwd",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? keep, Tensor residual) -> Tensor",
+    lambda x, weight, bias, keep, residual: _stream(residual, x),
 )
 define(
     "residual_add_fwd",

@@ -37,7 +37,7 @@ def linear_residual(x: Tensor, layer: Linear, residual: Tensor, keep: Tensor | N
     """residual + keep * (x weight^T + bias)."""
     branch = linear(x, layer)
     if keep is not None:
-        branch *= keep.to(branch.dtype).reshape(keep.shape + (1,) * (branch.dim() - keep.dim()))
+        branch *= keep.reshape(keep.shape + (1,) * (branch.dim() - keep.dim()))
     if branch.dtype != residual.dtype:
         return residual + branch
     # A product does not need its result for its gradient, so that the sum can take its place.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import torch
@@ -47,15 +48,16 @@ def _forward(
     every: int,
 ) -> None:
     """Write the contiguous z, s and n, those of them that are given; every `every`-th row is normed."""
-    num_rows, dim = x.shape[:-1].numel(), x.shape[-1]
+    num_rows, rows, dim = x.shape[:-1].numel(), x.shape[-2], x.shape[-1]
     dtype = x.dtype if z is None else z.dtype
     chosen = config("layer_norm_fwd", (power_of_two(dim), dtype.itemsize), _default(dim), x.device)
-    x, branch = rows_of(x), _rows(branch)
+    stream, *stream_strides = _rows(x)
+    branch, *branch_strides = _rows(branch)
     launch(
         layer_norm_fwd_kernel,
         (-(-num_rows // chosen.tiles["ROWS"]),),
-        x, branch, *map(_contiguous, (branch_bias, keep, weight, bias)), z, s, n,
-        *_strides(x), *_strides(branch), eps, x.shape[1], _rows_a_factor(num_rows, keep), num_rows,
+        stream, branch, *map(contiguous, (branch_bias, keep, weight, bias)), z, s, n,
+        *stream_strides, *branch_strides, eps, rows, rows_a_factor(num_rows, keep), num_rows,
         config=chosen, C=dim, EVERY=every, BLOCK_C=power_of_two(dim), ACC=accumulator(dtype),
     )  # fmt: skip
 
@@ -64,19 +66,25 @@ def _default(dim: int) -> Config:
     return Config({"ROWS": max(1, _TILE // power_of_two(dim))}, 4 if dim <= _TILE else 8, 1)
 
 
-def _rows(x: Tensor | None) -> Tensor | None:
-    return None if x is None else rows_of(x)
+def _rows(x: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """x [..., R, C] to be read as [G, R, C], and its strides of groups and rows."""
+    if x is None:
+        return None, 0, 0
+    if x.is_contiguous():
+        # As it is, without a view.
+        rows, dim = x.shape[-2:]
+        return x, rows * dim, dim
+    x = rows_of(x)
+    return x, x.stride(0), x.stride(1)
 
 
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """x without gaps, where there is one."""
+    return x if x is None or x.is_contiguous() else x.contiguous()
 
 
-def _strides(x: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if x is None else (x.stride(0), x.stride(1))
-
-
-def _rows_a_factor(num_rows: int, keep: Tensor | None) -> int:
+def rows_a_factor(num_rows: int, keep: Tensor | None) -> int:
+    """How many rows have one factor of stochastic depth."""
     return 1 if keep is None else num_rows // max(1, keep.numel())
 
 
@@ -85,6 +93,16 @@ def layer_norm_fwd(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: t
     n = x.new_empty(x.shape, dtype=dtype)
     _forward(x, None, None, None, weight, bias, None, None, n, eps, 1)
     return n
+
+
+@implements("layer_norm_representative_fwd")
+def layer_norm_representative_fwd(
+    z: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    s = z.new_empty((*z.shape[:-2], z.shape[-1]))
+    n = s.new_empty(s.shape, dtype=dtype)
+    _forward(z[..., 0, :], None, None, None, weight, bias, None, s, n, eps, 1)
+    return s, n
 
 
 @implements("residual_add_fwd")
@@ -155,14 +173,14 @@ def residual_layer_norm_bwd(
     exact = torch.float64 if stream.dtype == torch.float64 else torch.float32
     sums = stream.new_empty((branch_bias + 2 * affine, programs, dim), dtype=exact)
     rows, norm_rows = stream.shape[-2], stream.shape[-3 if representative else -2]
-    dz, ds, dn, z = map(_rows, (dz, ds, dn, z))
+    read, group_strides, row_strides = zip(*map(_rows, (dz, ds, dn, z)), strict=True)
     launch(
         layer_norm_bwd_kernel,
         (programs,),
-        dz, ds, dn, z, *map(_contiguous, (weight, keep)),
+        *read, *map(contiguous, (weight, keep)),
         dresidual if residual_dtype else None, dbranch if branch_dtype else None, sums,
-        *_strides(dz), *_strides(ds), *_strides(dn), *_strides(z), eps,
-        rows, norm_rows, _rows_a_factor(num_rows, keep), num_rows, -(-blocks // max(1, programs)),
+        *itertools.chain(*zip(group_strides, row_strides, strict=True)), eps,
+        rows, norm_rows, rows_a_factor(num_rows, keep), num_rows, -(-blocks // max(1, programs)),
         config=chosen, C=dim, EVERY=rows if representative else 1, BRANCH_BIAS=branch_bias, AFFINE=affine,
         BLOCK_C=power_of_two(dim), ACC=accumulator(stream.dtype),
     )  # fmt: skip
@@ -174,7 +192,7 @@ _Dtypes = tuple[torch.dtype | None, torch.dtype | None, torch.dtype | None, torc
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _gradients(
+def gradients(
     ctx: Any,
     dz: Tensor | None,
     ds: Tensor | None,
@@ -228,8 +246,8 @@ def _cast(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     return None if x is None or dtype is None else x.to(dtype)
 
 
-def _remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
-    """Keep what `_gradient_dtypes` and `_gradients` need besides tensors."""
+def remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
+    """Keep what `gradient_dtypes` and `gradients` need besides tensors."""
     ctx.eps = eps
     ctx.dtypes = tuple(None if x is None else x.dtype for x in inputs)
     # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.
@@ -237,7 +255,7 @@ def _remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
         ctx.set_materialize_grads(False)
 
 
-def _gradient_dtypes(ctx: Any) -> list[torch.dtype | None]:
+def gradient_dtypes(ctx: Any) -> list[torch.dtype | None]:
     """The dtype of each tensor that was an input, None for those that need no gradient."""
     return [dtype if needed else None for dtype, needed in zip(ctx.dtypes, ctx.needs_input_grad, strict=False)]
 
@@ -248,7 +266,7 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Keeps the input and the weight."""
-        _remember(ctx, eps, x, weight, bias)
+        remember(ctx, eps, x, weight, bias)
         ctx.save_for_backward(x, weight)
         return operator("layer_norm_fwd")(x, weight, bias, eps, dtype)
 
@@ -257,9 +275,9 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = _gradient_dtypes(ctx)
+        wants_x, wants_weight, wants_bias = gradient_dtypes(ctx)
         dtypes = wants_x, None, None, wants_weight, wants_bias
-        dx, _, _, dweight, dbias = _gradients(ctx, None, None, dn, x, weight, None, dtypes)
+        dx, _, _, dweight, dbias = gradients(ctx, None, None, dn, x, weight, None, dtypes)
         return dx, dweight, dbias, None, None
 
 
@@ -269,7 +287,7 @@ class ResidualAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor, branch: Tensor, branch_bias: Tensor | None, keep: Tensor | None) -> Tensor:
         """Keeps the factors only."""
-        _remember(ctx, 0.0, residual, branch, branch_bias)
+        remember(ctx, 0.0, residual, branch, branch_bias)
         ctx.save_for_backward(keep)
         return operator("residual_add_fwd")(residual, branch, branch_bias, keep)
 
@@ -278,9 +296,9 @@ class ResidualAdd(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradient itself for both terms, where there are no factors."""
         (keep,) = ctx.saved_tensors
-        wants_residual, wants_branch, wants_bias = _gradient_dtypes(ctx)
+        wants_residual, wants_branch, wants_bias = gradient_dtypes(ctx)
         dtypes = wants_residual, wants_branch, wants_bias, None, None
-        return *_gradients(ctx, dz, None, None, None, None, keep, dtypes)[:3], None
+        return *gradients(ctx, dz, None, None, None, None, keep, dtypes)[:3], None
 
 
 class ResidualLayerNorm(torch.autograd.Function):
@@ -299,7 +317,7 @@ class ResidualLayerNorm(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         """Keeps the stream, the weight and the factors."""
-        _remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
+        remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
         z, n = operator("residual_layer_norm_fwd")(residual, branch, branch_bias, keep, weight, bias, eps, dtype)
         ctx.save_for_backward(z, weight, keep)
         return z, n
@@ -309,10 +327,10 @@ class ResidualLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """One pass for what z and n were used for."""
         z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = _gradient_dtypes(ctx)
+        residual, branch, branch_bias, _, *affine = gradient_dtypes(ctx)
         dtypes = residual, branch, branch_bias, affine[0], affine[1]
-        gradients = _gradients(ctx, dz, None, dn, z, weight, keep, dtypes)
-        return *gradients[:3], None, *gradients[3:], None, None
+        *summed, dweight, dbias = gradients(ctx, dz, None, dn, z, weight, keep, dtypes)
+        return *summed, None, dweight, dbias, None, None
 
 
 class ResidualLayerNormRepresentative(torch.autograd.Function):
@@ -331,7 +349,7 @@ class ResidualLayerNormRepresentative(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keeps the stream, the weight and the factors."""
-        _remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
+        remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
         z, s, n = operator("residual_layer_norm_representative_fwd")(
             residual, branch, branch_bias, keep, weight, bias, eps, dtype
         )
@@ -343,10 +361,10 @@ class ResidualLayerNormRepresentative(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor | None, ds: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
         """One pass for what z, s and n were used for."""
         z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = _gradient_dtypes(ctx)
+        residual, branch, branch_bias, _, *affine = gradient_dtypes(ctx)
         dtypes = residual, branch, branch_bias, affine[0], affine[1]
-        gradients = _gradients(ctx, dz, ds, dn, z, weight, keep, dtypes, representative=True)
-        return *gradients[:3], None, *gradients[3:], None, None
+        *summed, dweight, dbias = gradients(ctx, dz, ds, dn, z, weight, keep, dtypes, representative=True)
+        return *summed, None, dweight, dbias, None, None
 
 
 # Numbers in a tile, and its widest row.

@@ -1,6 +1,8 @@
-"""The operator of cubes: what it takes and what it does to shapes."""
+"""The operators of cubes: what they take and what they do to shapes."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -15,13 +17,20 @@ def tubelets_fake(
     mean: list[float],
     std: list[float],
     dtype: torch.dtype,
+    mix: Tensor | None = None,
 ) -> Tensor:
-    values = frames.shape[1] * patch_size[0] * patch_size[1] * patch_size[2]
+    values = frames.shape[1] * math.prod(patch_size)
     return frames.new_empty((frames.shape[0], index.shape[-1], values), dtype=dtype)
 
 
 define(
     "tubelets",
     "(Tensor frames, Tensor index, int[] patch_size, float[] mean, float[] std, ScalarType dtype) -> Tensor",
+    tubelets_fake,
+)
+define(
+    "tubelets_fwd",
+    "(Tensor frames, Tensor index, int[] patch_size, float[] mean, float[] std, ScalarType dtype, Tensor? mix) "
+    "-> Tensor",
     tubelets_fake,
 )

@@ -23,6 +23,7 @@ from maedfer.models.attention import attend_to_all, library, packed_bias
 from maedfer.models.fused import BlockParts
 from maedfer.models.intact import has_global_hooks, is_called_alone, is_plain_leaf
 from maedfer.models.lgi_block import LGIStages
+from maedfer.models.stochastic_depth import Keep
 from maedfer.models.transformer_block import TransformerStages
 
 # Where a block keeps what runs in its place: in its dictionary, where no module is looked for.
@@ -140,17 +141,26 @@ class SplitAttention:
 
     def heads(self, x: Tensor, context: Tensor | None = None, attend_to: Tensor | None = None) -> Tensor:
         """See `Attention.heads`."""
-        q = functional.linear(x, self.query, impl=self.impl)
+        q = functional.linear(x, self._query, impl=self.impl)
         kv = self.project_kv(x if context is None else context)
         return functional.cross_attention(q, kv, num_heads=self.num_heads, mask=attend_to, impl=self.attending)
 
-    def project_kv(self, context: Tensor) -> Tensor:
-        """Packed keys and values: [..., 2C]."""
-        bias = None if self.inner.v_bias is None else packed_bias(self.inner.v_bias)
+    def project_kv(self, context: Tensor, *, with_bias: bool = True) -> Tensor:
+        """Packed keys and values [..., 2C]; `with_bias` adds that of the values."""
+        bias = packed_bias(self.v_bias) if with_bias and self.v_bias is not None else None
         return functional.linear(context, (self.inner.kv.weight, bias), impl=self.impl)
 
+    def query_and_kv(self, context: Tensor, *, with_bias: bool = True) -> tuple[functional.Linear, Tensor]:
+        """See `Attention.query_and_kv`."""
+        return self._query, self.project_kv(context, with_bias=with_bias)
+
     @property
-    def query(self) -> functional.Linear:
+    def v_bias(self) -> Tensor | None:
+        """The bias [C] of the values."""
+        return self.inner.v_bias
+
+    @property
+    def _query(self) -> functional.Linear:
         """Weight [C, C] and bias [C] of the queries' projection."""
         return self.inner.q.weight, self.inner.q_bias
 
@@ -272,14 +282,22 @@ class Adapter(BlockParts):
             )
         return out
 
-    def keep(self, x: Tensor, batch_dims: int) -> Tensor | None:
-        """Factors of the block's own stochastic depth, drawn as it draws them: one for each row of a published call."""
+    def draw(self, z: Tensor) -> Keep:
+        """Factors of the block's own stochastic depth, drawn as it draws them: one for each row of a published call.
+
+        What it draws tells which rows are kept; their factor is made anew, as it rounds it to 16 bits under autocast.
+        """
         drop = self.block.drop_path
-        if isinstance(drop, nn.Identity) or not drop.training:
-            return None
-        shape = x.shape[:batch_dims]
-        ones = functional.product_operand(x.new_ones(math.prod(shape), 1, 1))
-        return drop(ones).to(x.dtype).reshape(shape)
+        if isinstance(drop, nn.Identity) or not drop.training or not drop.drop_prob:
+            return Keep()
+        exact = torch.promote_types(z.dtype, torch.float32)
+        factor = 1.0 / (1.0 - drop.drop_prob) if getattr(drop, "scale_by_keep", True) else 1.0
+        keeps: dict[str, Tensor] = {}
+        for name, dims in self.branches(z.dim() - 2).items():
+            shape = z.shape[:dims]
+            ones = functional.product_operand(z.new_ones(math.prod(shape), 1, 1))
+            keeps[name] = (drop(ones).reshape(shape) != 0).to(exact) * factor
+        return Keep(**keeps)
 
 
 class PublishedLGIBlock(Adapter, LGIStages):

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
+from maedfer.kernels._launch import recording
 from maedfer.kernels.interaction.folding import fold, folds, key_layout
-from maedfer.kernels.interaction.triton import FoldedInteraction, not_supported_reasons
+from maedfer.kernels.interaction.kernels import interaction_fwd_kernel
+from maedfer.kernels.interaction.triton import FoldedInteraction, not_supported_reasons, row_alignment
 from tests.kernels.oracle import DTYPES, check, expanded_like, interaction, randn
 
 EPS = 1e-6
@@ -33,7 +35,7 @@ def plain(
 
 
 def fast(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-    return FoldedInteraction.apply(*inputs, EPS, inputs[0].dtype)
+    return FoldedInteraction.apply(*inputs, EPS, inputs[0].dtype, torch.is_grad_enabled())
 
 
 def inputs(
@@ -60,7 +62,16 @@ def test_regions(regions: int, dtype: torch.dtype, device: torch.device) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("batch", "regions", "rows", "heads", "dim"),
-    [(1, 8, 101, 8, 64), (2, 8, 11, 6, 48), (0, 4, 3, 2, 32), (1, 3, 2, 1, 16), (2, 20, 5, 8, 40), (1, 2, 17, 3, 96)],
+    [
+        (1, 8, 21, 8, 64),
+        (1, 2, 101, 8, 64),
+        (2, 8, 11, 6, 48),
+        (0, 4, 3, 2, 32),
+        (1, 3, 2, 1, 16),
+        (2, 20, 5, 8, 40),
+        (1, 2, 35, 3, 160),
+        (1, 64, 2, 3, 16),
+    ],
     ids=str,
 )
 def test_sizes(
@@ -69,10 +80,57 @@ def test_sizes(
     check(fast, plain, inputs(batch, regions, rows, heads, dim, dtype, device))
 
 
-def test_many_tiles_to_a_program(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = "maedfer.kernels.interaction.triton._programs"
-    monkeypatch.setattr(programs, lambda batch, rows, block: (2, -(-rows // (2 * block))))
-    check(fast, plain, inputs(2, 4, 21, 2, 32, torch.float32, device))
+def test_stream_wider_than_products(device: torch.device) -> None:
+    tensors = inputs(2, 8, 11, 4, 96, torch.float32, device)
+    for number in (2, 4):
+        tensors[number] = tensors[number].detach().half().requires_grad_()
+    check(fast, plain, tensors)
+
+
+@pytest.mark.parametrize(
+    ("stream", "products", "far"),
+    [
+        (torch.float32, torch.float32, 1000),
+        (torch.float32, torch.float16, 1000),
+        (torch.float16, torch.float16, 30),
+    ],
+    ids=str,
+)
+def test_rows_far_from_zero(stream: torch.dtype, products: torch.dtype, far: int, device: torch.device) -> None:
+    tensors = inputs(1, 4, 9, 2, 160, torch.float32, device)
+    with torch.no_grad():
+        # Rows of different means, and in a region channels that stand apart from the others.
+        tensors[0] += torch.linspace(-far, far, 9, device=device)[:, None]
+        tensors[0][:, 1, :, 40:50] -= 50
+    low = [x.detach().to(products if number in (2, 4) else stream).requires_grad_() for number, x in enumerate(tensors)]
+    check(fast, plain, low)
+
+
+# A's own gradient leaves float16.
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_float16_under_a_loss_scale(device: torch.device) -> None:
+    tensors = inputs(1, 8, 101, 2, 64, torch.float16, device)
+    for number in (3, 5, 6):
+        tensors[number] = tensors[number].detach().float().requires_grad_()
+    with torch.no_grad():
+        tensors[2] *= 0.1
+        # Gradients of head 0's scores leave float16, and so does its A's; what follows from them otherwise does not.
+        tensors[4][:, 0] *= 100
+        tensors[4][:, 1] *= 0.2
+    upstream = [torch.randn_like(tensors[0]) * 2000 for _ in range(2)]
+    got = torch.autograd.grad(fast(*tensors), tensors, upstream)
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    want = torch.autograd.grad(plain(*exact), exact, [x.double() for x in upstream])
+    dscore = want[3].abs().max()
+    assert dscore > torch.finfo(torch.float16).max
+    # Of A, head 1: where head 0's is held at all, it is a small difference of large numbers.
+    held = got[2][want[2].abs() < 0.99 * torch.finfo(torch.float16).max]
+    assert torch.isfinite(held).all() and not torch.isnan(got[2]).any()
+    pairs = [
+        (one[:, 1:], other[:, 1:]) if one is got[2] else (one, other) for one, other in zip(got, want, strict=True)
+    ]
+    for number, (one, other) in enumerate(pairs):
+        assert (one.double() - other).norm() < 0.001 * other.norm(), number
 
 
 def test_strided_inputs_and_gradients(device: torch.device) -> None:
@@ -120,8 +178,19 @@ def test_regions_that_32_bits_do_not_reach_are_copied(device: torch.device) -> N
     check(fast, plain, [far.requires_grad_(), *tensors[1:]])
 
 
+def test_probabilities_are_written_for_a_backward_pass_only(device: torch.device) -> None:
+    tensors = inputs(1, 4, 3, 2, 32, torch.float32, device)
+    # The norm's parameters are leaves in evaluation too.
+    with recording() as launches, torch.no_grad():
+        fast(*tensors)
+    with recording() as kept:
+        fast(*tensors)
+    written = interaction_fwd_kernel.arg_names.index("p_ptr")
+    assert launches[0].args[written] is None and isinstance(kept[0].args[written], Tensor)
+
+
 def test_repeats_bit_for_bit(device: torch.device) -> None:
-    tensors = inputs(2, 8, 21, 4, 64, torch.float32, device)
+    tensors = inputs(2, 8, 9, 4, 64, torch.float32, device)
     runs = []
     for _ in range(2):
         outputs = fast(*tensors)
@@ -138,8 +207,8 @@ def test_opcheck(device: torch.device) -> None:
     tensors = [x.detach() for x in inputs(2, 4, 5, 2, 32, torch.float32, device)]
     ops = torch.ops.maedfer
     torch.library.opcheck(ops.interaction_fwd.default, (*tensors, EPS, torch.float32, True))
-    y, n, p = ops.interaction_fwd(*tensors, EPS, torch.float32, True)
-    torch.library.opcheck(ops.interaction_bwd.default, (y, n, *tensors[:5], p, tensors[5], EPS))
+    y, _, p = ops.interaction_fwd(*tensors, EPS, torch.float32, True)
+    torch.library.opcheck(ops.interaction_bwd.default, (y, *tensors[:3], tensors[4], p, EPS, torch.float32))
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -170,4 +239,12 @@ def test_when_folding_pays() -> None:
     assert folds(8, 8, 512) and folds(8, 16, 512) and folds(8, 20, 512) and not folds(8, 80, 512)
     assert key_layout(8, 8) == (1, 8, 8) and key_layout(8, 20) == (4, 2, 32) and key_layout(1, 1) == (1, 16, 1)
     assert not not_supported_reasons(20, 512)
-    assert "80 regions" in not_supported_reasons(80, 512)[0] and "2048 channels" in not_supported_reasons(8, 2048)[0]
+    assert "80 regions" in not_supported_reasons(80, 512)[0] and "8192 channels" in not_supported_reasons(8, 8192)[0]
+
+
+def test_alignment_of_rows() -> None:
+    half = torch.zeros(4, 3, 512, dtype=torch.float16)
+    assert row_alignment(half, half[:, 1:, 8:]) == 16
+    assert row_alignment(half, half[..., 4:]) == 8 and row_alignment(half[..., 1:], half) == 2
+    # Rows of 72 bytes.
+    assert row_alignment(torch.zeros(4, 36, dtype=torch.float16)) == 8

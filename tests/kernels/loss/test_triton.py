@@ -13,7 +13,7 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._operators import operator
-from maedfer.kernels.loss.triton import TritonLoss, not_supported_reasons
+from maedfer.kernels.loss.triton import TritonLoss, _reads_words, not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -85,7 +85,9 @@ def test_targets(
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("patch_size", [(2, 8, 8), (4, 4, 4), (2, 7, 5), (3, 1, 2), (2, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "patch_size", [(2, 8, 8), (2, 1, 8), (3, 2, 32), (4, 4, 4), (2, 7, 5), (3, 1, 2), (2, 1, 1)], ids=str
+)
 def test_patch_sizes_and_channels(patch_size: tuple[int, ...], channels: int, device: torch.device) -> None:
     index, frames = tokens(device), video(patch_size, channels, device)
     check(fast(index, patch_size), plain(index, patch_size), [predicted(frames, index, patch_size), frames])
@@ -135,9 +137,31 @@ def test_frames_are_read_in_place(dtype: torch.dtype, device: torch.device) -> N
         check(fast(index), plain(index), [predicted(view, index), view])
 
 
-def test_predictions_are_read_in_place(device: torch.device) -> None:
-    index, frames = tokens(device), video(PATCH, 3, device)
-    values = math.prod(PATCH) * 3
+def test_words_are_read_in_place(device: torch.device) -> None:
+    patch = (2, 8, 8)
+    index, frames = tokens(device), video(patch, 3, device)
+    wide = video((6, 16, 24), 4, device)
+    words = [
+        frames.transpose(1, 2).contiguous().transpose(1, 2),
+        wide[:, 1:, :4, 3:19, 16:40],
+        wide[:, :3, 4:8, :32:2, 48:],
+        frames[:1, :1].expand(2, 3, -1, -1, -1),
+    ]
+    others = [
+        wide[:, :3, :4, :16, 4:28],
+        wide[:, :3, :4, :16, :48:2],
+        frames.transpose(2, 4).contiguous().transpose(2, 4),
+    ]
+    for view in (*words, *others):
+        assert _reads_words(view, patch) == any(view is one for one in words)
+        check(fast(index, patch), plain(index, patch), [predicted(view, index, patch), view])
+    assert not _reads_words(video((2, 8, 24), 3, device), (2, 8, 24))
+
+
+@pytest.mark.parametrize("patch_size", [PATCH, (2, 4, 8)], ids=str)
+def test_predictions_are_read_in_place(patch_size: tuple[int, ...], device: torch.device) -> None:
+    index, frames = tokens(device), video(patch_size, 3, device)
+    values = math.prod(patch_size) * 3
     wide = randn(4, 12, 2 * values + 5, dtype=torch.float32, device=device, grad=False)
     for prediction in (
         wide[:2, -3:, :values],
@@ -146,37 +170,35 @@ def test_predictions_are_read_in_place(device: torch.device) -> None:
         wide[:3, :2, :values].transpose(0, 1),
         wide[:1, :3, :values].expand(2, -1, -1),
     ):
-        check(fast(index), plain(index), [prediction.requires_grad_(), frames])
+        check(fast(index, patch_size), plain(index, patch_size), [prediction.requires_grad_(), frames])
         prediction.requires_grad_(False)
     tail = randn(2, 12, values, dtype=torch.float32, device=device)
-    check(lambda x, y: fast(index)(x[:, -3:], y), lambda x, y: plain(index)(x[:, -3:], y), [tail, frames])
+    ours, theirs = fast(index, patch_size), plain(index, patch_size)
+    check(lambda x, y: ours(x[:, -3:], y), lambda x, y: theirs(x[:, -3:], y), [tail, frames])
 
 
-def test_indices_are_read_in_place(device: torch.device) -> None:
-    frames = video(PATCH, 3, device)
+@pytest.mark.parametrize("patch_size", [PATCH, (2, 4, 8)], ids=str)
+def test_indices_are_read_in_place_and_wrap_around(patch_size: tuple[int, ...], device: torch.device) -> None:
+    frames = video(patch_size, 3, device)
     wide = tokens(device, 4, 8)
-    for index in (wide[:2, 1:4], wide[::2, ::3], wide[:3, :2].T, wide[:1, :3].expand(2, -1)):
-        check(fast(index), plain(index), [predicted(frames, index), frames])
+    outside = torch.tensor([[-1, -13, 12], [25, 3, -7]], device=device)
+    for index in (wide[:2, 1:4], wide[::2, ::3], wide[:3, :2].T, wide[:1, :3].expand(2, -1), outside):
+        check(fast(index, patch_size), plain(index, patch_size), [predicted(frames, index, patch_size), frames])
 
 
-def test_token_numbers_wrap_around(device: torch.device) -> None:
-    frames = video(PATCH, 3, device)
-    index = torch.tensor([[-1, -13, 12], [25, 3, -7]], device=device)
-    check(fast(index), plain(index), [predicted(frames, index), frames])
-
-
+@pytest.mark.parametrize("patch_size", [PATCH, (2, 4, 8)], ids=str)
 @pytest.mark.parametrize("far", range(4), ids=["clip", "channel", "frame", "row"])
-def test_offsets_past_two_to_the_31(far: int, device: torch.device) -> None:
-    shape = [1, 1, *(number * length for number, length in zip(GRID, PATCH, strict=True))]
+def test_offsets_past_two_to_the_31(far: int, patch_size: tuple[int, ...], device: torch.device) -> None:
+    shape = [1, 1, *(number * length for number, length in zip(GRID, patch_size, strict=True))]
     shape[far] = max(3, shape[far])
     strides = [4096, 1024, shape[3] * shape[4], shape[4], 1]
     # The stride itself fits 32 bits, only its last multiple does not.
-    strides[far] = 2**31 // (shape[far] - 1) + 16
+    strides[far] = (2**31 // (shape[far] - 1) // 8 + 2) * 8
     storage = torch.empty(2**31 + 16384, dtype=torch.uint8, device=device)
     frames = storage.as_strided(shape, strides)
     frames.copy_(torch.randint(0, 256, shape, dtype=torch.uint8))
     index = torch.tensor([[0, 11, 7]], device=device).expand(shape[0], -1)
-    check(fast(index), plain(index), [predicted(frames, index), frames])
+    check(fast(index, patch_size), plain(index, patch_size), [predicted(frames, index, patch_size), frames])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -200,7 +222,7 @@ def test_nothing_is_kept_without_a_gradient(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
-@pytest.mark.parametrize("patch_size", [PATCH, (2, 7, 5)], ids=str)
+@pytest.mark.parametrize("patch_size", [PATCH, (2, 7, 5), (2, 4, 8)], ids=str)
 def test_flat_cubes_have_a_target_of_zero(
     patch_size: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
@@ -215,19 +237,21 @@ def test_flat_cubes_have_a_target_of_zero(
     torch.testing.assert_close(gradient, prediction.detach() * 2 / count)
 
 
-def test_nearly_flat_cubes(device: torch.device) -> None:
-    index, frames = tokens(device), video((2, 7, 5), 3, device)
+@pytest.mark.parametrize("patch_size", [(2, 7, 5), (2, 16, 16)], ids=str)
+def test_nearly_flat_cubes(patch_size: tuple[int, ...], device: torch.device) -> None:
+    index, frames = tokens(device), video(patch_size, 3, device)
     frames[:] = 200
-    frames[..., ::5] += 1
-    check(fast(index, (2, 7, 5)), plain(index, (2, 7, 5)), [predicted(frames, index, (2, 7, 5)), frames])
+    frames[..., :: patch_size[2]] += 1
+    check(fast(index, patch_size), plain(index, patch_size), [predicted(frames, index, patch_size), frames])
 
 
-def test_results_repeat_bit_for_bit(device: torch.device) -> None:
-    index, frames = tokens(device, number=9), video(PATCH, 3, device)
-    prediction = predicted(frames, index)
+@pytest.mark.parametrize("patch_size", [PATCH, (2, 4, 8)], ids=str)
+def test_results_repeat_bit_for_bit(patch_size: tuple[int, ...], device: torch.device) -> None:
+    index, frames = tokens(device, number=9), video(patch_size, 3, device)
+    prediction = predicted(frames, index, patch_size)
     runs = []
     for _ in range(2):
-        losses = fast(index)(prediction, frames)
+        losses = fast(index, patch_size)(prediction, frames)
         runs.append([*losses, *torch.autograd.grad(torch.stack([*losses]).sum(), prediction)])
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 

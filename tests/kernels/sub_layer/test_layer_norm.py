@@ -256,6 +256,19 @@ def test_more_rows_than_programs(
     check(fast, plain, inputs(2, 5, 21, 100, device=device))
 
 
+@NORMED
+def test_float16_under_a_loss_scale(fast: Callable, plain: Callable, device: torch.device) -> None:
+    """Gradients near the largest of float16: their sums over rows are beyond it and must not be made in it."""
+    residual, branch, bias, _, weight, norm_bias = inputs(2, 3, 41, 32, device=device)
+    small = (weight.detach() / 8).requires_grad_()
+    half = branch.detach().half().requires_grad_()
+
+    def scaled(out: Tensor) -> Tensor:
+        return (1.0 + torch.rand_like(out)) * 2**13
+
+    check(fast, plain, [residual, half, bias, None, small, norm_bias], scaled)
+
+
 def test_offsets_of_more_than_31_bits(device: torch.device) -> None:
     # The stride fits 31 bits, twice the stride does not; what lies between the rows is never touched.
     far = torch.empty(2**31 + 64, dtype=torch.float16, device=device).as_strided((3, 1, 32), (2**30 + 16, 32, 1))

@@ -166,6 +166,17 @@ def test_stochastic_depth_draws_the_same_numbers_and_stops_in_evaluation() -> No
     assert relative_error(want["out"], calm["out"]) > 0.01
 
 
+def test_factors_of_stochastic_depth_are_exact_under_autocast() -> None:
+    model, x = blocks(drop_path=0.1)
+    maedfer.accelerate(model, "torch")
+    adapter = model.video["blocks"][1].__dict__["_maedfer"]
+    with torch.autocast(x.device.type, torch.bfloat16):
+        keep = adapter.draw(x.bfloat16())
+    assert [None if one is None else one.shape for one in keep] == [(2, 4), (2,), (2,), None, (2, 4)]
+    drawn = torch.cat([one.flatten() for one in keep if one is not None])
+    assert drawn.dtype == torch.float32 and set(drawn.tolist()) <= {0.0, float(torch.tensor(1 / 0.9))}
+
+
 def test_nothing_but_the_computation_changes() -> None:
     model, x = blocks()
     seen: list[str] = []

@@ -1,0 +1,4 @@
+"""Feed-forward network: two products with a GELU between them, joined with the residual that follows."""
+
+# Declares the operators, whichever file of the folder is imported.
+from maedfer.kernels.feed_forward import schema as schema
