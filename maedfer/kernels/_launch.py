@@ -86,6 +86,11 @@ def power_of_two(size: int, least: int = 1) -> int:
     return max(least, 1 << max(0, size - 1).bit_length())
 
 
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """x without gaps, where there is one."""
+    return x if x is None or x.is_contiguous() else x.contiguous()
+
+
 def rows_of(x: Tensor) -> Tensor:
     """View [..., R, C] as [G, R, C] with unit stride along C; copies only what cannot be viewed so."""
     x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

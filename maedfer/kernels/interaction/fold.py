@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config
-from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two
+from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch, power_of_two
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels.interaction.fold_kernels import fold_bwd_kernel, fold_fwd_kernel, fold_sums_kernel
@@ -73,8 +73,8 @@ def interaction_fold_fwd(
     launch(
         fold_fwd_kernel,
         (num_heads * -(-rows // chosen.tiles["BLOCK"]) * (1 + 2 * columns),),
-        kv, _vector(value_bias), _vector(norm_weight), _vector(norm_bias), query_weight, _vector(query_bias),
-        out_weight, _vector(out_bias), _vector(keep), matrix, offset, values,
+        kv, contiguous(value_bias), contiguous(norm_weight), contiguous(norm_bias), query_weight,
+        contiguous(query_bias), out_weight, contiguous(out_bias), contiguous(keep), matrix, offset, values,
         *kv.stride()[:2], query_weight.stride(0), out_weight.stride(0), rows,
         config=chosen, **constants,
     )  # fmt: skip
@@ -122,8 +122,8 @@ def interaction_fold_bwd(
         fold_bwd_kernel,
         (row_programs + chunks * columns * (of_query + of_output),),
         dmatrix, doffset, dvalues,
-        kv, _vector(value_bias), _vector(norm_weight), _vector(norm_bias), query_weight, _vector(query_bias),
-        out_weight, _vector(keep), dkv, dquery_weight, dquery_bias, dout_weight, sums,
+        kv, contiguous(value_bias), contiguous(norm_weight), contiguous(norm_bias), query_weight,
+        contiguous(query_bias), out_weight, contiguous(keep), dkv, dquery_weight, dquery_bias, dout_weight, sums,
         *dmatrix.stride()[:3], *doffset.stride(), *dvalues.stride()[:3], *kv.stride()[:2],
         query_weight.stride(0), out_weight.stride(0), rows, row_programs,
         config=chosen, QUERY=of_query, **constants,
@@ -145,10 +145,6 @@ _SUMMED = 64
 
 def _adjacent(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _vector(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 class Folding(torch.autograd.Function):

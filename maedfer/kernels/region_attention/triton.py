@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config, shared_limit
-from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two, rows_of
+from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch, power_of_two, rows_of
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels.region_attention.kernels import (
     attention_bwd_halves_kernel,
@@ -185,7 +185,7 @@ def region_attention_fwd(qkv: Tensor, q_bias: Tensor | None, v_bias: Tensor | No
     out = qkv.new_empty((*qkv.shape[:-1], dim))
     packed = rows_of(qkv)
     q, k, v = packed.split(dim, dim=-1)
-    _attention_fwd(q, k, v, _vector(q_bias), _vector(v_bias), out.view(*packed.shape[:2], dim), num_heads)
+    _attention_fwd(q, k, v, contiguous(q_bias), contiguous(v_bias), out.view(*packed.shape[:2], dim), num_heads)
     return out
 
 
@@ -197,7 +197,7 @@ def region_attention_bwd(
     packed = rows_of(qkv)
     dqkv = packed.new_empty(packed.shape)
     (q, k, v), (dq, dk, dv) = packed.split(dim, dim=-1), dqkv.split(dim, dim=-1)
-    inputs = _Inputs(q, k, v, _vector(q_bias), rows_of(dout))
+    inputs = _Inputs(q, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)
     return dqkv.view(qkv.shape), dbias
 
@@ -208,7 +208,7 @@ def cross_attention_fwd(q: Tensor, kv: Tensor, q_bias: Tensor | None, v_bias: Te
     out = q.new_empty(q.shape)
     rows = rows_of(q)
     k, v = rows_of(kv).split(dim, dim=-1)
-    _attention_fwd(rows, k, v, _vector(q_bias), _vector(v_bias), out.view(rows.shape), num_heads)
+    _attention_fwd(rows, k, v, contiguous(q_bias), contiguous(v_bias), out.view(rows.shape), num_heads)
     return out
 
 
@@ -220,13 +220,9 @@ def cross_attention_bwd(
     rows, packed = rows_of(q), rows_of(kv)
     dq, dkv = rows.new_empty(rows.shape), packed.new_empty(packed.shape)
     (k, v), (dk, dv) = packed.split(dim, dim=-1), dkv.split(dim, dim=-1)
-    inputs = _Inputs(rows, k, v, _vector(q_bias), rows_of(dout))
+    inputs = _Inputs(rows, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)
     return dq.view(q.shape), dkv.view(kv.shape), dbias
-
-
-def _vector(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.contiguous()
 
 
 class TritonRegionAttention(torch.autograd.Function):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maedfer.kernels._launch import accumulator, dot_precision, launch
+from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels._product_tiles import aligned_rows, as_rows, described, product_config, tiles
 from maedfer.kernels._products import weight_gradient
 from maedfer.kernels.sub_layer.product_kernels import linear_residual_fwd_kernel
-from maedfer.kernels.sub_layer.triton import contiguous, gradient_dtypes, gradients, remember, rows_a_factor
+from maedfer.kernels.sub_layer.triton import gradient_dtypes, gradients, remember, rows_a_factor
 
 
 def fuses(dtype: torch.dtype, stream: torch.dtype, dim: int, width: int) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config
-from maedfer.kernels._launch import accumulator, launch, power_of_two, rows_of
+from maedfer.kernels._launch import accumulator, contiguous, launch, power_of_two, rows_of
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels.sub_layer.gelu_kernels import bias_gelu_bwd_kernel, bias_gelu_fwd_kernel
 from maedfer.kernels.sub_layer.layer_norm_kernels import layer_norm_bwd_kernel, layer_norm_fwd_kernel
@@ -76,11 +76,6 @@ def _rows(x: Tensor | None) -> tuple[Tensor | None, int, int]:
         return x, rows * dim, dim
     x = rows_of(x)
     return x, x.stride(0), x.stride(1)
-
-
-def contiguous(x: Tensor | None) -> Tensor | None:
-    """x without gaps, where there is one."""
-    return x if x is None or x.is_contiguous() else x.contiguous()
 
 
 def rows_a_factor(num_rows: int, keep: Tensor | None) -> int:
