@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest fuzz gpu lint format clean distclean
+.PHONY: help setup demo test test-oldest sanitize fuzz gpu lint format clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -56,6 +56,9 @@ $(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
 	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --constraint tests/oldest.txt \
 		-e . 'pytest>=8' 'pytest-xdist>=3.6'
 	@touch $@
+
+sanitize: $(STAMP) ## csrc on a CPU under the sanitizers of addresses and undefined behaviour; some 3 minutes
+	$(PY) -m tests.csrc.sanitize
 
 fuzz: $(STAMP) ## hundreds of bad command lines, 2,000 damaged files and 40 kills; some 5 minutes
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --processes $(TEST_WORKERS) $(FUZZ_ARGS)

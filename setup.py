@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,6 +33,16 @@ RECORD = "_build.json"
 ARCHITECTURES = "8.0;9.0;10.0"
 # Where one result is promised for every processor: some would multiply and add at once, which rounds differently.
 FLAGS = {"clips.cpp": "-ffp-contract=off"}
+X86 = platform.machine() in ("x86_64", "AMD64")
+# Kernels are compiled once for each of these, and the best that a processor runs is taken there (csrc/cpu/variants.h).
+_AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
+VARIANTS = {
+    "baseline.cpp": "",
+    "avx2.cpp": "-mavx2 -mfma -mf16c",
+    "avx512.cpp": _AVX512,
+    "avx512_bf16.cpp": f"{_AVX512} -mavx512bf16",
+    "amx.cpp": f"{_AVX512} -mavx512bf16 -mamx-tile -mamx-bf16",
+}
 
 
 class CannotBuild(Exception):
@@ -108,20 +121,30 @@ class Build(build_ext):
                 self.module(part).unlink(missing_ok=True)
         self.target(RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-    def build(self, part: str) -> dict[str, str]:
+    def build(self, part: str) -> dict[str, Any]:
         """Compile one module; returns what it was compiled with."""
         import pybind11
 
         cxx = compiler()
-        made_with = {"compiler": version(cxx)}
+        made_with: dict[str, Any] = {"compiler": version(cxx)}
         include = f"-I{pybind11.get_include()} -I{sysconfig.get_paths()['include']}"
         header = Path(sysconfig.get_paths()["include"]) / "Python.h"
         if not header.is_file():
             raise CannotBuild(f"{header} is missing (Debian and Ubuntu: apt install python3-dev)")
         dependencies = "-MMD -MF $out.d -c $in -o $out"
         rules = {"cxx": f"{cxx} -std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra {include} $flags {dependencies}"}
-        link = f"{cxx} -shared -pthread $in -o $out"
-        sources = sorted((CSRC / part).glob("*.cpp"))
+        link = f"{cxx} -shared -pthread $in -ldl -o $out"
+        sources = sorted((CSRC / part).rglob("*.cpp"))
+        without: list[str] = []
+        if part == "cpu":
+            without = [name for name in VARIANTS if not knows(cxx, variant_flags(name))]
+            sources = [source for source in sources if source.name not in without]
+            made_with |= {
+                "variants": [
+                    Path(name).stem for name in VARIANTS if name not in without and (X86 or not VARIANTS[name])
+                ],
+                "unknown": {Path(name).stem: VARIANTS[name] for name in without},
+            }
         if part == "cuda":
             cuda, flags = nvcc(), architectures()
             made_with |= {
@@ -135,10 +158,10 @@ class Build(build_ext):
             # Linked statically, the runtime finds the driver when it is first used: importing needs none.
             link = f"{cuda} -shared {host} -cudart static $in -o $out"
             sources += sorted((CSRC / part).glob("*.cu"))
-        self.ninja(part, rules, link, sources)
+        self.ninja(part, rules, link, {source: flags_of(source, without) for source in sources})
         return made_with
 
-    def ninja(self, part: str, rules: dict[str, str], link: str, sources: list[Path]) -> None:
+    def ninja(self, part: str, rules: dict[str, str], link: str, sources: dict[Path, str]) -> None:
         """Write build.ninja and run it."""
         import ninja
 
@@ -148,11 +171,11 @@ class Build(build_ext):
         lines = [f"rule {name}\n command = {line}\n depfile = $out.d\n deps = gcc\n" for name, line in rules.items()]
         lines.append(f"rule link\n command = {link}\n")
         objects = []
-        for source in sources:
+        for source, flags in sources.items():
             made = folder / f"{source.name}.o"
             objects.append(_escaped(made))
             lines.append(f"build {_escaped(made)}: {'cu' if source.suffix == '.cu' else 'cxx'} {_escaped(source)}\n")
-            lines.append(f" flags = {FLAGS.get(source.name, '')}\n")
+            lines.append(f" flags = {flags}\n")
         module = self.module(part)
         module.parent.mkdir(parents=True, exist_ok=True)
         lines.append(f"build {_escaped(module)}: link {' '.join(objects)}\n")
@@ -181,6 +204,26 @@ class Build(build_ext):
     def get_output_mapping(self) -> dict[str, str]:
         """Editable installations find the modules in the source tree."""
         return {}
+
+
+def variant_flags(name: str) -> str:
+    """Flags of an instruction set; other processors than x86-64 have their own names for them: the baseline alone."""
+    return VARIANTS[name] if X86 else ""
+
+
+def knows(cxx: str, flags: str) -> bool:
+    """Whether a compiler has all flags of an instruction set: old ones are without the newest."""
+    command = [*cxx.split(), *flags.split(), "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def flags_of(source: Path, without: Sequence[str] = ()) -> str:
+    """A source file's own flags, where some files of variants/ are left out."""
+    if source.parent.name == "variants":
+        return f"-ffp-contract=fast -fno-math-errno -fno-trapping-math {variant_flags(source.name)}"
+    if source.name == "variants.cpp":
+        return " ".join(f"-DMAEDFER_WITHOUT_{Path(name).stem.upper()}" for name in without)
+    return FLAGS.get(source.name, "")
 
 
 def _escaped(path: Path) -> str:

@@ -4,6 +4,7 @@ python -m benchmarks run                                   # on this machine's G
 python -m benchmarks run --op region_attention --dtype float32
 python -m benchmarks compare before.json after.json
 python -m benchmarks compare --base HEAD~1 --op block      # measures both
+python -m benchmarks cpu --peer FILE.py:FUNCTION           # ours beside a model that the function builds
 python -m benchmarks ahead-of-time                         # compiles all kernels and holds them to their budgets
 python -m benchmarks static --base HEAD~1                  # counts what kernels and steps take, without a GPU
 """
@@ -18,7 +19,9 @@ import torch
 
 from benchmarks import goals
 from benchmarks.compare import THRESHOLD, compare_revisions, read, regressions, table
+from benchmarks.cpu import command as cpu
 from benchmarks.plots import draw
+from benchmarks.results_file import make_place
 from benchmarks.run import WORKLOADS, DeviceLost, run, select
 from benchmarks.static import command as static
 from benchmarks.workload import Settings
@@ -44,13 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     comparing.add_argument("--threshold", type=float, default=THRESHOLD, help="least change that counts")
     comparing.add_argument("--fail", action="store_true", help="exit with 1 when something is slower")
     _add_run_options(comparing)
+    beside = commands.add_parser("cpu", help="inference and training on the processor, beside another model")
+    cpu.add_options(beside)
     compiling = commands.add_parser("ahead-of-time", help="compile every shipped kernel and hold it to its budget")
     compiling.add_argument("--cases", nargs="+", default=[""], metavar="NAME", help="those whose names begin so (all)")
     compiling.add_argument("--arch", type=int, nargs="+", help="only these, such as 80 90 100")
     counting = commands.add_parser("static", help="count registers, barriers, widths, launches and bytes without a GPU")
     static.add_options(counting)
     args = parser.parse_args(argv)
-    running = {"run": _run, "compare": _compare, "ahead-of-time": _ahead_of_time, "static": static.run}
+    running = {"run": _run, "compare": _compare, "cpu": cpu.run, "ahead-of-time": _ahead_of_time, "static": static.run}
     try:
         return running[args.command](args)
     except InputError as error:
@@ -87,9 +92,8 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     settings = _settings(args)
     dtype = str(settings.dtype).removeprefix("torch.")
-    out = args.out or RESULTS / f"micro_{settings.device}_{dtype}.json"
     workloads = select(args.op, args.sweep)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = make_place(args.out or RESULTS / f"micro_{settings.device}_{dtype}.json")
     results = run(workloads, settings, out, args.budget)
     if settings.device == "cuda":
         print("\n".join(["", "goals", *goals.lines(results["goals"])]))

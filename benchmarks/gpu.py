@@ -24,7 +24,8 @@ import torch
 from benchmarks import goals
 from benchmarks.compare import read
 from benchmarks.plots import draw
-from benchmarks.run import WORKLOADS, write
+from benchmarks.results_file import make_place, write
+from benchmarks.run import WORKLOADS
 from benchmarks.workload import COMPILED
 from maedfer.errors import InputError, MissingDependencyError
 
@@ -45,10 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("benchmarks: error: PyTorch finds no CUDA device here", file=sys.stderr)
         return 2
+    try:
+        make_place(args.out)
+    except InputError as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        return 2
     deadline = time.monotonic() + args.seconds
     results: dict[str, Any] = {"tests": run_tests(test_args, min(_TEST_SECONDS, args.seconds / 2)), "rows": []}
     print(summary(results["tests"]), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     write(args.out, results)
     measure(results, args.out, deadline)
     print("\n".join(["", "goals", *goals.lines(results.get("goals", []))]))

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from maedfer.errors import InputError, MissingDependencyError, unknown
+from benchmarks.results_file import make_place, write
+from maedfer.errors import InputError, MissingDependencyError, require, unknown
 from maedfer.report import write_comparison
 from maedfer.report.figures import seed_comparison
 from maedfer.synthetic import write_dataset
@@ -30,6 +31,8 @@ CONDITIONS: dict[str, tuple[str, ...] | None] = {
     "motion": ("model.target=motion",),
     "pixels": ("model.target=pixels",),
 }
+
+_RESULTS = ("learning.json", "learning.png")
 
 
 def main() -> int:
@@ -58,6 +61,10 @@ def learning(
     for name in names:
         if name not in CONDITIONS:
             raise unknown("condition", name, CONDITIONS)
+    # What the end needs is looked for before the hours in between.
+    require("matplotlib", "train")
+    for place in (out / "report.html", *((results / name for name in _RESULTS) if results else ())):
+        make_place(place)
     started, cpus = time.perf_counter(), available_cpus()
     data = write_dataset(out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus)
     unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
@@ -97,13 +104,12 @@ def learning(
         },
     }
     if results is not None:
-        results.mkdir(parents=True, exist_ok=True)
-        (results / "learning.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write(results / _RESULTS[0], summary)
         conditions = report["scores"]["conditions"]
         scores = {
             metric.upper(): {name: conditions[name][metric]["values"] for name in names} for metric in ("uar", "war")
         }
-        seed_comparison(scores, paired=True, width=10.0).savefig(results / "learning.png", dpi=150)
+        seed_comparison(scores, paired=True, width=10.0).savefig(results / _RESULTS[1], dpi=150)
     for difference in report["scores"]["differences"]:
         print(difference["sentence"])
     return summary

@@ -12,7 +12,6 @@ Writes loader_cpu.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from maedfer._files import atomic_path
+from benchmarks.results_file import make_place, write
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
@@ -44,28 +43,32 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60, help="samples of each clip")
     parser.add_argument("--results", type=Path, help="folder that takes loader_cpu.json")
     args = parser.parse_args()
-    if args.results and not args.results.is_dir():
-        parser.error(f"--results {str(args.results)!r} is not a folder: make it, or give another")
     torch.set_num_threads(1)
     try:
+        out = make_place(args.results / "loader_cpu.json") if args.results else None
         single = measure_operations(args.clips[0], args.rounds)
         rows = [row for clip in args.clips for row in measure(clip, args.rounds)]
+        print("\n".join(lines(rows, single)))
+        if out is not None:
+            write(out, {"machine": machine("cpu"), "rows": rows, "operations": single})
     except InputError as error:
         print(f"loader: error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def lines(rows: Sequence[dict[str, Any]], single: Sequence[dict[str, Any]]) -> list[str]:
+    """What was measured, for people: a line for each row of `measure` and of `measure_operations`."""
+    found = []
     for row in rows:
         changing = ", ".join(
             f"{by['impl']} {by['transform_ms']:.1f} ms ({by['transform_share']:.0%}), {by['clips_per_s']:.1f} clips/s"
             for by in row["by"]
         )
-        print(f"{row['clip']:22} {row['task']:9} reading {row['reading_ms']:.1f} ms; {changing}")
+        found.append(f"{row['clip']:22} {row['task']:9} reading {row['reading_ms']:.1f} ms; {changing}")
     for row in single:
-        print(f"{row['operation']:14} torch {row['torch_ms']:.2f} ms, native {row['native_ms']:.2f} ms")
-    if args.results:
-        found = {"machine": machine("cpu"), "rows": rows, "operations": single}
-        with atomic_path(args.results / "loader_cpu.json") as path:
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 0
+        found.append(f"{row['operation']:14} torch {row['torch_ms']:.2f} ms, native {row['native_ms']:.2f} ms")
+    return found
 
 
 def measure(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:

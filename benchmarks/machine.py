@@ -12,11 +12,16 @@ from typing import Any
 
 import torch
 
+from maedfer._native import build_record
+
 _FOLDER = Path(__file__).resolve().parent
+
+# What matters to products and loops, as Linux has it.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Device, versions, commit and date.
+    """Device, instruction sets, versions, commit, date, and what of csrc was compiled.
 
     Args:
         device: "cpu" or "cuda".
@@ -24,8 +29,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, cwd=_FOLDER
     )
+    processor = _said("model name") or platform.processor()
+    flags = (_said("flags") or _said("Features")).split()
     found: dict[str, Any] = {
-        "device": _processor(),
+        "device": f"{processor}, {torch.get_num_threads()} threads",
+        "processor": processor,
+        "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "triton": _version("triton"),
@@ -34,6 +43,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         # Changes the rounding and the speed of the kernels, and its default differs between versions of Triton.
         "TRITON_DEFAULT_FP_FUSION": os.environ.get("TRITON_DEFAULT_FP_FUSION"),
+        "csrc": [part for part, entry in build_record().items() if entry["built"]],
     }
     if device == "cuda":
         found["device"] = torch.cuda.get_device_name()
@@ -42,11 +52,11 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     return found
 
 
-def _processor() -> str:
+def _said(key: str) -> str:
+    """What Linux says of the first processor; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def _version(package: str) -> str | None:

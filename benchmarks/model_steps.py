@@ -7,7 +7,7 @@ once, in training also what the optimiser reads and writes; activations are left
 on what is recomputed. Operations: those of the executed plan (maedfer.models.profile), three times as many in training.
 The ViT baseline is stock PyTorch with scaled_dot_product_attention: our kernels take no part in it. Under autocast the
 residual stream of LGI-Former is in autocast's dtype for "ours" and "reference", float32 for "published_plan" as in the
-published code.
+published code. The runtimes that a trained model could be deployed in are in deployed.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import deployed
 from benchmarks.measure import Timed
 from benchmarks.operation import Function, candidate, compiled, results
 from benchmarks.operations import small_autoencoder
@@ -246,6 +247,7 @@ def _classifiers(trains: bool) -> Callable[[Settings, Sizes], Builders]:
             "reference": lambda: lgi().candidate("reference"),
             "published_plan": lambda: lgi().candidate("reference", PublishedPlan),
             "vit_sdpa": lambda: vit().candidate("reference"),
+            **({} if trains else deployed.providers(lgi, settings)),
             # Last, because compiling takes long.
             **({"ours_compiled": lambda: lgi().candidate(wrap=trained)} if trains else {}),
             "reference_compiled": lambda: lgi().candidate("reference", compiled),

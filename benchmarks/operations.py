@@ -184,7 +184,7 @@ def _gelu_by_a_pass(settings: Settings, sizes: Sizes) -> Function:
     """A library's products and a pass for the GELU: what ours is where its kernel does not fit."""
     if settings.device != "cuda":
         raise Skip("the pass is a kernel for GPUs")
-    from maedfer.kernels.sub_layer.triton import BiasGelu, ResidualAdd
+    from maedfer.kernels.sub_layer.functions import BiasGelu, ResidualAdd
 
     def run(x: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor, residual: Tensor) -> Tensor:
         branch = F.linear(BiasGelu.apply(F.linear(x, weight), bias), out_weight)

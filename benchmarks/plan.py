@@ -10,7 +10,6 @@ nothing folded or pruned, and its copies. Writes plan_cpu.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.published_plan import PublishedPlan
-from maedfer._files import atomic_path
+from benchmarks.results_file import make_place, write
 from maedfer.errors import InputError
 from maedfer.kernels import use_impl
 from maedfer.models import LGIFormer, create_model
@@ -43,13 +42,13 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
+        out = make_place(args.results / "plan_cpu.json") if args.results else None
         results = plan(args.model, args.batch, args.rounds)
+        if out is not None:
+            write(out, results)
     except InputError as error:
         print(f"plan: error: {error}", file=sys.stderr)
         return 2
-    if args.results:
-        with atomic_path(args.results / "plan_cpu.json") as path:
-            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from benchmarks.machine import machine
 from benchmarks.measure import Clock, Spread, interleave, measure_floors, moved_bytes, peak_memory
 from benchmarks.model_steps import MODELS
 from benchmarks.operations import CROSSOVERS, OPERATIONS
+from benchmarks.results_file import write
 from benchmarks.sweeps import SWEEPS
 from benchmarks.workload import COMPILED, Candidate, Settings, Skip, Verdict, Workload
-from maedfer._files import atomic_path
 from maedfer.errors import unknown
 
 Row = dict[str, Any]
@@ -108,12 +107,6 @@ def _check_device() -> None:
         torch.cuda.empty_cache()
     except RuntimeError as error:
         raise DeviceLost(_say(error)) from error
-
-
-def write(out: Path, results: Results) -> None:
-    """Write a results file, in one go."""
-    with atomic_path(out) as path:
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass

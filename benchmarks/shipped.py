@@ -18,6 +18,7 @@ from torch import Tensor
 from maedfer.kernels._configs import targeting
 from maedfer.kernels._launch import Launch, recording
 from maedfer.kernels.feed_forward import triton as feed_forward
+from maedfer.kernels.feed_forward.functions import kept_dtype
 from maedfer.kernels.interaction import fold
 from maedfer.kernels.interaction import triton as interaction
 from maedfer.kernels.interaction.folding import key_layout
@@ -170,7 +171,7 @@ def _feed_forward(dtype: torch.dtype) -> _Calls:
     if not feed_forward.fuses(dtype, hidden, _DIM):
         return
     x = Array((CLIPS, _REGIONS, 101, _DIM), dtype)
-    slope = Array((CLIPS, _REGIONS, 101, hidden), feed_forward.kept_dtype(dtype))
+    slope = Array((CLIPS, _REGIONS, 101, hidden), kept_dtype(dtype))
     inner = x, Array((hidden, _DIM), dtype), Array((hidden,))
     yield "linear_gelu_fwd-inference", feed_forward.linear_gelu_fwd, (*inner, None)
     yield "linear_gelu_fwd-training", feed_forward.linear_gelu_fwd, (*inner, slope.dtype)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from maedfer.errors import require
+from benchmarks.results_file import make_place
+from maedfer.errors import InputError, require
 from maedfer.report.style import INK, LINE, MUTED, PALETTE
 
 RESULTS = Path(__file__).with_name("results")
@@ -101,14 +103,20 @@ def _label(axis: Any, text: str, x: float, y: float) -> None:
     axis.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", size=8.5, color=INK)
 
 
-def main() -> None:
-    """Write the picture."""
+def main() -> int:
+    """Write the picture; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="picture to write (default: %(default)s)")
     out = parser.parse_args().out
+    try:
+        make_place(out)
+    except InputError as error:
+        print(f"summary: error: {error}", file=sys.stderr)
+        return 2
     draw().savefig(out, dpi=150)
     print(f"wrote {out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -31,6 +31,7 @@ from triton.errors import TritonError
 import maedfer.kernels
 from benchmarks.ahead_of_time import ARCHITECTURES, MATRIX_INSTRUCTIONS, Resources, compile_launch, has_room
 from benchmarks.budgets import ROOM
+from benchmarks.results_file import make_place
 from benchmarks.shipped import Case, cases
 from maedfer._files import atomic_path
 from maedfer.errors import InputError, unknown
@@ -70,14 +71,14 @@ def tune(
     """Choose configurations and update the table.
 
     Args:
-        table: file to read and write.
+        table: file to read and write; made when it is not there.
         ahead_of_time: compile instead of timing.
         archs: architectures to compile for.
         kernels: names in the table; None for all.
         keep: leave rows alone that fit and have room.
 
     Raises:
-        InputError: there is no GPU to time on, or no such architecture or kernel.
+        InputError: there is no GPU to time on, no such architecture or kernel, or the table cannot be written.
     """
     if ahead_of_time:
         archs, source = archs or list(SHARED_LIMIT), COMPILED
@@ -95,6 +96,9 @@ def tune(
     for arch in archs:
         if ahead_of_time and arch not in SHARED_LIMIT:
             raise unknown("architecture", arch, SHARED_LIMIT)
+    if not make_place(table).exists():
+        write_rows(table, [])
+    for arch in archs:
         for (kernel, key), (default, asking) in wanted.items():
             if kernels and kernel not in kernels:
                 continue
@@ -302,19 +306,24 @@ def read(table: Path) -> list[_Row]:
 
 
 def update(table: Path, rows: list[_Row]) -> None:
-    """Put rows into the table, one a line and in order; a compiled one never replaces a measured one."""
-
-    def place(row: _Row) -> tuple[int, str, list[int]]:
-        return row["arch"], row["kernel"], row["key"]
-
-    merged = {str(place(row)): row for row in read(table)}
+    """Put rows into the table; a compiled one never replaces a measured one."""
+    merged = {str(_place(row)): row for row in read(table)}
     for new in rows:
-        old = merged.get(str(place(new)))
+        old = merged.get(str(_place(new)))
         if old is None or old["source"] == COMPILED or new["source"] != COMPILED:
-            merged[str(place(new))] = new
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(merged.values(), key=place))
+            merged[str(_place(new))] = new
+    write_rows(table, list(merged.values()))
+
+
+def write_rows(table: Path, rows: list[_Row]) -> None:
+    """Write a table, a row a line and in order."""
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(rows, key=_place))
     with atomic_path(table) as path:
         path.write_text('{\n "rows": [\n' + lines + "\n ]\n}\n", encoding="utf-8")
+
+
+def _place(row: _Row) -> tuple[int, str, list[int]]:
+    return row["arch"], row["kernel"], row["key"]
 
 
 if __name__ == "__main__":

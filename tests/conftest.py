@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# Before the package is imported, and for processes that tests start: who multiplies must not depend on what else the
+# processor is doing.
+os.environ["MAEDFER_PRODUCTS"] = "csrc"
 
 from maedfer._native import build_record
 
@@ -36,6 +42,21 @@ def _version(package: str) -> str:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _any_processor() -> Iterator[None]:
+    """What `train.precision=auto` comes to in tests is the same whatever the processor multiplies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maedfer.train.precision.bfloat16_instructions", lambda: "")
+        yield
+
+
+@pytest.fixture
+def bfloat16_processor(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A processor that multiplies bfloat16 fast; gives the name of its instructions."""
+    monkeypatch.setattr("maedfer.train.precision.bfloat16_instructions", lambda: "AVX512-BF16")
+    return "AVX512-BF16"
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,11 +16,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from maedfer._native import MODULES
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ASSETS = REPOSITORY / "tests" / "assets"
+
+
+def load_setup() -> ModuleType:
+    """setup.py as a module."""
+    spec = importlib.util.spec_from_file_location("maedfer_setup", REPOSITORY / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 # Two regions along each dimension, so that every order of tokens differs from every other.
 SMALL = LGIFormerConfig(
@@ -35,9 +48,10 @@ SMALL_MAE = MAEDFERConfig(encoder=SMALL, decoder_dim=16, decoder_depth=1, decode
 
 
 # Implementations to test. Triton's needs a GPU or its interpreter; the process that runs that leaves the others out.
-IMPLEMENTATIONS = (
-    ["triton"] if interpreting() else ["reference", "torch", pytest.param("triton", marks=pytest.mark.gpu)]
-)
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(MODULES["cpu"] is None, reason="csrc was not compiled"))
+TRITON = pytest.param("triton", marks=pytest.mark.gpu)
+IMPLEMENTATIONS = ["triton"] if interpreting() else ["reference", "torch", NATIVE, TRITON]
+KERNELS = ["triton"] if interpreting() else [NATIVE, TRITON]
 
 
 def device_of(impl: str) -> torch.device:

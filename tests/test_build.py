@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, load_setup
 
 
 @pytest.fixture
@@ -30,11 +30,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "MAEDFER_BUILD_CUDA",
     ):
         monkeypatch.delenv(name, raising=False)
-    spec = importlib.util.spec_from_file_location("maedfer_setup", REPOSITORY / "setup.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_setup()
 
 
 @pytest.mark.parametrize(
@@ -72,6 +68,22 @@ def test_without_a_compiler_there_is_one_line_and_no_module(
         build.wanted()
 
 
+def test_instruction_sets_that_a_compiler_does_not_know_are_left_out(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$*" in *amx*) exit 1;; esac\n')
+    old.chmod(0o755)
+    monkeypatch.setattr(build, "X86", True)
+    known = {name: build.knows(str(old), build.variant_flags(name)) for name in build.VARIANTS}
+    assert known == {name: name != "amx.cpp" for name in build.VARIANTS}
+    variants = build.CSRC / "cpu" / "variants.cpp"
+    assert build.flags_of(variants, ["amx.cpp", "avx2.cpp"]) == "-DMAEDFER_WITHOUT_AMX -DMAEDFER_WITHOUT_AVX2"
+    assert build.flags_of(variants) == "" and "-mavx2" in build.flags_of(variants.parent / "variants" / "avx2.cpp")
+    monkeypatch.setattr(build, "X86", False)
+    assert build.knows(str(old), build.variant_flags("amx.cpp"))
+
+
 def run_build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """build_ext in a copy of what it needs."""
     if not folder.exists():
@@ -103,6 +115,7 @@ def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_p
     assert (
         record["cpu"]["built"]
         and record["cpu"]["compiler"]
+        and "baseline" in record["cpu"]["variants"]
         and record["cuda"]
         == {
             "built": False,
@@ -117,7 +130,7 @@ def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_p
     ).stdout
     assert all(f"'{name}'" in found for name in ("reconstruction_loss", "resize", "tubelets"))
     objects = {path: path.stat().st_mtime_ns for path in folder.glob("build/**/*.o")}
-    assert {path.stem for path in objects} == {path.name for path in (folder / "csrc" / "cpu").glob("*.cpp")}
+    assert {path.stem for path in objects} == {path.name for path in (folder / "csrc" / "cpu").rglob("*.cpp")}
     # Its bytes are those of plain PyTorch, which multiplies and adds one after the other.
     plan = next(folder.glob("build/**/build.ninja")).read_text()
     assert "clips.cpp\n flags = -ffp-contract=off\n" in plan

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.results_file import make_place
+
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "static.json"
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace, strict: bool = True) -> int:
         strict: whether there must be a case of each name.
 
     Raises:
-        InputError: no such case, architecture or revision.
+        InputError: no such case, architecture or revision, or the results cannot be written.
     """
     # Needs Triton.
     import torch
@@ -39,6 +41,10 @@ def run(args: argparse.Namespace, strict: bool = True) -> int:
     from benchmarks.static.difference import count_revision, table, worse
     from benchmarks.static.results import read, static, write
 
+    whole = args.cases == [""] and (args.arch, args.dtype) == (90, "bfloat16")
+    out = args.out or (RESULTS if whole else None)
+    if out is not None:
+        make_place(out)
     options = ["--arch", str(args.arch), "--dtype", args.dtype, "--cases", *args.cases]
     before = read(args.against) if args.against else None
     if args.base:
@@ -47,8 +53,6 @@ def run(args: argparse.Namespace, strict: bool = True) -> int:
         print("counting this checkout", flush=True)
     dtype = getattr(torch, args.dtype)
     after = static(args.arch, dtype, args.cases, lambda line: print(line, flush=True), strict)
-    whole = args.cases == [""] and (args.arch, args.dtype) == (90, "bfloat16")
-    out = args.out or (RESULTS if whole else None)
     if out is not None:
         write(after, out)
         print(f"wrote {out}")

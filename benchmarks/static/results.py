@@ -147,7 +147,6 @@ def write(results: Results, path: Path) -> None:
         for name, value in results.items()
         if name not in ("kernels", "traces")
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = f'{{\n{head} "kernels": [\n{rows}\n ],\n "traces": {{\n{traces}\n }}\n}}\n'
     path.write_text(text, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../pointer.h"
+#include "modules.h"
 #include "operations.h"
 
 namespace py = pybind11;
@@ -93,4 +94,9 @@ PYBIND11_MODULE(_cpu, module) {
             sharpen(pointer<uint8_t>(in), size, factor, pointer<uint8_t>(out));
         },
         released);
+    bind_variants(module);
+    bind_norms(module);
+    bind_products(module);
+    bind_attention(module);
+    bind_interaction(module);
 }

@@ -13,7 +13,20 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from maedfer.cli import compare, convert, evaluate, features, finetune, info, lists, pretrain, report, settings, synth
+from maedfer.cli import (
+    compare,
+    convert,
+    evaluate,
+    export,
+    features,
+    finetune,
+    info,
+    lists,
+    pretrain,
+    report,
+    settings,
+    synth,
+)
 from maedfer.cli._parser import Parser, examples, parse
 from maedfer.errors import InputError, MissingDependencyError, shortened, unknown
 
@@ -92,12 +105,26 @@ def build_parser() -> Parser:
             "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
+            "maedfer export runs/dfew --format onnx --out dfew.onnx",
         )
         + "\n\nmaedfer COMMAND --help tells more. MAEDFER_TRACEBACK=1 or --traceback shows where an error came from.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (pretrain, finetune, evaluate, features, settings, report, compare, lists, synth, info, convert):
+    for module in (
+        pretrain,
+        finetune,
+        evaluate,
+        features,
+        settings,
+        report,
+        compare,
+        lists,
+        synth,
+        info,
+        convert,
+        export,
+    ):
         module.add_commands(commands)
     return parser
 

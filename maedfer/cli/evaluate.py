@@ -21,7 +21,9 @@ def add_commands(commands: Any) -> None:
         "Score a classifier on labelled clips, or put the predictions of several folds together and score them\n"
         "once. With one --run, the settings of that run are the base that overrides change, the weights are its\n"
         "result, and the scores go to its sub-folder evaluation (evaluation_2 and so on where that holds those of\n"
-        "other clips or settings). With several, their pred.csv are pooled; nothing is computed anew.",
+        "other clips or settings). With several, their pred.csv are pooled; nothing is computed anew.\n\n"
+        "A processor with AMX-BF16 or AVX512-BF16 scores in bfloat16 where train.precision is auto, and says so;\n"
+        "metrics.json has what was computed in. train.precision=fp32 scores in float32 everywhere.",
         "maedfer evaluate --run runs/dfew/fold_1 data.test=other/test.csv eval.views=4",
         "maedfer evaluate --run runs/dfew/fold_1 --weights best",
         "maedfer evaluate --run runs/dfew/fold_1 --run runs/dfew/fold_2 output=runs/dfew/pooled",

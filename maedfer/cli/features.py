@@ -22,9 +22,10 @@ def add_commands(commands: Any) -> None:
         "Compute the features of the clips of data.test, a list with labels or without, and write them as a table,\n"
         "one row a clip. MODEL is a run, a saved model, a checkpoint or a published file, pre-trained or fine-tuned.\n"
         "Its features are what the head of a classifier sees: the mean of the representative tokens of the last block\n"
-        "through a LayerNorm; temporal views are averaged. Clips are read as the model's run read them, unless\n"
-        "key=value overrides say otherwise. With eval.on_error=skip, clips that cannot be read are left out, and\n"
-        "named in a .skipped.csv beside FILE.\n\n"
+        "through a LayerNorm; temporal views are averaged. They are computed as an evaluation computes, on some\n"
+        "processors in bfloat16: train.precision=fp32 gives float32. Clips are read as the model's run read them,\n"
+        "unless key=value overrides say otherwise. With eval.on_error=skip, clips that cannot be read are left out,\n"
+        "and named in a .skipped.csv beside FILE.\n\n"
         "FILE.npz holds the arrays names, labels (-1 where there is none), features [clips, channels] and about:\n"
         "where they come from, as JSON. FILE.csv has the columns name, label, f0, f1, ..., with FILE.json beside it.",
         examples(
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         kept = f" in each of {found.about['views']} views" if args.per_view else ""
         clips = counted(len(found.names), "clip")
         print(f"{found.vectors.shape[-1]} features of each of {clips}{kept}: {', '.join(args.out)}")
+        for note in found.about["notes"]:
+            print(note)
         if found.skipped:
             whole = len(found.names) + len(found.skipped)
             print(f"{len(found.skipped)} of {whole} clips could not be read, the first one: {found.skipped[0].reason}")

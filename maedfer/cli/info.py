@@ -16,7 +16,7 @@ from maedfer.errors import InputError, unknown
 # Packages that some commands need or gain from, in the order of printing.
 _PACKAGES = (
     "torch numpy einops safetensors triton torchvision av decord pillow pyyaml tqdm matplotlib scikit-learn "
-    "tensorboard xformers"
+    "tensorboard xformers onnx onnxscript onnxruntime openvino"
 ).split()
 
 
@@ -44,7 +44,9 @@ def add_commands(commands: Any) -> None:
     parser.usage = "maedfer info [MODEL] [field=value ...] [options]"
     parser.add_argument("items", nargs="*", metavar="MODEL, field=value", help="model and changes to it, see above")
     parser.add_argument("--json", action="store_true", help="print JSON (counts are whole numbers)")
-    parser.add_argument("--build", action="store_true", help="print versions, and what of csrc was compiled")
+    parser.add_argument(
+        "--build", action="store_true", help="print versions, what of csrc was compiled, and what auto means here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,8 +106,9 @@ def build() -> dict[str, Any]:
     import torch
 
     from maedfer import __version__
-    from maedfer._native import build_record
-    from maedfer.kernels import in_words
+    from maedfer._native import MODULES, build_record
+    from maedfer.kernels import choose
+    from maedfer.train.precision import auto_in_words
 
     facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
@@ -120,14 +123,23 @@ def build() -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for part, record in build_record().items():
         facts[f"csrc, {part.upper()} part"] = _built(record)
-    facts["implementation"] = f"{in_words('auto', device)} on {device.type} (impl=auto)"
+    compiled = MODULES["cpu"]
+    facts["csrc, instruction sets here"] = [] if compiled is None else compiled.variants()
+    facts["implementation"] = f"{choose('auto', device)} on {device.type} (impl=auto)"
+    facts["precision"] = f"{auto_in_words(device)} (train.precision=auto)"
     return facts
 
 
 def _built(record: dict[str, Any]) -> str:
     if not record["built"]:
         return f"not there: {record['why']}"
-    return "; ".join(record[key] for key in ("architectures", "nvcc", "compiler") if key in record)
+    said = [record[key] for key in ("architectures", "nvcc", "compiler") if key in record]
+    if "variants" in record:
+        said.append(f"for {', '.join(record['variants'])}")
+    said += [
+        f"not for {name} (the compiler does not know {flags})" for name, flags in record.get("unknown", {}).items()
+    ]
+    return "; ".join(said)
 
 
 def _config(model: str, overrides: list[str]) -> Any:

@@ -35,7 +35,7 @@ def score_views(
         where they were asked for.
     """
     pooled = model.forward_features(frames) if features else None
-    logits = (model(frames) if pooled is None else model.head(pooled)).float()
+    logits = (model(frames) if pooled is None else model.classify(pooled)).float()
     # Softmax would make a plain 0 of minus infinity.
     logits = logits.masked_fill(~logits.isfinite(), torch.nan)
     probabilities = logits.softmax(1).unflatten(0, (-1, views)).mean(1)

@@ -4,6 +4,6 @@
 """
 
 from maedfer.kernels import functional, reference
-from maedfer.kernels._dispatch import IMPLS, Impl, choose, current_impl, in_words, use_impl
+from maedfer.kernels._dispatch import IMPLS, Impl, choose, current_impl, use_impl
 
-__all__ = ["IMPLS", "Impl", "choose", "current_impl", "functional", "in_words", "reference", "use_impl"]
+__all__ = ["IMPLS", "Impl", "choose", "current_impl", "functional", "reference", "use_impl"]

@@ -1,11 +1,11 @@
 """Which implementation of an operation runs: decided here and nowhere else.
 
 "reference" is the specification, "torch" the same mathematics arranged for speed in PyTorch alone (any device),
-"triton" the fused kernels, and PyTorch where an operation needs none, "native" what is compiled from csrc/ for the
-operations that it has; the others are then Triton's on a GPU and PyTorch's on a CPU. "cuda" is another word for
-"native" on a GPU. "auto" takes the first that can run of triton, native on a CPU, and torch: csrc's kernels for GPUs
-have to be asked for until they have been timed. An explicit choice that cannot run raises and says why; it never falls
-back.
+"triton" the fused kernels, and PyTorch where an operation needs none, "native" what is compiled from csrc/: on a CPU
+all operations but attention with a mask, which is PyTorch's, on a GPU those that it has, the others being Triton's.
+"cuda" is another word for "native" on a GPU. "auto" takes the first that can run of triton, native on a CPU, and torch:
+csrc's kernels for GPUs have to be asked for until they have been timed. An explicit choice that cannot run raises and
+says why; it never falls back.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def resolve(
         return "torch" if triton is None else "triton"
     if triton is not None and not reasons:
         choice = "triton"
-    elif kind == "cpu" and compiled is not None and not _native_reasons(kind, compiled):
-        return "native"
+    elif kind == "cpu" and compiled is not None:
+        reasons = _native_reasons(kind, compiled)
+        choice = "torch" if reasons else "native"
     else:
         choice = "torch"
     if triton is not None and not torch.compiler.is_compiling():
@@ -133,7 +134,7 @@ def resolve(
 
 
 def choose(impl: str, device: torch.device) -> str:
-    """What `impl` comes to on a device, before any size is known; "auto" speaks of operations that csrc does not have.
+    """What `impl` comes to on a device, before any size is known.
 
     Raises:
         InputError: no such implementation, or one was chosen that cannot run, for want of a device or of compiled code.
@@ -141,32 +142,7 @@ def choose(impl: str, device: torch.device) -> str:
     check_name(impl)
     # Of an index, where the device has several; this also finds out whether it is there.
     x = torch.empty(0, device=device)
-    explicit = (_current if impl == "auto" else impl) != "auto"
-    native: dict[str, Reasons] = {"cpu": list, "cuda": list} if explicit else {}
-    return resolve(impl, x.device, x.dtype, triton=list, native=native)
-
-
-def in_words(impl: str, device: torch.device, loss: bool = True) -> str:
-    """`choose` for people: also names what csrc computes where the rest is not its own.
-
-    Args:
-        impl: the choice.
-        device: where.
-        loss: whether the pre-training loss is computed at all.
-
-    Raises:
-        InputError: as `choose`.
-    """
-    general = choose(impl, device)
-    if device.type != "cpu" or general == "reference":
-        return general
-    compiled: Mapping[str, Reasons] = {"cpu": list}
-    dtype = torch.empty(0).dtype
-    parts = ["cubes of tokens"] if resolve(impl, device, dtype, native=compiled) == "native" else []
-    if loss and resolve(impl, device, dtype, triton=list, native=compiled) == "native":
-        parts.append("pre-training loss")
-    general = "torch" if general == "native" else general
-    return f"{general} ({' and '.join(parts)} by csrc)" if parts else general
+    return resolve(impl, x.device, x.dtype, triton=list, native={"cpu": list, "cuda": list})
 
 
 def _native_reasons(kind: str, compiled: Reasons) -> list[str]:

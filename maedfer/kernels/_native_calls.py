@@ -15,6 +15,8 @@ from torch import Tensor
 
 from maedfer._native import MODULES, absent
 from maedfer.errors import InputError
+from maedfer.kernels._autocast import autocast_dtype, product_dtype
+from maedfer.kernels._dispatch import interpreting
 
 # Element types by the numbers of csrc/element.h.
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
@@ -41,6 +43,22 @@ def module_for(x: Tensor) -> tuple[Any, str]:
     """
     part = "cuda" if x.device.type == "cuda" else "cpu"
     return module(part), part
+
+
+def operator_reasons(x: Tensor, *weights: Tensor | None) -> list[str]:
+    """Why csrc cannot run an operator on a CPU that Triton has too, on x and with these weights; empty when it can.
+
+    They are read in the dtype of x; where autocast is on, in its dtype.
+    """
+    if interpreting():
+        return ["Triton's interpreter has the CPU (TRITON_INTERPRET=1)"]
+    dtype = product_dtype(x)
+    odd = [str(one) for one in dict.fromkeys((x.dtype, dtype)) if one not in (torch.float32, torch.bfloat16)]
+    if odd:
+        return [f"{' and '.join(odd)} (csrc takes float32 and bfloat16)"]
+    lowered = (dtype,) if autocast_dtype("cpu") is None else (dtype, torch.float32)
+    mixed = [str(weight.dtype) for weight in weights if weight is not None and weight.dtype not in lowered]
+    return [f"weights of {mixed[0]} for products of {dtype}"] if mixed else []
 
 
 @contextlib.contextmanager
@@ -98,3 +116,46 @@ def geometry(compiled: Any, frames: Tensor, patch_size: Sequence[int]) -> tuple[
     """Clips and cubes as a compiled module takes them."""
     grid = [size // part for size, part in zip(frames.shape[2:], patch_size, strict=True)]
     return compiled.Clips(frames.shape[1], *grid, *frames.stride()), compiled.Cube(*patch_size)
+
+
+def rows_of(compiled: Any, x: Tensor) -> tuple[Any, Tensor]:
+    """The rows of x [..., C], as the compiled module takes them, and the tensor that holds them while it works.
+
+    Read and written in place wherever rows lie at two steps at most, such as the local tokens of a stream
+    [B, M, S, C]; of other views it is a copy, which is good for reading only.
+    """
+    columns = x.shape[-1]
+    rows = x.numel() // max(1, columns)
+    if x.is_contiguous():
+        # Most are, and calls of small tensors are not to be dearer than what they do. No group is of no rows: rows of
+        # nothing are counted by what is made of them.
+        return compiled.Matrix(x.data_ptr(), ELEMENTS[x.dtype], rows, columns, columns, max(1, rows), 0), x
+    places = _row_places(x)
+    if places is None:
+        x = x.contiguous()
+        places = columns, max(1, rows), 0
+    return compiled.Matrix(x.data_ptr(), ELEMENTS[x.dtype], rows, columns, *places), x
+
+
+def _row_places(x: Tensor) -> tuple[int, int, int] | None:
+    """Step between rows, rows of a group, step between groups, in elements; None where rows lie otherwise."""
+    if not x.numel():
+        # Steps of nothing may be anything, and do not change by a copy.
+        return x.shape[-1], 1, 0
+    if x.is_contiguous():
+        return x.shape[-1], x.numel() // x.shape[-1], 0
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        return None
+    # From the last dimension on, those are joined that are one walk in memory.
+    steps: list[tuple[int, int]] = []
+    for size, step in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
+        if size == 1:
+            continue
+        if steps and step == steps[-1][0] * steps[-1][1]:
+            steps[-1] = steps[-1][0] * size, steps[-1][1]
+        else:
+            steps.append((size, step))
+    if len(steps) > 2:
+        return None
+    (rows, step), (_, outer) = [*steps, *[(1, 0)] * 2][:2]
+    return step, rows, outer

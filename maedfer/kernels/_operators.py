@@ -1,8 +1,8 @@
 """Declaring operators: each is one boundary for torch.compile, torch.export and CUDA graphs. Needs no Triton.
 
-What an operator takes and what it does to shapes is in its folder's schema.py. Its implementation is bound when the
-file that launches it is imported, and gradients are autograd.Functions around operators. Names that begin with "native"
-are csrc's, as is "tubelets"; the others are Triton's.
+What an operator takes and what it does to shapes is in its folder's schema.py. Its implementations are bound when the
+files that launch them are imported: triton.py's for GPUs, and native.py's, of csrc, for a CPU. Where Triton's
+interpreter runs, the CPU is Triton's. Gradients are autograd.Functions around operators, in functions.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from maedfer.kernels._dispatch import interpreting
 
 NAMESPACE = "maedfer"
 
@@ -23,10 +25,24 @@ def define(name: str, schema: str, fake: Callable[..., Any]) -> None:
 
 
 def implements(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Bind a launcher as the operator's implementation (Triton's run on a CPU under its interpreter only)."""
+    """Bind a launcher of Triton's kernels as the operator's implementation."""
+    return _bind(name, "cuda", *["cpu"] * interpreting())
 
+
+def implements_on_cpu(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Bind a caller of csrc as the CPU's implementation of an operator that Triton's kernels implement too."""
+    return _bind(name, *["cpu"] * (not interpreting()))
+
+
+def implements_everywhere(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Bind a caller of csrc as the implementation of an operator that is csrc's alone, on a CPU and on GPUs."""
+    return _bind(name, "cpu", "cuda")
+
+
+def _bind(name: str, *kinds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def bind(launcher: Callable[..., Any]) -> Callable[..., Any]:
-        torch.library.impl(f"{NAMESPACE}::{name}", ("cuda", "cpu"), launcher)
+        for kind in kinds:
+            torch.library.impl(f"{NAMESPACE}::{name}", kind, launcher)
         return launcher
 
     return bind

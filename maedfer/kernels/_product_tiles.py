@@ -18,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from maedfer.kernels._configs import Config, architecture, config
 from maedfer.kernels._launch import power_of_two
+from maedfer.kernels._products import as_rows
 
 
 @triton.jit
@@ -66,11 +67,6 @@ def linear_tile(
 def halves(acc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The left and the right half of a tile [BLOCK_M, BLOCK_N]."""
     return tl.reshape(acc, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1).split()
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """View [..., N] as [R, N]; copies what cannot be viewed so."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def aligned_rows(x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from maedfer.models.config import (
     list_models,
     model_config,
 )
+from maedfer.models.export import Exported, export_model
+from maedfer.models.fixed_weights import fixed_weights
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load import load
 from maedfer.models.load_report import LoadReport
@@ -30,6 +32,7 @@ __all__ = [
     "MAEDFER",
     "Acceleration",
     "ClipSettings",
+    "Exported",
     "LGIFormer",
     "LGIFormerConfig",
     "LoadReport",
@@ -39,6 +42,8 @@ __all__ = [
     "accelerate",
     "build_model",
     "create_model",
+    "export_model",
+    "fixed_weights",
     "from_pretrained",
     "list_models",
     "load",

@@ -143,7 +143,7 @@ class FullAttention(Attention):
         dim: C.
         num_heads: H.
         bias: on queries and values.
-        impl: "reference" takes the specification.
+        impl: "reference" takes the specification; for "sdpa" on a CPU as in `functional.full_attention`.
         backend: "sdpa" or "xformers", for self-attention without a mask; the rest is PyTorch's.
     """
 
@@ -215,10 +215,10 @@ def _biased(x: Tensor, bias: Tensor | None) -> Tensor:
 def attend_to_all(
     qkv: Tensor, num_heads: int, *, impl: Impl, backend: str = "sdpa", attend_to: Tensor | None = None
 ) -> Tensor:
-    """Self-attention over all tokens of a clip by a library: [..., K, 3C] -> [..., K, C]."""
+    """Self-attention over all tokens of a clip, by a library or by csrc on a CPU: [..., K, 3C] -> [..., K, C]."""
     if library(impl) == "reference" or attend_to is not None:
         return functional.region_attention(qkv, num_heads=num_heads, mask=attend_to, impl=library(impl))
-    return functional.full_attention(qkv, num_heads=num_heads, backend=backend)
+    return functional.full_attention(qkv, num_heads=num_heads, backend=backend, impl=impl)
 
 
 def chosen(impl: Impl) -> str:

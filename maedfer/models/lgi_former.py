@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from maedfer.kernels._autocast import autocast_dtype
 from maedfer.models.attention import AttentionMaps, layer_norm
 from maedfer.models.checks import check_config, check_count
 from maedfer.models.config import LGIFormerConfig
@@ -51,7 +52,20 @@ class LGIFormer(PretrainedModel):
         Raises:
             InputError: the clip is of another shape or dtype than the model takes, or on another device.
         """
-        return self.head(self.forward_features(clips, mix, keep))
+        return self.classify(self.forward_features(clips, mix, keep))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits [B, num_classes] of what `forward_features` gives.
+
+        Without gradients they are float32 under autocast too, where the head is as it was made: rounded to bfloat16,
+        logits change more predictions than all that is rounded before them.
+        """
+        head = self.head
+        exact = type(head) is nn.Linear and head.weight.dtype == features.dtype
+        if not exact or not _scores_under_autocast(features):
+            return head(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return head(features)
 
     def forward_features(self, clips: Tensor, mix: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """The pooled and normalised feature that the head sees: [B, C]."""
@@ -137,4 +151,10 @@ class LGIFormer(PretrainedModel):
                 z = z[:, :, :1]
             elif self.config.token_type == "local":
                 z = z[:, :, 1:]
-        return self.head_norm(z.mean(dim=(1, 2)))
+        # One row a clip, of which scores are made: it keeps its digits.
+        return self.head_norm(z.mean(dim=(1, 2), dtype=torch.float32 if _scores_under_autocast(z) else None))
+
+
+def _scores_under_autocast(x: Tensor) -> bool:
+    # Training stays as it is.
+    return not torch.is_grad_enabled() and autocast_dtype(x.device.type) is not None and x.dtype != torch.float64

@@ -219,11 +219,13 @@ def _score_section(
             cells.append((text, " · ".join(html.percent(value, 1) for value in values)))
             numbers[metric] = {"mean": values.mean(), "std": spread, "values": values}
         clips = sorted({_scores(run).n for run in items})
-        cells += [" / ".join(f"{count:,}" for count in clips), _time(items)]
-        numbers |= {"clips": clips, "seconds": [_seconds(run) for run in items]}
+        precisions = list(dict.fromkeys(run.precision for run in items))
+        computed_in = " / ".join(html.DASH if name is None else name for name in precisions)
+        cells += [" / ".join(f"{count:,}" for count in clips), computed_in, _time(items)]
+        numbers |= {"clips": clips, "precision": precisions, "seconds": [_seconds(run) for run in items]}
         rows.append(cells)
         found["conditions"][label] = numbers
-    head = ("condition", "seeds", "UAR (%)", "WAR (%)", "clips scored", "time per run")
+    head = ("condition", "seeds", "UAR (%)", "WAR (%)", "clips scored", "precision", "time per run")
     dots = figures.seed_comparison(
         {metric.upper(): by_label for metric, by_label in scores.items()}, paired=bool(pairing), width=10.0
     )
@@ -274,7 +276,7 @@ def _seconds(run: RunData) -> float | None:
 
 
 def _difference_of_settings(conditions: Mapping[str, list[RunData]]) -> str:
-    trees = [dict(html.leaves(items[0].config)) for items in conditions.values()]
+    trees = [items[0].leaves() for items in conditions.values()]
     keys = [key for key in dict.fromkeys(key for tree in trees for key in tree) if key not in FREE]
     rows = [
         [key, *(html.setting(tree.get(key)) for tree in trees)]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
-from maedfer.report import page as html
 from maedfer.report.run_data import read_run
 from maedfer.train.settings import RunConfig
 
@@ -24,6 +23,8 @@ FREE = (keys_of(RunConfig, "machine") | {"seed"}) - _DECIDING
 
 def group_runs(runs: Sequence[str | Path]) -> dict[str, list[Path]]:
     """Put runs together that differ in nothing but the seed and settings of the machine.
+
+    Where `train.precision` was left to the device, what it came to tells runs apart.
 
     Args:
         runs: run folders.
@@ -41,7 +42,7 @@ def group_runs(runs: Sequence[str | Path]) -> dict[str, list[Path]]:
     for number, path in enumerate(paths):
         if path.resolve() in {other.resolve() for other in paths[:number]}:
             raise InputError(f"run {str(path)!r} is given twice: a comparison takes each once")
-        leaves = {key: value for key, value in html.leaves(read_run(path).config) if key not in FREE}
+        leaves = {key: value for key, value in read_run(path).leaves().items() if key not in FREE}
         # Nothing is known of a run without settings.
         key = json.dumps(leaves, sort_keys=True, default=str) if leaves else str(path)
         groups.setdefault(key, []).append(path)

@@ -16,6 +16,7 @@ from maedfer.dataclass_tree import former_names, rename
 from maedfer.errors import InputError, require, shortened
 from maedfer.evaluation.metrics import intervals, scores
 from maedfer.models import profile
+from maedfer.report.page import leaves
 from maedfer.train.config import RunConfig, resolve
 
 Record = dict[str, Any]
@@ -102,6 +103,21 @@ class RunData:
                 return default
             value = value[part]
         return value
+
+    @property
+    def precision(self) -> str | None:
+        """What the run computed in; None where nothing says it, or nothing was computed (folds put together)."""
+        if self.setting("eval.runs") and self.setting("task") == "evaluate":
+            return None
+        found = self.metrics.get("precision", self.environment.get("precision"))
+        return found if isinstance(found, str) else None
+
+    def leaves(self) -> dict[str, Any]:
+        """The settings by dotted key, `train.precision` as what "auto" came to."""
+        found = dict(leaves(self.config))
+        if found.get("train.precision") == "auto" and self.precision is not None:
+            found["train.precision"] = self.precision
+        return found
 
     def series(self, records: str, key: str, x: str = "step") -> tuple[list[float], list[float]]:
         """Two lists, `x` and `key`, of the records that have both as finite numbers."""

@@ -75,6 +75,9 @@ def headline(run: RunData) -> tuple[str, Numbers]:
         items.append(("macro F1 (%)", html.percent(scores.macro_f1), ""))
         views, split = number(run.metrics.get("views")), run.metrics.get("split")
         note = f"{len(scores.classes)} classes" + ("" if views is None else f", {views:g} views")
+        if run.precision is not None:
+            note += f", {run.precision}"
+            found["precision"] = run.precision
         skipped = number(run.metrics.get("skipped"))
         if skipped:
             note += f", {skipped:,.0f} more could not be read"

@@ -77,7 +77,8 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
             else:
                 for split, clips in lists.items():
                     _check_list(cfg, split, clips, tell)
-            for note in runtime.on_main(lambda: list_notes(cfg, lists)):
+            precision = [runtime.precision_why] if runtime.precision_why else []
+            for note in [*precision, *runtime.on_main(lambda: list_notes(cfg, lists))]:
                 tell(f"note         {note}")
             if cfg.task == "evaluate":
                 _check_evaluation(cfg, runtime, tell)
@@ -204,7 +205,8 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
 def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
     model, cfg = model_to_score(cfg)
     count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"model        {cfg.eval.checkpoint}, {count / 1e6:.2f} M parameters, {model.config.num_classes} classes")
+    size = f"{count / 1e6:.2f} M parameters, {model.config.num_classes} classes"
+    say(f"model        {cfg.eval.checkpoint}, {size}, on {runtime.device} in {runtime.precision}")
     for note in other_clip_settings(cfg, model):
         say(f"             {note}")
     small = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=_batch_size(cfg, runtime)))

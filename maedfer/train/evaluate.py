@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import ViewBatches
 from maedfer.train.lock import hold
 from maedfer.train.log import RunLog, write_json
+from maedfer.train.precision import recorded_precision
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, open_evaluation, recording
 
@@ -46,7 +47,9 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
         runtime.on_main(lambda: open_evaluation(cfg))
         with recording(cfg, runtime) as log:
             if cfg.eval.runs:
-                facts: dict[str, Any] = {"split": "test", "folds": _folds(cfg, parts, log)}
+                folds = _folds(cfg, parts, log)
+                notes += _several_precisions(folds)
+                facts: dict[str, Any] = {"split": "test", "folds": folds}
                 metrics = write_results(cfg, runtime, pooled, facts, notes)
             else:
                 log.say(
@@ -57,12 +60,19 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
                     *other_clip_settings(cfg, model),
                     *runtime.on_main(lambda: list_notes(cfg, {"test": batches.entries})),
                 ]
+                if runtime.precision_why:
+                    log.say(runtime.precision_why)
                 if model.load_report is not None and model.load_report.assumed:
                     log.say(f"{cfg.eval.checkpoint}: {model.load_report.assumptions}")
                 for note in notes:
                     log.say(note)
                 predictions = predict_list(model, batches, runtime, cfg, show=runtime.main)
-                facts = {"split": "test", "views": cfg.eval.views, "checkpoint": cfg.eval.checkpoint}
+                facts = {
+                    "split": "test",
+                    "views": cfg.eval.views,
+                    "checkpoint": cfg.eval.checkpoint,
+                    "precision": runtime.precision,
+                }
                 metrics = write_results(cfg, runtime, predictions, facts, notes)
             log.record("eval", split="test", **headline(metrics))
             log.say(summary(metrics))
@@ -249,6 +259,12 @@ def _folds(cfg: RunConfig, parts: Sequence[Predictions], log: RunLog) -> list[di
     folds = []
     for folder, part in zip(cfg.eval.runs, parts, strict=True):
         metrics = part.metrics()
-        folds.append({"run": folder, **headline(metrics)})
+        folds.append({"run": folder, **headline(metrics), "precision": recorded_precision(folder)})
         log.say(f"{folder}: {summary(metrics)}")
     return folds
+
+
+def _several_precisions(folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of folds that were not scored in one arithmetic."""
+    names = sorted({fold["precision"] for fold in folds if fold["precision"]})
+    return [f"the folds were scored in {' and '.join(names)}"] if len(names) > 1 else []

@@ -11,6 +11,7 @@ from maedfer.errors import InputError
 from maedfer.models import LGIFormerConfig, load, model_config
 from maedfer.models.config import named_keys
 from maedfer.train.config_file import read_config, section_of
+from maedfer.train.precision import precision_here, recorded_precision
 from maedfer.train.recipes import read_tree
 from maedfer.train.settings import RunConfig
 
@@ -87,9 +88,19 @@ def check_honoured(cfg: RunConfig, asked: set[str], trained: Mapping[str, Any]) 
         )
 
 
-def differing_evaluation(there: RunConfig, here: RunConfig) -> list[str]:
-    """Name the settings by which two evaluations are about other things: clips, model, or how clips are read."""
+def differing_evaluation(there: RunConfig, here: RunConfig, folder: Path) -> list[str]:
+    """Name the settings by which two evaluations are about other things: clips, model, or how clips are read.
+
+    Args:
+        there, here: settings of the one that is there, and of the other.
+        folder: of the one that is there.
+    """
     left, right = ({key: _evaluation_value(cfg, key) for key in _EVALUATION} for cfg in (there, here))
+    if there.train.precision == here.train.precision == "auto":
+        # The device decides. Nothing is computed anew where runs are put together.
+        before = recorded_precision(folder)
+        if before is not None and not here.eval.runs:
+            left["train.precision"], right["train.precision"] = before, precision_here(here)
     return differences(left, right)
 
 
@@ -105,7 +116,7 @@ def free_folder(cfg: RunConfig, most: int = 10_000) -> Path:
             known = read_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
         except InputError:
             continue
-        if known is None or known.task != "evaluate" or not differing_evaluation(known, cfg):
+        if known is None or known.task != "evaluate" or not differing_evaluation(known, cfg, folder):
             return folder
     raise InputError(f"{cfg.output!r} and {most - 2} folders beside it hold other evaluations: give output=FOLDER")
 

@@ -17,7 +17,7 @@ from maedfer.models import LGIFormer, load
 from maedfer.train.config import RunConfig, load_config
 from maedfer.train.evaluate import for_this_machine
 from maedfer.train.loader import ViewBatches
-from maedfer.train.processes import start
+from maedfer.train.processes import Runtime, start
 
 
 def features_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -73,7 +73,7 @@ def run_features(cfg: RunConfig, out: Sequence[str | Path] = (), per_view: bool 
             )
         if runtime.main:
             line.clear()
-        found = dataclasses.replace(found, about=_about(cfg, type(loaded).__name__, model, per_view))
+        found = dataclasses.replace(found, about=_about(cfg, runtime, type(loaded).__name__, model, per_view))
         runtime.on_main(lambda: [write_features(path, found) for path in out])
     return found
 
@@ -89,7 +89,7 @@ def check_file(path: Path) -> None:
         raise InputError(f"{str(path)!r} cannot be written: give a file in a folder that exists and can be written")
 
 
-def _about(cfg: RunConfig, kind: str, model: LGIFormer, per_view: bool) -> dict[str, Any]:
+def _about(cfg: RunConfig, runtime: Runtime, kind: str, model: LGIFormer, per_view: bool) -> dict[str, Any]:
     config = model.config
     tokens = {"region": "representative tokens", "local": "local tokens", "all": "all tokens"}[config.token_type]
     pooled = tokens if config.architecture == "lgi" else "all tokens"
@@ -107,4 +107,6 @@ def _about(cfg: RunConfig, kind: str, model: LGIFormer, per_view: bool) -> dict[
         "fit": cfg.data.fit,
         "views": cfg.eval.views,
         "per_view": per_view,
+        "precision": runtime.precision,
+        "notes": [runtime.precision_why] if runtime.precision_why else [],
     }

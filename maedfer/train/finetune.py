@@ -84,6 +84,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         "select": cfg.eval.select,
         "metric": cfg.eval.metric,
         "views": cfg.eval.views,
+        "precision": runtime.precision,
         "weights": "moving average" if cfg.train.ema else "model",
     }
     predictions = task.predictions(model, epoch, split, cfg.eval.save_features)

@@ -16,11 +16,13 @@ from torch import nn
 
 from maedfer.errors import InputError
 from maedfer.kernels import choose
+from maedfer.models.fixed_weights import packed_weights
 from maedfer.models.low_precision import low_precision_weights
 from maedfer.train.compiling import Compiling
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import explain
 from maedfer.train.peers import Alarm, Place, join, place
+from maedfer.train.precision import precision_of
 
 T = TypeVar("T")
 
@@ -34,6 +36,7 @@ class Runtime:
         rank, world: this process and the number of processes.
         precision: "fp32", "bf16" or "fp16".
         compiling: what is done to passes.
+        precision_why: what there is to say of the precision, for people; "" where it is what everybody expects.
     """
 
     device: torch.device
@@ -41,6 +44,7 @@ class Runtime:
     world: int = 1
     precision: str = "fp32"
     compiling: Compiling = field(default_factory=Compiling)
+    precision_why: str = ""
 
     @property
     def main(self) -> bool:
@@ -53,14 +57,14 @@ class Runtime:
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def low_weights(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """A block, to be entered again and again, in which a GPU's products find the weights in the run's arithmetic.
+        """A block, to be entered again and again, in which products find the weights as they take them.
 
-        Weights must not change inside of it.
+        On a GPU that is in the run's arithmetic, on a CPU in csrc's order. Weights must not change inside of it.
         """
+        if self.device.type == "cpu":
+            return packed_weights(model)
         dtype = self._low_dtype
-        if dtype is None or self.device.type != "cuda":
-            return contextlib.nullcontext()
-        return low_precision_weights(model, dtype)
+        return contextlib.nullcontext() if dtype is None else low_precision_weights(model, dtype)
 
     @property
     def _low_dtype(self) -> torch.dtype | None:
@@ -137,7 +141,8 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     alarm = Alarm(where if joining else Place())
     seed_all(cfg.seed)
     try:
-        yield Runtime(device, where.rank, where.world, _precision(cfg.train.precision, device), compiling)
+        precision = precision_of(cfg, device)
+        yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why)
         alarm.stop()
         if joining:
             # Not after an error: leaving would wait for processes that may never come.
@@ -191,17 +196,3 @@ def _device(name: str, where: Place) -> torch.device:
         if device.index >= torch.cuda.device_count():
             raise InputError(f"there is no device {str(device)!r}: torch finds {torch.cuda.device_count()} of them")
     return device
-
-
-def _precision(name: str, device: torch.device) -> str:
-    if device.type == "cpu":
-        if name == "fp16":
-            raise InputError("train.precision=fp16 needs a GPU: use fp32 or bf16 on a CPU")
-        return "fp32" if name == "auto" else name
-    # Emulated bfloat16 works but is slower than float32.
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    if name == "auto":
-        return "bf16" if native else "fp16"
-    if name == "bf16" and not native:
-        raise InputError(f"{torch.cuda.get_device_name(device)} has no bfloat16: use train.precision=fp16")
-    return name

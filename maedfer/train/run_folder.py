@@ -18,6 +18,8 @@ from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
 
 # Files of a run, or of one that was killed, that are there before any result of its work.
+# What is noted of the earlier parts of a run.
+_OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "git_revision")
 _BEFORE_A_CHECKPOINT = (LOCK_FILE, "config.yaml", "environment.json", "log.jsonl", "reconstructions_start.npz")
 
 
@@ -100,7 +102,7 @@ def check_evaluation(cfg: RunConfig) -> None:
     known = read_config(output / "config.yaml")
     if known.task != "evaluate":
         raise InputError(f"output {cfg.output!r} is the folder of a training run: give the evaluation one of its own")
-    keys = differing_evaluation(known, cfg)
+    keys = differing_evaluation(known, cfg, output)
     if keys and (output / "metrics.json").is_file():
         raise InputError(
             f"output {cfg.output!r} holds the scores of another evaluation: {'; '.join(keys)}: give another folder"
@@ -162,5 +164,5 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         return []
     if not isinstance(facts, dict):
         return []
-    note = {key: facts.get(key) for key in ("started", "ended", "host", "device", "processes", "git_revision")}
+    note = {key: facts.get(key) for key in _OF_EARLIER}
     return [*facts.get("earlier", []), note]

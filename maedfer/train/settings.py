@@ -178,7 +178,8 @@ class TrainConfig:
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
-        doc="arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; fp32 on a CPU",
+        doc="arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; on a CPU fp32, but bf16 to "
+        "score clips and compute features where the processor has AMX-BF16 or AVX512-BF16",
     )
     compile: Switch = setting(
         "auto",

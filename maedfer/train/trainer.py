@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maedfer._progress import counted, duration
 from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
-from maedfer.kernels import in_words
+from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.train.checkpoint import (
     load_resumable,
@@ -126,7 +126,7 @@ class Trainer:
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
-            f"by {in_words(cfg.clip_model.impl, runtime.device, cfg.task == 'pretrain')}"
+            f"by {choose(cfg.clip_model.impl, runtime.device)}"
             + (f", {runtime.compiling.why}: " if runtime.compiling.why else ": ")
             + f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
             f"{counted(schedule.global_batch, 'clip')} ({cfg.train.batch_size} x "
@@ -325,6 +325,7 @@ class Trainer:
                 "lists": self.lists,
                 "sizes": self.sizes,
                 "notes": self.notes,
+                "precision": self.runtime.precision,
                 "global_batch": self.schedule.global_batch,
             }
         self.runtime.on_main(lambda: self._write(name, state))
@@ -374,6 +375,12 @@ class Trainer:
         position = self.position
         best = (self.cfg.eval.select, position.best_epoch if position.best is not None else 0)
         notes = changed_lists(state["lists"], self.lists, position.epoch, best)
+        before, here = state.get("precision", self.runtime.precision), self.runtime.precision
+        if before != here:
+            notes.append(
+                f"computed in {before} up to step {position.step} and in {here} from there on: train.precision=auto is "
+                "decided by the device"
+            )
         for name, before in state.get("sizes", {}).items():
             if name in self.sizes and state["lists"].get(name) == self.lists[name]:
                 notes += changed_sizes(name, self.clips[name], before, self.sizes[name], position.epoch)
@@ -391,3 +398,5 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
         for note in trainer.notes:
             log.say(note)
     log.say(trainer.describe())
+    if trainer.runtime.precision_why:
+        log.say(trainer.runtime.precision_why)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from maedfer._native import MODULES
 from maedfer.cli.info import describe
 from maedfer.models import create_model, list_models
 from tests.cli.helpers import Call
@@ -101,6 +103,9 @@ def test_lists(call: Call) -> None:
     assert json.loads(call("info", "--json").out) == {"models": list_models()}
     build = json.loads(call("info", "--build", "--json").out)
     assert {"python", "torch", "av", "CUDA available", "csrc, CPU part", "csrc, CUDA part"} <= build.keys()
+    compiled = MODULES["cpu"]
+    assert build["csrc, instruction sets here"] == ([] if compiled is None else compiled.variants())
+    assert torch.cuda.is_available() or build["precision"].startswith("fp32 on cpu, which has neither AMX-BF16")
     assert "not installed" in call("info", "--build").out or all(build.values())
 
 
@@ -110,6 +115,10 @@ def test_lists(call: Call) -> None:
         ({"built": False, "why": "nvcc was not found"}, "not there: nvcc was not found"),
         ({"built": True, "compiler": "g++ 12", "nvcc": "13.0", "architectures": "sm_80"}, "sm_80; 13.0; g++ 12"),
         ({"built": True, "compiler": "g++ 12"}, "g++ 12"),
+        (
+            {"built": True, "compiler": "g++ 9", "variants": ["baseline", "avx2"], "unknown": {"amx": "-mamx-tile"}},
+            "g++ 9; for baseline, avx2; not for amx (the compiler does not know -mamx-tile)",
+        ),
     ],
 )
 def test_what_was_compiled(record: dict, text: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

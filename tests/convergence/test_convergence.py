@@ -2,7 +2,7 @@
 
 Fifty steps of AdamW with stochastic depth. Rounding differs between implementations and training amplifies it, a
 thousandfold and more in these steps, so that on a CPU the runs are in float64, where nothing wrong can hide behind it.
-A GPU has float32 kernels only.
+A GPU and csrc have float32 kernels only.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def train(task: str, impl: Impl, device: torch.device, dtype: torch.dtype) -> tu
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
 def test_trains_as_the_reference_does(task: str, impl: Impl) -> None:
     device = device_of(impl)
-    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    dtype = torch.float64 if device.type == "cpu" and impl != "native" else torch.float32
     want, want_change = train(task, "reference", device, dtype)
     got, change = train(task, impl, device, dtype)
     assert want[-1] < 0.95 * want[0], "the reference does not learn"

@@ -6,12 +6,34 @@ own, with TRITON_INTERPRET=1. Tests that take the `device` fixture are marked "g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from maedfer._native import MODULES, absent
 from maedfer.kernels._dispatch import interpreting
+
+# Instruction sets that csrc's kernels were compiled for and this processor runs, best first.
+VARIANTS = MODULES["cpu"].variants() if MODULES["cpu"] and not interpreting() else []
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" in metafunc.fixturenames:
+        metafunc.parametrize("variant", VARIANTS or ["none"], indirect=True)
+
+
+@pytest.fixture
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn, for what csrc computes on a CPU; its name."""
+    compiled = MODULES["cpu"]
+    if not VARIANTS or compiled is None:
+        pytest.skip("nothing of csrc runs under Triton's interpreter" if interpreting() else absent("cpu"))
+    before = compiled.variant()
+    assert compiled.choose_variant(request.param)
+    yield request.param
+    assert compiled.choose_variant(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maedfer import _native
 from maedfer.errors import InputError, MissingDependencyError
-from maedfer.kernels import _dispatch, choose, current_impl, functional, in_words, use_impl
+from maedfer.kernels import _dispatch, choose, current_impl, functional, use_impl
 from maedfer.kernels._dispatch import interpreting
 from tests.helpers import REPOSITORY
 
@@ -23,13 +23,17 @@ pytestmark = pytest.mark.skipif(interpreting(), reason="the interpreter has othe
 CPU = torch.device("cpu")
 
 
-def test_auto_on_a_cpu_is_plain_pytorch_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_on_a_cpu_is_csrc_else_plain_pytorch_and_says_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _dispatch._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="maedfer"):
-        assert choose("auto", CPU) == "torch" and choose("auto", CPU) == "torch"
-    assert [record.message for record in caplog.records] == [
-        'impl="auto" on cpu: torch (tensors are on the cpu device, the kernels need CUDA)'
-    ]
+        for there, answer in ((object(), "native"), (None, "torch")):
+            monkeypatch.setitem(_native.MODULES, "cpu", there)
+            assert choose("auto", CPU) == answer and choose("auto", CPU) == answer
+    native, torch_alone = (record.message for record in caplog.records)
+    assert native == 'impl="auto" on cpu: native'
+    assert torch_alone.startswith('impl="auto" on cpu: torch (csrc\'s CPU part is not there')
 
 
 def test_an_explicit_choice_never_falls_back() -> None:
@@ -41,20 +45,6 @@ def test_an_explicit_choice_never_falls_back() -> None:
     # A call's own choice counts more than what is in force.
     with use_impl("triton"):
         functional.region_attention(qkv, num_heads=2, impl="torch")
-
-
-def test_who_computes_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU csrc has some of the operations, and PyTorch the others."""
-    monkeypatch.setitem(_native.MODULES, "cpu", object())
-    for impl in ("auto", "native"):
-        assert in_words(impl, CPU) == "torch (cubes of tokens and pre-training loss by csrc)"
-        assert in_words(impl, CPU, loss=False) == "torch (cubes of tokens by csrc)"
-    assert (in_words("torch", CPU), in_words("reference", CPU)) == ("torch", "reference")
-    monkeypatch.setitem(_native.MODULES, "cpu", None)
-    assert in_words("auto", CPU) == "torch"
-    with FakeTensorMode():
-        monkeypatch.setitem(_native.MODULES, "cuda", object())
-        assert in_words("native", torch.device("cuda")) == "native"
 
 
 def test_csrc_is_chosen_only_where_it_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

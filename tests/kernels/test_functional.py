@@ -13,7 +13,7 @@ from torch import Tensor
 from maedfer.errors import InputError
 from maedfer.kernels import functional
 from maedfer.kernels._dispatch import interpreting
-from tests.helpers import IMPLEMENTATIONS, device_of, relative_error
+from tests.helpers import IMPLEMENTATIONS, KERNELS, device_of, relative_error
 from tests.kernels.oracle import check, randn
 
 B, M, S, C, H, EPS = 2, 4, 5, 32, 2, 1e-6
@@ -164,14 +164,15 @@ def test_empty_batches(name: str, impl: str) -> None:
     assert not any(gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_compiles_without_a_graph_break(name: str, device: torch.device) -> None:
+def test_compiles_without_a_graph_break(name: str, impl: str) -> None:
     shapes, call = OPERATIONS[name]
-    inputs = tensors(shapes, device)
+    inputs = tensors(shapes, device_of(impl))
     leaves = [x for x in inputs if x is not None]
 
     def loss(*x: Tensor | None) -> Tensor:
-        out = call(*x, "triton")
+        out = call(*x, impl)
         return sum(part.square().mean() for part in (out if isinstance(out, tuple) else (out,)))  # type: ignore[return-value]
 
     want = loss(*inputs)

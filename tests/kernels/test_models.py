@@ -14,14 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from maedfer.kernels import use_impl
 from maedfer.kernels._dispatch import interpreting
 from maedfer.models import MAEDFER, LGIFormer
+from maedfer.models.fixed_weights import packed_weights
 from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.low_precision import low_precision_weights
-from tests.helpers import randomize, relative_error, small, small_mae
+from tests.helpers import KERNELS, device_of, randomize, relative_error, small, small_mae
 
 
-def classifier(device: torch.device, **changes: Any) -> tuple[LGIFormer, Tensor]:
+def classifier(impl: str, **changes: Any) -> tuple[LGIFormer, Tensor]:
     """A small classifier on the kernels, and two clips."""
-    model = LGIFormer(small(impl="triton", **changes)).to(device)
+    device = device_of(impl)
+    model = LGIFormer(small(impl=impl, **changes)).to(device)
     randomize(model)
     return model, torch.randn(2, 3, *model.config.clip_size, device=device)
 
@@ -46,14 +48,16 @@ def assert_same(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict
         assert relative_error(gradient, other[1][name]) <= atol, name
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("task", ["finetune", "pretrain"])
-def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
+def test_torch_compile_in_one_graph(task: str, impl: str) -> None:
+    device = device_of(impl)
     run: torch.nn.Module
     arguments: list[Tensor]
     if task == "finetune":
-        run, *arguments = classifier(device)
+        run, *arguments = classifier(impl)
     else:
-        mae = MAEDFER(small_mae(encoder=small(impl="triton"))).to(device)
+        mae = MAEDFER(small_mae(encoder=small(impl=impl))).to(device)
         randomize(mae)
         frames = torch.randint(0, 256, (2, 3, *mae.config.encoder.clip_size), dtype=torch.uint8, device=device)
         arguments = [frames, *(part.to(device) for part in mae.token_numbers(*mae.random_masks(2)))]
@@ -65,15 +69,17 @@ def test_torch_compile_in_one_graph(task: str, device: torch.device) -> None:
     assert_same(got, want, 1e-5)
 
 
-def test_low_copies_in_compiled_steps(device: torch.device) -> None:
+@pytest.mark.parametrize("impl", KERNELS)
+def test_prepared_weights_in_compiled_steps(impl: str) -> None:
     """Weights that a step has changed are taken by the next without compiling again, and losses are autocast's own."""
-    model, video = classifier(device, depth=1)
+    model, video = classifier(impl, depth=1)
     low = torch.float16 if interpreting() else torch.bfloat16
-    copies, counter = low_precision_weights(model, low), CompileCounterWithBackend("aot_eager")
+    copies = packed_weights(model) if impl == "native" else low_precision_weights(model, low)
+    counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     run: Any = torch.compile(model, fullgraph=True, backend=counter)
     for _ in range(2):
-        with torch.autocast(device.type, low):
+        with torch.autocast(video.device.type, low):
             want = step(model, video)
             with copies:
                 loss, found = step(run, video)
@@ -95,10 +101,11 @@ class Objective(torch.nn.Module):
         return self.model.training_loss(frames, visible, wanted)["loss"]
 
 
-def test_export_with_a_dynamic_batch(device: torch.device) -> None:
-    model, video = classifier(device)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_export_with_a_dynamic_batch(impl: str) -> None:
+    model, video = classifier(impl)
     # Rounding aside, which graphs may change, the program is the model: to the last digits in float64.
-    exact = device.type == "cpu"
+    exact = interpreting()
     model, video = (model.double().eval(), video.double()) if exact else (model.eval(), video)
     batch = torch.export.Dim("batch", min=1, max=64)
     with torch.no_grad():
@@ -107,8 +114,9 @@ def test_export_with_a_dynamic_batch(device: torch.device) -> None:
         assert relative_error(program.module()(more), model(more)) < (1e-13 if exact else 1e-5)
 
 
-def test_activation_checkpointing(device: torch.device) -> None:
-    model, video = classifier(device, drop_path=0.3)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_activation_checkpointing(impl: str) -> None:
+    model, video = classifier(impl, drop_path=0.3)
     model.train()
     results = []
     for recompute in (False, True):
@@ -118,14 +126,16 @@ def test_activation_checkpointing(device: torch.device) -> None:
     assert_same(results[0], results[1], 1e-6)
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("trained", ["", "intra_attention.v_bias"])
-def test_attentions_of_one_module_partly_frozen(trained: str, device: torch.device) -> None:
+def test_attentions_of_one_module_partly_frozen(trained: str, impl: str) -> None:
     """Every stage adds to the gradients of the shared weights, and frozen ones get none."""
+    device = device_of(impl)
     x = torch.randn(2, 3, 4, 16, device=device)
     results = []
-    for impl in ("triton", "reference"):
+    for kind in (impl, "reference"):
         torch.manual_seed(3)
-        block = LGIBlock(16, 2, share_attention="all", impl=impl).to(device)  # type: ignore[arg-type]
+        block = LGIBlock(16, 2, share_attention="all", impl=kind).to(device)  # type: ignore[arg-type]
         randomize(block)
         for name, parameter in block.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
@@ -133,8 +143,9 @@ def test_attentions_of_one_module_partly_frozen(trained: str, device: torch.devi
     assert_same(results[0], results[1], 1e-5)
 
 
-def test_repeats_bit_for_bit(device: torch.device) -> None:
-    model, video = classifier(device, drop_path=0.3)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_repeats_bit_for_bit(impl: str) -> None:
+    model, video = classifier(impl, drop_path=0.3)
     torch.use_deterministic_algorithms(True)
     try:
         runs = []
@@ -147,8 +158,9 @@ def test_repeats_bit_for_bit(device: torch.device) -> None:
     assert all(torch.equal(gradient, runs[1][1][name]) for name, gradient in runs[0][1].items())
 
 
-def test_distributed_data_parallel(device: torch.device) -> None:
-    model, video = classifier(device)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_distributed_data_parallel(impl: str) -> None:
+    model, video = classifier(impl)
     want = step(model, video)
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     try:
@@ -159,8 +171,9 @@ def test_distributed_data_parallel(device: torch.device) -> None:
         dist.destroy_process_group()
 
 
-def test_frozen_blocks(device: torch.device) -> None:
-    model, video = classifier(device)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_frozen_blocks(impl: str) -> None:
+    model, video = classifier(impl)
     _, full = step(model, video)
     model.freeze(1)
     _, part = step(model, video)
@@ -170,6 +183,7 @@ def test_frozen_blocks(device: torch.device) -> None:
     assert all(relative_error(gradient, full[name]) < 1e-6 for name, gradient in part.items())
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -183,8 +197,8 @@ def test_frozen_blocks(device: torch.device) -> None:
     ],
     ids=str,
 )
-def test_other_designs(changes: dict, device: torch.device) -> None:
-    model, video = classifier(device, **changes)
+def test_other_designs(changes: dict, impl: str) -> None:
+    model, video = classifier(impl, **changes)
     got = step(model, video)
     for module in model.modules():
         if hasattr(module, "impl"):
@@ -194,8 +208,9 @@ def test_other_designs(changes: dict, device: torch.device) -> None:
     assert_same(got, want, 1e-4)
 
 
-def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
-    model, video = classifier(device)
+@pytest.mark.parametrize("impl", KERNELS)
+def test_hooked_and_replaced_layers_are_called(impl: str) -> None:
+    model, video = classifier(impl)
     block: Any = model.encoder.blocks[1]
     assert block.is_fused
     seen: list[Tensor] = []
@@ -210,7 +225,7 @@ def test_hooked_and_replaced_layers_are_called(device: torch.device) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    replaced = Doubled(32, 128).to(device)
+    replaced = Doubled(32, 128).to(video.device)
     replaced.load_state_dict(block.ffn.fc1.state_dict())
     block.ffn.fc1 = replaced
     assert not block.is_fused and relative_error(model(video), want) > 1e-3

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maedfer._native import MODULES
 from maedfer.kernels._products import low_copy, product, split_rows, weight_gradient
 from maedfer.kernels.low_copies import LowCopies
 from maedfer.models.low_precision import low_precision_weights
@@ -21,8 +22,10 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    # By a library, as on a GPU.
+    monkeypatch.setitem(MODULES, "cpu", None)
 
 
 def layer(out: int = 6, inside: int = 4) -> tuple[nn.Parameter, nn.Parameter]:

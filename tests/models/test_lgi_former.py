@@ -199,3 +199,29 @@ def test_hooks_on_blocks_see_and_change_the_stream() -> None:
             outputs.append(model(video))
     assert len(shapes) == 2 and shapes[0] == shapes[1]
     assert relative_error(outputs[1], outputs[0]) < 1e-5
+
+
+def test_scores_keep_their_digits_under_autocast() -> None:
+    model = LGIFormer(small(token_type="all")).eval()
+    randomize(model)
+    video = video_for(model.config)
+    with torch.no_grad():
+        exact, features = model(video), model.forward_features(video)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, low = model(video), model.forward_features(video)
+        torch.testing.assert_close(logits, model.head(low))
+    assert logits.dtype == low.dtype == torch.float32
+    assert 0 < relative_error(low, features) < 0.05 and relative_error(logits, exact) < 0.05
+    # In training, and in weights of bfloat16, they are what autocast and the weights make of them.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(video).dtype == torch.bfloat16
+    with torch.no_grad():
+        assert model.bfloat16()(video.bfloat16()).dtype == torch.bfloat16
+        assert copy.deepcopy(model).double()(video.double()).dtype == torch.float64
+
+
+def test_a_head_that_is_somebody_elses_is_called_under_autocast() -> None:
+    model = LGIFormer(small()).eval()
+    model.add_module("head", torch.nn.Sequential(model.head, torch.nn.Linear(5, 3)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(video_for(model.config)).dtype == torch.bfloat16

@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from maedfer.kernels import use_impl
 from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, build_model, model_config, profile
 from maedfer.models.profile import giga
 from tests.helpers import small, small_mae
@@ -64,7 +65,7 @@ def test_executed_plan_is_what_pytorch_counts(switches: dict, task: str, monkeyp
     if isinstance(model, MAEDFER):
         inputs += model.token_numbers(*model.random_masks(1))
     # The unfused backend is made of plain products, which the counter knows on every device.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad(), use_impl("torch"):
         model(*inputs)
     assert counter.get_total_flops() == 2 * sum(profile(config).macs_executed.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,12 @@ def test_a_former_name_does_not_part_runs(tmp_path: Path) -> None:
     text = (runs[0] / "config.yaml").read_text(encoding="utf-8")
     (runs[0] / "config.yaml").write_text(text.replace("architecture: vit", "encoder: vit"), encoding="utf-8")
     assert group_runs(runs) == {"vit": runs}
+
+
+def test_what_auto_came_to_parts_runs(tmp_path: Path) -> None:
+    runs = [make(tmp_path / f"{name}_{seed}", f"seed={seed}") for name in ("fast", "exact") for seed in (0, 1)]
+    for run, precision in zip(runs, ("bf16", "bf16", "fp32", "fp32"), strict=True):
+        (run / "environment.json").write_text(json.dumps({"precision": precision}))
+    assert group_runs(runs) == {"fast": runs[:2], "exact": runs[2:]}
+    said = make(tmp_path / "fast_2", "seed=2", "train.precision=bf16")
+    assert group_runs([*runs[:2], said]) == {"fast": [*runs[:2], said]}

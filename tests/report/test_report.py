@@ -636,3 +636,16 @@ def test_settings_of_the_machine_are_no_difference_between_conditions(tmp_path: 
     table = text.split("Settings that differ")[1].split("</table>")[0]
     assert "data.test" in table and "optim.lr" in table
     assert not any(key in table for key in ("data.workers", "report", "model.impl", "output"))
+
+
+def test_precision_is_shown_of_a_run_and_compared(tmp_path: Path) -> None:
+    runs = {name: [make_finetune_run(tmp_path / name, epochs=1)] for name in ("a", "b", "unknown")}
+    for name, precision in (("a", "fp32"), ("b", "bf16")):
+        path = tmp_path / name / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "precision": precision}))
+    page = write_comparison(tmp_path / "out", runs, "Three")
+    table = page.read_text().split("Settings that differ")[1].split("</table>")[0]
+    assert "train.precision" in table and "bf16" in table
+    conditions = numbers(page)["scores"]["conditions"]
+    assert [conditions[name]["precision"] for name in runs] == [["fp32"], ["bf16"], [None]]
+    assert "7 classes, 2 views, bf16" in Page(write_report(tmp_path / "b")).text

@@ -112,7 +112,8 @@ def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
 
 def test_each_clip_is_scored_once_whatever_the_number_of_processes(data, run, tmp_path):
     # Seven clips: neither batches of two nor two processes divide them.
-    settings = [f"eval.checkpoint={run}", "eval.batch_size=2", "train.device=cpu", "report=false"]
+    settings = [f"eval.checkpoint={run}", "eval.batch_size=2", "report=false"]
+    settings += ["train.device=cpu", "train.precision=fp32"]
     one = run_evaluate(load_config("evaluate", None, [*settings, f"output={tmp_path / 'one'}"]))
     done = in_process("evaluate", [*settings, f"output={tmp_path / 'two'}"], processes=2)
     assert done.ok, done.text

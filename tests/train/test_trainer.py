@@ -11,6 +11,7 @@ from torch._dynamo import lookup_backend
 from maedfer.errors import InputError
 from maedfer.train import processes, run_finetune, run_pretrain
 from maedfer.train.checkpoint import load_checkpoint
+from maedfer.train.precision import Precision
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer
 from tests.train.runs import in_process, overrides, records, scores, tiny, write_clips
@@ -429,7 +430,7 @@ def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("broken_from", [1000, 5])
 def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkeypatch, broken_from):
     """The loss scaler on the CPU: a step that overflows is left out; a run that only overflows is stopped."""
-    monkeypatch.setattr(processes, "_precision", lambda name, device: "fp16")
+    monkeypatch.setattr(processes, "precision_of", lambda cfg, device: Precision("fp16"))
     original = FinetuneTask.losses
     calls = []
 

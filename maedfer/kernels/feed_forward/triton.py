@@ -1,17 +1,14 @@
-"""Launching what kernels.py computes, and gradients; formulas and shapes are there."""
+"""Launching what kernels.py computes; formulas and shapes are there."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._launch import accumulator, dot_precision, launch
-from maedfer.kernels._operators import implements, operator
-from maedfer.kernels._product_tiles import aligned_rows, as_rows, described, product_config, tiles
-from maedfer.kernels._products import weight_gradient
+from maedfer.kernels._operators import implements
+from maedfer.kernels._product_tiles import aligned_rows, described, product_config, tiles
+from maedfer.kernels._products import as_rows
 from maedfer.kernels.feed_forward.kernels import linear_gelu_bwd_kernel, linear_gelu_fwd_kernel
 
 
@@ -22,11 +19,6 @@ def fuses(dtype: torch.dtype, hidden: int, dim: int) -> bool:
     all tensors have to begin at multiples of 16 bytes, those with a byte a number too.
     """
     return dtype in (torch.float16, torch.bfloat16) and dim % 8 == 0 and hidden % 16 == 0
-
-
-def kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What the slope of the GELU is kept in for products in `dtype`."""
-    return torch.uint8 if dtype == torch.bfloat16 else dtype
 
 
 @implements("linear_gelu_fwd")
@@ -70,53 +62,3 @@ def linear_gelu_bwd(dy: Tensor, weight: Tensor, slope: Tensor, want_bias: bool) 
             ACC=accumulator(dy.dtype), PRECISION=dot_precision(dy.dtype), DESCRIBED=described(dy.device),
         )  # fmt: skip
     return du, sums.sum(0)
-
-
-class FusedFeedForward(torch.autograd.Function):
-    """GELU(x weight^T + bias) out_weight^T: [..., C] in the dtype of x [..., C].
-
-    The products take `low` and `out_low`, the weights in the dtype of x; gradients are those of the weights.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        out_weight: Tensor,
-        low: Tensor,
-        out_low: Tensor,
-        differentiable: bool,
-    ) -> Tensor:
-        """Keeps of input, weights as they are multiplied, activation and slope what the wanted gradients need."""
-        want_x, want_weight, want_bias, want_out = ctx.needs_input_grad[:4]
-        through = want_x or want_weight or want_bias
-        keep = kept_dtype(x.dtype) if differentiable and through else None
-        act, slope = operator("linear_gelu_fwd")(x, low, bias, keep)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype, out_weight.dtype
-        ctx.save_for_backward(
-            x if want_weight else None,
-            low if want_x else None,
-            out_low if through else None,
-            act if want_out else None,
-            slope if through else None,
-        )
-        return act @ out_low.t()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Only what is asked for."""
-        x, low, out_low, act, slope = ctx.saved_tensors
-        want_x, want_weight, want_bias, want_out = ctx.needs_input_grad[:4]
-        of_weight, of_bias, of_out = ctx.dtypes
-        dx = dweight = dbias = dout = None
-        if want_out:
-            dout = weight_gradient(as_rows(dy), as_rows(act), of_out)
-        if want_x or want_weight or want_bias:
-            du, sums = operator("linear_gelu_bwd")(dy, out_low, slope, want_bias)
-            dx = du @ low if want_x else None
-            dweight = weight_gradient(as_rows(du), as_rows(x), of_weight) if want_weight else None
-            dbias = sums.to(of_bias) if want_bias else None
-        return dx, dweight, dbias, dout, None, None, None

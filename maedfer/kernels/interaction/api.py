@@ -9,9 +9,11 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype
 from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._native_calls import operator_reasons
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels.interaction import torch as plain
 from maedfer.kernels.interaction.folding import folds
+from maedfer.kernels.interaction.functions import FoldedInteraction, fold
 from maedfer.kernels.region_attention import api as attention
 from maedfer.kernels.sub_layer import api as sub_layer
 from maedfer.kernels.sub_layer.torch import layer_norm
@@ -38,15 +40,15 @@ def local_global_interaction(
     Arguments and results are those of `reference.local_global_interaction`, and:
 
     Args:
-        folded: whether "torch" and "triton" fold the projections into keys and values; by default where that takes
-            fewer multiply-adds (H * M < C + M), on a CPU where it also takes less time.
+        folded: whether all but "reference" fold the projections into keys and values; by default where that takes
+            fewer multiply-adds (H * M < C + M), in "torch" on a CPU where it also takes less time.
         impl: the implementation.
 
     Raises:
         InputError: `num_heads` does not divide C, or `impl` cannot run.
     """
     attention.check_heads(kv.shape[-1], 2, num_heads)
-    choice, by_kernels = _choose(z, num_heads, folded, impl)
+    choice, by_kernels = _choose(z, kv, num_heads, folded, impl)
     if choice == "reference":
         return reference.local_global_interaction(
             z,
@@ -77,9 +79,6 @@ def local_global_interaction(
         )
         return z, layer_norm(z, next_norm, eps)
     if by_kernels:
-        from maedfer.kernels.interaction.fold import fold
-        from maedfer.kernels.interaction.triton import FoldedInteraction
-
         matrices = fold(
             kv,
             norm=norm,
@@ -93,7 +92,8 @@ def local_global_interaction(
         return FoldedInteraction.apply(z, s, *matrices, *next_norm, eps, product_dtype(z), torch.is_grad_enabled())
     kv = plain.with_value_bias(kv, kv_bias)
     x, (regions, rows) = z[:, :, 1:], z.shape[1:3]
-    q = F.linear(sub_layer.layer_norm(x, norm, eps=eps, impl=impl).flatten(1, 2), *query)
+    n = sub_layer.layer_norm(x, norm, eps=eps, impl=impl).flatten(1, 2)
+    q = sub_layer.linear(n, query, impl=impl) if choice == "native" else F.linear(n, *query)
     heads = attention.cross_attention(q, kv, num_heads=num_heads, impl=impl).unflatten(1, (regions, rows - 1))
     x = sub_layer.linear_residual(heads, output, x, keep=keep, impl=impl)
     z = torch.cat([s.unsqueeze(2), x], dim=2)
@@ -108,11 +108,11 @@ def adds_value_bias(z: Tensor, *, num_heads: int, impl: Impl = "auto") -> bool:
     Raises:
         InputError: `impl` cannot run.
     """
-    choice, by_kernels = _choose(z, num_heads, None, impl)
-    return by_kernels and choice == "triton"
+    choice, by_kernels = _choose(z, z, num_heads, None, impl)
+    return by_kernels and choice in ("triton", "native")
 
 
-def _choose(z: Tensor, num_heads: int, folded: bool | None, impl: Impl) -> tuple[str, bool]:
+def _choose(z: Tensor, kv: Tensor, num_heads: int, folded: bool | None, impl: Impl) -> tuple[str, bool]:
     """Who computes, and whether kernels do so with folded projections."""
     _, regions, _, dim = z.shape
     by_kernels = folds(num_heads, regions, dim) if folded is None else folded
@@ -120,7 +120,10 @@ def _choose(z: Tensor, num_heads: int, folded: bool | None, impl: Impl) -> tuple
     def triton_reasons() -> list[str]:
         return _triton_reasons(by_kernels, regions, dim, num_heads, z.device)
 
-    return resolve(impl, z.device, z.dtype, triton=triton_reasons), by_kernels
+    def native_reasons() -> list[str]:
+        return operator_reasons(z) + operator_reasons(kv)
+
+    return resolve(impl, z.device, z.dtype, triton=triton_reasons, native={"cpu": native_reasons}), by_kernels
 
 
 def _triton_reasons(folded: bool, regions: int, dim: int, num_heads: int, device: torch.device) -> list[str]:

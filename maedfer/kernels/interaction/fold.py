@@ -1,4 +1,4 @@
-"""Launching what fold_kernels.py computes, and gradients; formulas and shapes are there."""
+"""Launching what fold_kernels.py computes; formulas and shapes are there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config
 from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch, power_of_two
-from maedfer.kernels._operators import implements, operator
-from maedfer.kernels._pairs import Linear, Norm
+from maedfer.kernels._operators import implements
 from maedfer.kernels.interaction.fold_kernels import fold_bwd_kernel, fold_fwd_kernel, fold_sums_kernel
 
 # Channels of a head that one product takes at once.
@@ -145,50 +143,3 @@ _SUMMED = 64
 
 def _adjacent(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-class Folding(torch.autograd.Function):
-    """A and V [B, H, M, C] in `dtype` and a [B, H, M] from keys and values [B, M, 2C]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        kv: Tensor,
-        value_bias: Tensor | None,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        query_weight: Tensor,
-        query_bias: Tensor | None,
-        out_weight: Tensor,
-        out_bias: Tensor | None,
-        keep: Tensor | None,
-        num_heads: int,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keeps its inputs."""
-        inputs = kv, value_bias, norm_weight, norm_bias, query_weight, query_bias, out_weight, out_bias, keep
-        ctx.save_for_backward(*inputs)
-        return operator("interaction_fold_fwd")(*inputs, num_heads, dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dmatrix: Tensor, doffset: Tensor, dvalues: Tensor) -> tuple[Tensor | None, ...]:
-        """Those gradients that are asked for; factors of stochastic depth have none."""
-        wanted = ctx.needs_input_grad[:8]
-        gradients = operator("interaction_fold_bwd")(dmatrix, doffset, dvalues, *ctx.saved_tensors, wanted)
-        return *(x if want else None for x, want in zip(gradients, wanted, strict=True)), None, None, None
-
-
-def fold(
-    kv: Tensor,
-    *,
-    norm: Norm,
-    query: Linear,
-    output: Linear,
-    num_heads: int,
-    dtype: torch.dtype,
-    keep: Tensor | None = None,
-    kv_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `folding.fold` makes, in products of `dtype`; `kv_bias` [C] is added to the values."""
-    return Folding.apply(kv, kv_bias, *norm, *query, *output, keep, num_heads, dtype)

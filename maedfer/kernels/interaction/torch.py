@@ -53,10 +53,10 @@ def with_value_bias(kv: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def folding_pays(z: Tensor, num_heads: int, regions: int) -> bool:
-    """Whether the interaction is computed with folded projections.
+    """Whether PyTorch computes the interaction with folded projections.
 
-    On a CPU, products with a matrix for each clip run at half the speed of those with one weight: both forms take the
-    same time at H * M = C / 2 (benchmarks, "folding").
+    On a CPU, its products with a matrix for each clip run at half the speed of those with one weight: both forms take
+    the same time at H * M = C / 2 (benchmarks, "folding").
     """
     dim = z.shape[-1]
     return folds(num_heads, regions, dim) and (z.device.type != "cpu" or 2 * num_heads * regions <= dim)

@@ -1,4 +1,4 @@
-"""Launching what kernels.py computes, and gradients; formulas and shapes are there."""
+"""Launching what kernels.py computes; formulas and shapes are there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, architecture, config
 from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two
-from maedfer.kernels._operators import implements, operator
+from maedfer.kernels._operators import implements
+from maedfer.kernels.interaction import fold as fold
 from maedfer.kernels.interaction.folding import KEYS_AT_ONCE, key_layout
 from maedfer.kernels.interaction.kernels import (
     interaction_bwd_keys_kernel,
@@ -146,57 +146,3 @@ def interaction_bwd(
         config=chosen, STAGES=chosen.num_stages, PRECISION=precision, **sizes,
     )  # fmt: skip
     return dz, ds, dmatrix, doffset, dvalues
-
-
-class FoldedInteraction(torch.autograd.Function):
-    """(y, LN(y)) [B, M, S, C] from z [B, M, S, C], s [B, M, C], A and V [B, H, M, C] and a [B, H, M]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        s: Tensor,
-        matrix: Tensor,
-        offset: Tensor,
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        dtype: torch.dtype,
-        differentiable: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Keeps its inputs, y and the probabilities, which are not written where there is no backward pass."""
-        # s becomes rows of y, which has the dtype of z.
-        z, s = _addressable(z), _addressable(s.to(z.dtype))
-        keep_p = differentiable and any(ctx.needs_input_grad)
-        y, n, p = operator("interaction_fwd")(z, s, matrix, offset, values, weight, bias, eps, dtype, keep_p)
-        ctx.save_for_backward(z, s, matrix, values, p, y, weight)
-        ctx.eps, ctx.offset_dtype, ctx.bias_dtype = eps, offset.dtype, bias.dtype
-        # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.
-        if not torch.compiler.is_compiling():
-            ctx.set_materialize_grads(False)
-        return y, n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of everything but the constants: through the LayerNorm, then through the interaction."""
-        z, s, matrix, values, p, y, weight = ctx.saved_tensors
-        dweight = dbias = None
-        if dn is not None:
-            g, _, sums = operator("residual_layer_norm_bwd")(
-                dy, None, dn, y, weight, None, ctx.eps, False, y.dtype, None, False, True
-            )
-            dweight, dbias = sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype)
-        elif dy is not None:
-            g = _addressable(dy)
-        else:
-            return (None,) * 10
-        gradients = operator("interaction_bwd")(g, z, s, matrix, values, p, ctx.eps, ctx.offset_dtype)
-        return *gradients, dweight, dbias, None, None, None
-
-
-def _addressable(x: Tensor) -> Tensor:
-    """Copied only if its channels are not adjacent, or a clip is spread over more than 32 bits can address."""
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
-    return x if x.stride(-1) == 1 and reach < 2**31 else x.contiguous()

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from maedfer._native import MODULES
 from maedfer.kernels import _native_calls as calls
-from maedfer.kernels._operators import implements, operator
+from maedfer.kernels._operators import implements_everywhere, operator
 from maedfer.kernels.loss.torch import scale_difference
 
 # Frames and pixels of a cube that the GPU's kernel holds; read here, as torch.compile cannot look into the module.
@@ -74,7 +74,7 @@ class NativeLoss(torch.autograd.Function):
         return gradient.flatten(2), None, None, None, None, None
 
 
-@implements("native_reconstruction_loss_fwd")
+@implements_everywhere("native_reconstruction_loss_fwd")
 def _loss(
     prediction: Tensor, frames: Tensor, index: Tensor, patch_size: list[int], motion: bool, normalize: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,10 +8,15 @@ from torch import Tensor
 from maedfer.errors import InputError, require, unknown
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype, product_operand
-from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._dispatch import Impl, current_impl, resolve
+from maedfer.kernels.region_attention import native
 from maedfer.kernels.region_attention import torch as plain
+from maedfer.kernels.region_attention.functions import GroupCrossAttention, GroupSelfAttention
 
 FULL_ATTENTION = ("sdpa", "xformers")
+
+# They read packed products in place and add biases on the way.
+_KERNELS = ("triton", "native")
 
 # Of queries and of values, [C] each, where their products were made without.
 Biases = tuple[Tensor | None, Tensor | None]
@@ -40,10 +45,8 @@ def region_attention(
     qkv = product_operand(qkv)
     q_bias, v_bias = bias or (None, None)
     choice = _resolve(impl, qkv, qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), mask)
-    if choice == "triton":
-        from maedfer.kernels.region_attention.triton import TritonRegionAttention
-
-        return TritonRegionAttention.apply(qkv, q_bias, v_bias, num_heads)
+    if choice in _KERNELS:
+        return GroupSelfAttention.apply(qkv, q_bias, v_bias, num_heads)
     queries, keys, values = qkv.chunk(3, dim=-1)
     if choice == "reference":
         queries, values = _added(queries, q_bias), _added(values, v_bias)
@@ -84,10 +87,8 @@ def cross_attention(
     q, kv = product_operand(q), product_operand(kv)
     q_bias, v_bias = bias or (None, None)
     choice = _resolve(impl, q, kv.shape[-2], q.shape[-1] // num_heads, mask)
-    if choice == "triton":
-        from maedfer.kernels.region_attention.triton import TritonCrossAttention
-
-        return TritonCrossAttention.apply(q, kv, q_bias, v_bias, num_heads)
+    if choice in _KERNELS:
+        return GroupCrossAttention.apply(q, kv, q_bias, v_bias, num_heads)
     q = _added(q, q_bias)
     keys, values = kv.chunk(2, dim=-1)
     if choice == "reference":
@@ -109,7 +110,7 @@ def attention_adds_biases(context: Tensor, *, num_heads: int, mask: Tensor | Non
     Raises:
         InputError: `impl` cannot run.
     """
-    return _resolve(impl, context, context.shape[-2], context.shape[-1] // num_heads, mask) == "triton"
+    return _resolve(impl, context, context.shape[-2], context.shape[-1] // num_heads, mask) in _KERNELS
 
 
 def _resolve(impl: Impl, x: Tensor, keys: int, head_dim: int, mask: Tensor | None) -> str:
@@ -117,36 +118,53 @@ def _resolve(impl: Impl, x: Tensor, keys: int, head_dim: int, mask: Tensor | Non
         masked = [] if mask is None else ["a mask over keys (the kernels attend to all rows of a group)"]
         return masked + triton_reasons(keys, head_dim, x.device)
 
-    return resolve(impl, x.device, product_dtype(x), triton=reasons)
+    dtype = product_dtype(x)
+    # With a mask it is an operation that csrc does not have.
+    compiled = None if mask is not None else {"cpu": lambda: native.not_supported_reasons(dtype, keys)}
+    return resolve(impl, x.device, dtype, triton=reasons, native=compiled)
 
 
 def _added(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias.to(x.dtype)
 
 
-def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa") -> Tensor:
-    """Self-attention over all tokens of a clip, for the decoder and the ViT: work for a library.
+def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa", impl: Impl = "auto") -> Tensor:
+    """Self-attention over all tokens of a clip, for the decoder and the ViT: work for a library, or for csrc on a CPU.
 
     Args:
         qkv: [..., K, 3C] queries, keys and values side by side.
         num_heads: H, which divides C.
         backend: "sdpa" for PyTorch's scaled_dot_product_attention, "xformers" for memory_efficient_attention.
+        impl: with "sdpa" on a CPU, "auto" takes csrc where it can run, and "native" insists on it; the others leave it
+            to PyTorch.
 
     Returns:
         [..., K, C].
 
     Raises:
-        InputError: unknown backend, or `num_heads` does not divide C.
+        InputError: unknown backend, `num_heads` does not divide C, or csrc cannot run and `impl` is "native".
         MissingDependencyError: xformers was chosen and is not installed.
     """
     check_heads(qkv.shape[-1], 3, num_heads)
     if backend == "sdpa":
+        if _is_for_csrc(impl, qkv):
+            return GroupSelfAttention.apply(product_operand(qkv), None, None, num_heads)
         return plain.region_attention(qkv, num_heads)
     if backend != "xformers":
         raise unknown("attention backend", backend, FULL_ATTENTION)
     xops = require("xformers.ops", "xformers")
     parts = qkv.unflatten(-1, (3, num_heads, -1)).flatten(0, -5)  # [G, K, 3, H, D]
     return xops.memory_efficient_attention(*parts.unbind(2)).reshape(*qkv.shape[:-1], -1)
+
+
+def _is_for_csrc(impl: Impl, qkv: Tensor) -> bool:
+    """Whether csrc attends in a library's place."""
+    wanted = current_impl() if impl == "auto" else impl
+    if qkv.device.type != "cpu" or wanted not in ("auto", "native"):
+        return False
+    dtype = product_dtype(qkv)
+    compiled = {"cpu": lambda: native.not_supported_reasons(dtype, qkv.shape[-2])}
+    return resolve(wanted, qkv.device, dtype, native=compiled) == "native"
 
 
 def check_heads(width: int, parts: int, num_heads: int) -> None:

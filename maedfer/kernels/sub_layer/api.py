@@ -6,15 +6,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maedfer.kernels import reference
-from maedfer.kernels._autocast import product_dtype
+from maedfer.kernels._autocast import product_dtype, product_operand
 from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._native_calls import operator_reasons
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels._products import lowered, product
 from maedfer.kernels.sub_layer import torch as plain
+from maedfer.kernels.sub_layer.functions import (
+    LayerNorm,
+    LinearResidual,
+    LinearResidualLayerNorm,
+    LinearResidualLayerNormRepresentative,
+    ResidualAdd,
+    ResidualLayerNorm,
+    ResidualLayerNormRepresentative,
+)
 
 
 def linear(x: Tensor, linear: Linear, *, low: Tensor | None = None, impl: Impl = "auto") -> Tensor:
-    """x weight^T + bias: a library's product everywhere, oneDNN's for float32 on a CPU unless impl="reference".
+    """x weight^T + bias: csrc's product on a CPU (_native_products.py), else a library's.
 
     Args:
         x: [..., F].
@@ -26,8 +36,8 @@ def linear(x: Tensor, linear: Linear, *, low: Tensor | None = None, impl: Impl =
     Returns:
         [..., C].
     """
-    choice = resolve(impl, x.device, x.dtype, triton=list)
-    if choice == "triton":
+    choice = resolve(impl, x.device, x.dtype, triton=list, native={"cpu": lambda: operator_reasons(x, *linear)})
+    if choice in ("triton", "native"):
         return product(x, *linear, low)
     return F.linear(x, *linear) if choice == "reference" else plain.linear(x, linear)
 
@@ -45,9 +55,7 @@ def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Ten
         [..., C].
     """
     choice = _resolve(impl, x)
-    if choice == "triton":
-        from maedfer.kernels.sub_layer.triton import LayerNorm
-
+    if choice in ("triton", "native"):
         return LayerNorm.apply(x, *norm, eps, product_dtype(x))
     if choice == "torch":
         return plain.layer_norm(x, norm, eps)
@@ -69,11 +77,11 @@ def linear_residual(
     Returns:
         [..., C].
     """
-    choice = _resolve(impl, residual)
+    choice = _resolve(impl, residual, x, *linear)
     weight, bias = linear
+    if choice == "native":
+        return LinearResidual.apply(residual, product_operand(x), bias, keep, weight)
     if choice == "triton":
-        from maedfer.kernels.sub_layer.triton import ResidualAdd
-
         return ResidualAdd.apply(residual, product(x, weight), bias, keep)
     if choice == "torch":
         return plain.linear_residual(x, linear, residual, keep)
@@ -91,11 +99,12 @@ def linear_residual_layer_norm(
     impl: Impl = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`linear_residual` and the LayerNorm that begins the next sub-layer: the stream and its norm, [..., C] each."""
-    choice = _resolve(impl, residual)
+    choice = _resolve(impl, residual, x, *linear)
     weight, bias = linear
+    if choice == "native":
+        rows, dtype = product_operand(x), product_dtype(residual)
+        return LinearResidualLayerNorm.apply(residual, rows, bias, keep, *norm, weight, eps, dtype)
     if choice == "triton":
-        from maedfer.kernels.sub_layer.triton import ResidualLayerNorm
-
         return ResidualLayerNorm.apply(residual, product(x, weight), bias, keep, *norm, eps, product_dtype(residual))
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
@@ -118,19 +127,22 @@ def linear_residual_layer_norm_representative(
     Returns:
         The stream [B, M, S, C], its representative tokens [B, M, C], and those normed [B, M, C].
     """
-    choice = _resolve(impl, residual)
+    choice = _resolve(impl, residual, x, *linear)
     weight, bias = linear
+    if choice == "native":
+        weights, after = (weight, weight.detach()), product_dtype(residual)
+        return LinearResidualLayerNormRepresentative.apply(
+            residual, product_operand(x), bias, keep, *norm, *weights, eps, after
+        )
     if choice == "triton":
         dtype, after = product_dtype(x), product_dtype(residual)
-        from maedfer.kernels.sub_layer.product import LinearResidualLayerNormRepresentative, fuses
+        from maedfer.kernels.sub_layer.product import fuses
 
         if fuses(dtype, residual.dtype, *weight.shape):
             weights = weight, lowered(weight, dtype)
             return LinearResidualLayerNormRepresentative.apply(
                 residual, x.to(dtype), bias, keep, *norm, *weights, eps, after
             )
-        from maedfer.kernels.sub_layer.triton import ResidualLayerNormRepresentative
-
         return ResidualLayerNormRepresentative.apply(residual, product(x, weight), bias, keep, *norm, eps, after)
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
@@ -140,8 +152,16 @@ def linear_residual_layer_norm_representative(
     return reference.residual_layer_norm_representative(residual, branch, norm, eps=eps, bias=bias, keep=keep)
 
 
-def _resolve(impl: Impl, x: Tensor) -> str:
-    return resolve(impl, x.device, x.dtype, triton=lambda: triton_reasons(x.shape[-1]))
+def _resolve(impl: Impl, stream: Tensor, x: Tensor | None = None, *weights: Tensor | None) -> str:
+    """Who computes on a stream; x and weights are those of a product."""
+
+    def triton() -> list[str]:
+        return triton_reasons(stream.shape[-1])
+
+    def native_reasons() -> list[str]:
+        return operator_reasons(stream) + ([] if x is None else operator_reasons(x, *weights))
+
+    return resolve(impl, stream.device, stream.dtype, triton=triton, native={"cpu": native_reasons})
 
 
 def triton_reasons(dim: int) -> list[str]:

@@ -1,19 +1,16 @@
-"""Launching what product_kernels.py computes, and gradients; formula and shapes are there."""
+"""Launching what product_kernels.py computes; formula and shapes are there."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch
-from maedfer.kernels._operators import implements, operator
-from maedfer.kernels._product_tiles import aligned_rows, as_rows, described, product_config, tiles
-from maedfer.kernels._products import weight_gradient
+from maedfer.kernels._operators import implements
+from maedfer.kernels._product_tiles import aligned_rows, described, product_config, tiles
+from maedfer.kernels._products import as_rows
 from maedfer.kernels.sub_layer.product_kernels import linear_residual_fwd_kernel
-from maedfer.kernels.sub_layer.triton import gradient_dtypes, gradients, remember, rows_a_factor
+from maedfer.kernels.sub_layer.triton import rows_a_factor
 
 
 def fuses(dtype: torch.dtype, stream: torch.dtype, dim: int, width: int) -> bool:
@@ -46,49 +43,3 @@ def linear_residual_fwd(
             ACC=accumulator(x.dtype), PRECISION=dot_precision(x.dtype), DESCRIBED=described(x.device),
         )  # fmt: skip
     return z
-
-
-class LinearResidualLayerNormRepresentative(torch.autograd.Function):
-    """z = residual + keep * (x weight^T + bias) [B, M, S, C], its rows 0 of each region s [B, M, C], and LayerNorm(s).
-
-    The product takes `low`, the weight in the dtype of x; the gradient is that of the weight.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        residual: Tensor,
-        x: Tensor,
-        bias: Tensor | None,
-        keep: Tensor | None,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        weight: Tensor,
-        low: Tensor,
-        eps: float,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keeps the stream, the norm's weight, the factors, and of the product what the wanted gradients need."""
-        remember(ctx, eps, residual, x, bias, None, norm_weight, norm_bias, weight)
-        z = operator("linear_residual_fwd")(x, low, bias, keep, residual)
-        s, n = operator("layer_norm_representative_fwd")(z, norm_weight, norm_bias, eps, dtype)
-        wants_x, wants_weight = ctx.needs_input_grad[1], ctx.needs_input_grad[6]
-        ctx.branch = x.dtype if wants_x or wants_weight else None
-        ctx.save_for_backward(z, norm_weight, keep, x if wants_weight else None, low if wants_x else None)
-        return z, s, n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor | None, ds: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
-        """One pass for what z, s and n were used for, and the product's two products."""
-        z, norm_weight, keep, x, low = ctx.saved_tensors
-        residual, of_x, of_bias, _, of_norm_weight, of_norm_bias, of_weight = gradient_dtypes(ctx)
-        dtypes = residual, ctx.branch, of_bias, of_norm_weight, of_norm_bias
-        dresidual, dbranch, *parameters = gradients(ctx, dz, ds, dn, z, norm_weight, keep, dtypes, representative=True)
-        dx = dweight = None
-        if dbranch is not None and of_x:
-            dx = dbranch @ low
-        if dbranch is not None and of_weight:
-            dweight = weight_gradient(as_rows(dbranch), as_rows(x), of_weight)
-        dbias, *dnorm = parameters
-        return dresidual, dx, dbias, None, *dnorm, dweight, None, None, None

@@ -1,18 +1,16 @@
-"""Launching what layer_norm_kernels.py and gelu_kernels.py compute, and gradients; formulas and shapes are there."""
+"""Launching what layer_norm_kernels.py and gelu_kernels.py compute; formulas and shapes are there."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from maedfer.kernels._configs import Config, config
 from maedfer.kernels._launch import accumulator, contiguous, launch, power_of_two, rows_of
-from maedfer.kernels._operators import implements, operator
+from maedfer.kernels._operators import implements
 from maedfer.kernels.sub_layer.gelu_kernels import bias_gelu_bwd_kernel, bias_gelu_fwd_kernel
 from maedfer.kernels.sub_layer.layer_norm_kernels import layer_norm_bwd_kernel, layer_norm_fwd_kernel
 
@@ -182,186 +180,6 @@ def residual_layer_norm_bwd(
     return dresidual, dbranch, sums.sum(1)
 
 
-# What a gradient is cast to, of residual, branch, branch_bias, weight and bias; None where it is not wanted.
-_Dtypes = tuple[torch.dtype | None, torch.dtype | None, torch.dtype | None, torch.dtype | None, torch.dtype | None]
-_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
-
-def gradients(
-    ctx: Any,
-    dz: Tensor | None,
-    ds: Tensor | None,
-    dn: Tensor | None,
-    z: Tensor | None,
-    weight: Tensor | None,
-    keep: Tensor | None,
-    dtypes: _Dtypes,
-    representative: bool = False,
-) -> _Gradients:
-    """Gradients of residual (of a plain LayerNorm, its input), branch, branch_bias, weight and bias.
-
-    Args:
-        ctx: holds eps.
-        dz: gradient of the stream, or None where nothing used it; likewise ds and dn.
-        ds: gradient of the representative tokens.
-        dn: gradient of the normed rows.
-        z: what was normed; needed with dn only, like weight.
-        weight: of the LayerNorm.
-        keep: the factors of the branch.
-        dtypes: of the gradients that are wanted.
-        representative: s and n are of the first row of each region.
-    """
-    if dz is None and ds is None and dn is None:
-        return None, None, None, None, None
-    residual, branch, branch_bias = dtypes[:3]
-    # A sum passes its gradient on, and where nothing tells its terms apart they share one tensor.
-    passed = ds is None and dn is None
-    shared = keep is None and (passed or branch == residual)
-    written = None if passed else residual, None if shared else branch
-    affine = dn is not None and any(dtypes[3:])
-    dresidual = dbranch = dz
-    sums: tuple[Tensor, ...] = ()
-    if any(written) or branch_bias or affine:
-        own, other, totals = operator("residual_layer_norm_bwd")(
-            dz, ds, dn, z, weight, keep, ctx.eps, representative, *written, branch_bias is not None, affine
-        )
-        dresidual = dz if passed else own
-        dbranch = dresidual if shared else other
-        sums = totals.unbind(0)
-    return (
-        _cast(dresidual, residual),
-        _cast(dbranch, branch),
-        _cast(sums[0], branch_bias) if branch_bias else None,
-        _cast(sums[-2], dtypes[3]) if affine else None,
-        _cast(sums[-1], dtypes[4]) if affine else None,
-    )
-
-
-def _cast(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    return None if x is None or dtype is None else x.to(dtype)
-
-
-def remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
-    """Keep what `gradient_dtypes` and `gradients` need besides tensors."""
-    ctx.eps = eps
-    ctx.dtypes = tuple(None if x is None else x.dtype for x in inputs)
-    # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.
-    if not torch.compiler.is_compiling():
-        ctx.set_materialize_grads(False)
-
-
-def gradient_dtypes(ctx: Any) -> list[torch.dtype | None]:
-    """The dtype of each tensor that was an input, None for those that need no gradient."""
-    return [dtype if needed else None for dtype, needed in zip(ctx.dtypes, ctx.needs_input_grad, strict=False)]
-
-
-class LayerNorm(torch.autograd.Function):
-    """LayerNorm of [..., C] in place, whatever the strides of its rows: contiguous [..., C] in `dtype`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        """Keeps the input and the weight."""
-        remember(ctx, eps, x, weight, bias)
-        ctx.save_for_backward(x, weight)
-        return operator("layer_norm_fwd")(x, weight, bias, eps, dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dn: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of x, weight and bias."""
-        x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = gradient_dtypes(ctx)
-        dtypes = wants_x, None, None, wants_weight, wants_bias
-        dx, _, _, dweight, dbias = gradients(ctx, None, None, dn, x, weight, None, dtypes)
-        return dx, dweight, dbias, None, None
-
-
-class ResidualAdd(torch.autograd.Function):
-    """residual + keep * (branch + branch_bias): [..., C]."""
-
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, branch: Tensor, branch_bias: Tensor | None, keep: Tensor | None) -> Tensor:
-        """Keeps the factors only."""
-        remember(ctx, 0.0, residual, branch, branch_bias)
-        ctx.save_for_backward(keep)
-        return operator("residual_add_fwd")(residual, branch, branch_bias, keep)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradient itself for both terms, where there are no factors."""
-        (keep,) = ctx.saved_tensors
-        wants_residual, wants_branch, wants_bias = gradient_dtypes(ctx)
-        dtypes = wants_residual, wants_branch, wants_bias, None, None
-        return *gradients(ctx, dz, None, None, None, None, keep, dtypes)[:3], None
-
-
-class ResidualLayerNorm(torch.autograd.Function):
-    """z = residual + keep * (branch + branch_bias) and n = LayerNorm(z): (z, n), [..., C] each, n in `dtype`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        residual: Tensor,
-        branch: Tensor,
-        branch_bias: Tensor | None,
-        keep: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """Keeps the stream, the weight and the factors."""
-        remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
-        z, n = operator("residual_layer_norm_fwd")(residual, branch, branch_bias, keep, weight, bias, eps, dtype)
-        ctx.save_for_backward(z, weight, keep)
-        return z, n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
-        """One pass for what z and n were used for."""
-        z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = gradient_dtypes(ctx)
-        dtypes = residual, branch, branch_bias, affine[0], affine[1]
-        *summed, dweight, dbias = gradients(ctx, dz, None, dn, z, weight, keep, dtypes)
-        return *summed, None, dweight, dbias, None, None
-
-
-class ResidualLayerNormRepresentative(torch.autograd.Function):
-    """The stream z [B, M, S, C], its rows 0 of each region s [B, M, C], and n = LayerNorm(s) [B, M, C] in `dtype`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        residual: Tensor,
-        branch: Tensor,
-        branch_bias: Tensor | None,
-        keep: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keeps the stream, the weight and the factors."""
-        remember(ctx, eps, residual, branch, branch_bias, None, weight, bias)
-        z, s, n = operator("residual_layer_norm_representative_fwd")(
-            residual, branch, branch_bias, keep, weight, bias, eps, dtype
-        )
-        ctx.save_for_backward(z, weight, keep)
-        return z, s, n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dz: Tensor | None, ds: Tensor | None, dn: Tensor | None) -> tuple[Tensor | None, ...]:
-        """One pass for what z, s and n were used for."""
-        z, weight, keep = ctx.saved_tensors
-        residual, branch, branch_bias, _, *affine = gradient_dtypes(ctx)
-        dtypes = residual, branch, branch_bias, affine[0], affine[1]
-        *summed, dweight, dbias = gradients(ctx, dz, ds, dn, z, weight, keep, dtypes, representative=True)
-        return *summed, None, dweight, dbias, None, None
-
-
 # Numbers in a tile, and its widest row.
 _GELU_TILE, _MOST_COLUMNS = 4096, 512
 
@@ -411,22 +229,3 @@ def bias_gelu_bwd(dout: Tensor, x: Tensor, bias: Tensor | None, want_x: bool, wa
         config=chosen, F=dim, ERF=x.element_size() > 2, ACC=accumulator(x.dtype),
     )  # fmt: skip
     return dx, sums.sum(0)
-
-
-class BiasGelu(torch.autograd.Function):
-    """GELU(x + bias): contiguous [..., F] in the dtype of x [..., F]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Keeps the inputs only."""
-        ctx.save_for_backward(x, bias)
-        return operator("bias_gelu_fwd")(x, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """One pass for x and bias."""
-        x, bias = ctx.saved_tensors
-        want_x, want_bias = ctx.needs_input_grad
-        dx, dbias = operator("bias_gelu_bwd")(dout, x, bias, want_x, want_bias)
-        return dx if want_x else None, dbias.to(bias.dtype) if want_bias else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maedfer.kernels import _native_calls as calls
-from maedfer.kernels._operators import implements, operator
+from maedfer.kernels._operators import implements_everywhere, operator
 from maedfer.kernels.tubelets.schema import tubelets_fake
 
 
@@ -24,7 +24,7 @@ def tubelets(
     return operator("tubelets")(frames, index, list(patch_size), list(mean), list(std), dtype)
 
 
-@implements("tubelets")
+@implements_everywhere("tubelets")
 def _tubelets(
     frames: Tensor, index: Tensor, patch_size: list[int], mean: list[float], std: list[float], dtype: torch.dtype
 ) -> Tensor:

@@ -13,7 +13,8 @@ from maedfer.kernels import functional, reference
 from maedfer.kernels._configs import Config, force, targeting
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
-from maedfer.kernels.feed_forward.triton import FusedFeedForward, fuses
+from maedfer.kernels.feed_forward.functions import FusedFeedForward
+from maedfer.kernels.feed_forward.triton import fuses
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 C, F = 48, 96

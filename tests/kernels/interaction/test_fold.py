@@ -10,45 +10,17 @@ from torch import Tensor
 
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
-from maedfer.kernels.interaction import fold as by_kernels
-from maedfer.kernels.interaction.folding import fold
-from maedfer.kernels.interaction.torch import with_value_bias
+from maedfer.kernels.interaction import functions as by_kernels
+from maedfer.kernels.interaction import triton as triton
+from tests.kernels.interaction.cases import Inputs, arguments, factors
+from tests.kernels.interaction.cases import fold as plain
+from tests.kernels.interaction.cases import fold_inputs as inputs
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
-
-Inputs = list[Tensor | None]
-
-
-def inputs(
-    batch: int, regions: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device, biased: bool = True
-) -> Inputs:
-    """Keys and values, the values' bias, norm, query and output."""
-    make: dict[str, Any] = {"dtype": dtype, "device": device}
-    kv, (g, b) = randn(batch, regions, 2 * dim, **make), (randn(dim, **make) for _ in range(2))
-    query_weight, out_weight = (randn(dim, dim, **make, scale=dim**-0.5) for _ in range(2))
-    biases = [randn(dim, **make) if biased else None for _ in range(3)]
-    return [kv, biases[0], g, b, query_weight, biases[1], out_weight, biases[2]]
-
-
-def factors(batch: int, device: torch.device) -> Tensor:
-    """Stochastic depth's, every third clip dropped."""
-    return torch.tensor([1.25, 0.0, 1.25] * batch, device=device)[:batch]
-
-
-def arguments(tensors: Inputs, heads: int, keep: Tensor | None) -> dict[str, Any]:
-    norm, query, output = zip(tensors[::2], tensors[1::2], strict=True)
-    return {"norm": norm, "query": query, "output": output, "num_heads": heads, "keep": keep}
 
 
 def fast(heads: int, keep: Tensor | None = None) -> Any:
     def run(kv: Tensor, kv_bias: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, ...]:
         return by_kernels.fold(kv, **arguments([*rest], heads, keep), dtype=kv.dtype, kv_bias=kv_bias)
-
-    return run
-
-
-def plain(heads: int, keep: Tensor | None = None) -> Any:
-    def run(kv: Tensor, kv_bias: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, ...]:
-        return fold(with_value_bias(kv, kv_bias), **arguments([*rest], heads, keep))
 
     return run
 

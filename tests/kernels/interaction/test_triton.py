@@ -6,51 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
 from maedfer.kernels.interaction.folding import fold, folds, key_layout
+from maedfer.kernels.interaction.functions import FoldedInteraction
 from maedfer.kernels.interaction.kernels import interaction_fwd_kernel
-from maedfer.kernels.interaction.triton import FoldedInteraction, not_supported_reasons, row_alignment
+from maedfer.kernels.interaction.triton import not_supported_reasons, row_alignment
+from tests.kernels.interaction.cases import EPS
+from tests.kernels.interaction.cases import interaction as plain
+from tests.kernels.interaction.cases import interaction_inputs as inputs
 from tests.kernels.oracle import DTYPES, check, expanded_like, interaction, randn
-
-EPS = 1e-6
-
-
-def plain(
-    z: Tensor, s: Tensor, matrix: Tensor, offset: Tensor, values: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The formula of the kernel's file in loops over nothing, on local tokens as they lie."""
-    x = z[:, :, 1:]
-    _, heads, regions, dim = matrix.shape
-    xhat = F.layer_norm(x, (dim,), eps=EPS).flatten(1, 2).to(matrix.dtype)  # [B, K, C]
-    scores = xhat @ matrix.flatten(1, 2).transpose(1, 2) + offset.flatten(1).unsqueeze(1)
-    p = scores.unflatten(2, (heads, regions)).softmax(dim=3).flatten(2).to(values.dtype)
-    x = x + (p @ values.flatten(1, 2)).unflatten(1, x.shape[1:3])
-    y = torch.cat([s.unsqueeze(2), x], dim=2)
-    return y, reference.layer_norm(y, (weight, bias), eps=EPS)
 
 
 def fast(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     return FoldedInteraction.apply(*inputs, EPS, inputs[0].dtype, torch.is_grad_enabled())
-
-
-def inputs(
-    batch: int, regions: int, rows: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> list[Tensor]:
-    make: dict[str, Any] = {"dtype": dtype, "device": device}
-    return [
-        randn(batch, regions, rows, dim, **make),
-        randn(batch, regions, dim, **make),
-        randn(batch, heads, regions, dim, **make, scale=dim**-0.5),
-        randn(batch, heads, regions, **make),
-        randn(batch, heads, regions, dim, **make),
-        randn(dim, **make),
-        randn(dim, **make),
-    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,13 +13,9 @@ from maedfer.kernels import Impl, reference
 from maedfer.kernels._configs import targeting
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
+from maedfer.kernels.region_attention.functions import GroupCrossAttention, GroupSelfAttention
 from maedfer.kernels.region_attention.kernels import attention_bwd_halves_kernel
-from maedfer.kernels.region_attention.triton import (
-    TritonCrossAttention,
-    TritonRegionAttention,
-    not_supported_reasons,
-    region_attention_bwd,
-)
+from maedfer.kernels.region_attention.triton import not_supported_reasons, region_attention_bwd
 from maedfer.models.attention import Attention
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
@@ -30,7 +26,7 @@ Bias = Tensor | None
 
 
 def fast_self(qkv: Tensor, q_bias: Bias = None, v_bias: Bias = None) -> Tensor:
-    return TritonRegionAttention.apply(qkv, q_bias, v_bias, 2)
+    return GroupSelfAttention.apply(qkv, q_bias, v_bias, 2)
 
 
 def plain_self(qkv: Tensor, q_bias: Bias = None, v_bias: Bias = None) -> Tensor:
@@ -39,7 +35,7 @@ def plain_self(qkv: Tensor, q_bias: Bias = None, v_bias: Bias = None) -> Tensor:
 
 
 def fast_cross(q: Tensor, kv: Tensor, q_bias: Bias = None, v_bias: Bias = None) -> Tensor:
-    return TritonCrossAttention.apply(q, kv, q_bias, v_bias, 2)
+    return GroupCrossAttention.apply(q, kv, q_bias, v_bias, 2)
 
 
 def plain_cross(q: Tensor, kv: Tensor, q_bias: Bias = None, v_bias: Bias = None) -> Tensor:

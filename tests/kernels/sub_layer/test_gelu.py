@@ -8,7 +8,8 @@ from torch import Tensor
 
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
-from maedfer.kernels.sub_layer.triton import BiasGelu
+from maedfer.kernels.sub_layer import triton as triton
+from maedfer.kernels.sub_layer.functions import BiasGelu
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 

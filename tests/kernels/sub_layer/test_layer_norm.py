@@ -12,13 +12,13 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
-from maedfer.kernels.sub_layer.triton import (
+from maedfer.kernels.sub_layer.functions import (
     LayerNorm,
     ResidualAdd,
     ResidualLayerNorm,
     ResidualLayerNormRepresentative,
-    not_supported_reasons,
 )
+from maedfer.kernels.sub_layer.triton import not_supported_reasons
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 EPS = 1e-5

@@ -15,8 +15,8 @@ from maedfer.kernels import functional, reference
 from maedfer.kernels._configs import Config, force, targeting
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._launch import recording
-from maedfer.kernels.sub_layer.product import LinearResidualLayerNormRepresentative, fuses
-from maedfer.kernels.sub_layer.triton import LayerNorm
+from maedfer.kernels.sub_layer.functions import LayerNorm, LinearResidualLayerNormRepresentative
+from maedfer.kernels.sub_layer.product import fuses
 from tests.kernels.oracle import DTYPES, check, expanded_like, randn
 
 C, K, EPS = 72, 48, 1e-5
