@@ -222,7 +222,7 @@ def _gradient_fake(
     dout: Tensor, x: Tensor, dtype: torch.dtype, out: torch.dtype, want_sums: bool
 ) -> tuple[Tensor, Tensor]:
     size = dout.shape[-1]
-    return dout.new_empty((size, x.shape[-1]), dtype=out), dout.new_empty(size * want_sums, dtype=torch.float32)
+    return dout.new_empty((size, x.shape[-1]), dtype=out), dout.new_empty(size if want_sums else 0, dtype=torch.float32)
 
 
 define(
