@@ -2,10 +2,10 @@
 
     python -m tests.csrc.sanitize [arguments of pytest]
 
-compiles csrc/cpu with GCC's sanitizers for all instruction sets that run here, puts the module into a copy of the
-package, and runs the tests of what csrc computes with it. PyTorch's tensors are as long as they must be and no longer,
-so that what is read or written beyond a tensor's end is seen. Not seen are loads and stores by intrinsics with masks:
-vector.h has none of them here.
+compiles csrc/cpu with GCC's sanitizers for all instruction sets that run here, and AMX, emulated; puts the module into
+a copy of the package, and runs the tests of what csrc computes with it. PyTorch's tensors are as long as they must be
+and no longer, so that what is read or written beyond a tensor's end is seen. Not seen are loads and stores by
+intrinsics with masks: vector.h has none of them here.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _SHORT = "not opcheck and not graph and not compile"
 def build(folder: Path, variants: Sequence[str]) -> None:
     """Copy package and tests to a folder, with csrc's CPU part sanitized, for some instruction sets.
 
+    AMX's instructions are done in plain C++ (csrc/cpu/kernels/amx.h) where the processor has all else of that set.
+
     Raises:
         RuntimeError: it does not compile.
     """
@@ -49,7 +51,7 @@ def build(folder: Path, variants: Sequence[str]) -> None:
     without = [name for name in setup.VARIANTS if Path(name).stem not in (*variants, "baseline")]
     sources = [path for path in sorted((REPOSITORY / "csrc" / "cpu").rglob("*.cpp")) if path.name not in without]
     include = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    common = ["-std=c++17", "-fPIC", "-fvisibility=hidden", *include]
+    common = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-DMAEDFER_EMULATE_AMX", *include]
 
     def compile_one(source: Path) -> str:
         made = folder / f"{source.stem}.o"
@@ -63,6 +65,11 @@ def build(folder: Path, variants: Sequence[str]) -> None:
         objects = list(pool.map(compile_one, sources))
     target = folder / "maedfer" / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
     _run(["g++", "-shared", "-pthread", "-fsanitize=address,undefined", *objects, "-ldl", "-o", str(target)])
+
+
+def emulated(variants: Sequence[str]) -> list[str]:
+    """Instruction sets that run here, with AMX where its emulation does."""
+    return list(dict.fromkeys(["amx", *variants])) if "avx512_bf16" in variants else list(variants)
 
 
 def _run(command: list[str]) -> None:
@@ -98,7 +105,7 @@ def main() -> int:
         print("csrc's CPU part is not compiled here, so that nothing is known of what runs", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name), compiled.variants())
+        build(Path(name), emulated(compiled.variants()))
         return run_tests(Path(name), *sys.argv[1:]).returncode
 
 

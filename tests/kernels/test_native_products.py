@@ -242,7 +242,9 @@ def test_a_library_takes_the_place_of_csrc(name: str, monkeypatch: pytest.Monkey
         called.clear()
         for one, other in zip(got, want, strict=True):
             assert one.dtype == other.dtype and one.shape == other.shape
-            assert relative_error(one.double(), other.double()) < (1e-6 if dtype == torch.float32 else 1e-2)
+            # Sums of 40 numbers in two orders, by compilers that join other multiplications and additions.
+            allowed = 16 * torch.finfo(torch.float32).eps if dtype == torch.float32 else 1e-2
+            assert relative_error(one.double(), other.double()) < allowed
 
 
 def test_who_multiplies_is_measured_once_and_said(
