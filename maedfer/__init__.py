@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from maedfer import data as data
     from maedfer import errors as errors
     from maedfer import evaluation as evaluation
+    from maedfer import faces as faces
     from maedfer import kernels as kernels
     from maedfer import layers as layers
     from maedfer import models as models
+    from maedfer import prediction as prediction
     from maedfer import report as report
     from maedfer import synthetic as synthetic
     from maedfer import train as train
@@ -54,5 +56,5 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": __all__},
-    "data errors evaluation kernels layers models report synthetic train".split(),
+    "data errors evaluation faces kernels layers models prediction report synthetic train".split(),
 )

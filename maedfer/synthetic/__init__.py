@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
-    from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack
+    from maedfer.synthetic.acting import EXPRESSIONS, TWINS, Performance
     from maedfer.synthetic.casting import FaceStyle
     from maedfer.synthetic.clips import contact_sheet, encode_clip, render_clip, render_parameters
     from maedfer.synthetic.dataset import write_dataset
@@ -19,7 +19,7 @@ __all__ = [
     "EXPRESSIONS",
     "TWINS",
     "FaceStyle",
-    "FaceTrack",
+    "Performance",
     "contact_sheet",
     "encode_clip",
     "render_clip",
@@ -30,7 +30,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "acting": ["EXPRESSIONS", "TWINS", "FaceTrack"],
+        "acting": ["EXPRESSIONS", "TWINS", "Performance"],
         "casting": ["FaceStyle"],
         "clips": ["contact_sheet", "encode_clip", "render_clip", "render_parameters"],
         "dataset": ["write_dataset"],

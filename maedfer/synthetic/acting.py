@@ -68,7 +68,7 @@ APEX: dict[str, dict[str, float]] = {
 
 
 @dataclass(frozen=True)
-class FaceTrack:
+class Performance:
     """All that a clip's pixels depend on, sensor noise aside.
 
     Attributes:
@@ -174,7 +174,7 @@ def draw_units(d: Draw, label: int, frames: int, style: FaceStyle) -> NDArray[np
     return units
 
 
-def draw_track(seed: Seed, label: int | str, subject: Seed, frames: int, style: FaceStyle) -> FaceTrack:
+def draw_track(seed: Seed, label: int | str, subject: Seed, frames: int, style: FaceStyle) -> Performance:
     """Draw everything that a clip shows.
 
     Args:
@@ -196,7 +196,7 @@ def draw_track(seed: Seed, label: int | str, subject: Seed, frames: int, style: 
     pose = draw_pose(Draw(3, *clip), frames, style)
     if EXPRESSIONS[index] == "fear":
         pose = pose[::-1]
-    return FaceTrack(units, pose, person, draw_scene(Draw(4, *clip), style))
+    return Performance(units, pose, person, draw_scene(Draw(4, *clip), style))
 
 
 def _ramp(s: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

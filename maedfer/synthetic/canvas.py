@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maedfer.synthetic.acting import POSE, FaceTrack
+from maedfer.synthetic.acting import POSE, Performance
 from maedfer.synthetic.casting import UNITS, entropy_of, quantise, shade
 
 Plane = NDArray[np.float32]
@@ -49,7 +49,7 @@ def add_noise(video: NDArray[np.uint8], deviation: float, *entropy: int) -> NDAr
     return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
 
 
-def paint_wall(track: FaceTrack, size: int) -> Plane:
+def paint_wall(track: Performance, size: int) -> Plane:
     """Paint the background: [3, S, S]."""
     scene = track.scene
     axis = _axis(size)
@@ -77,7 +77,7 @@ class Canvas:
         wall: background [3, S, S].
     """
 
-    def __init__(self, track: FaceTrack, part: slice, wall: Plane) -> None:
+    def __init__(self, track: Performance, part: slice, wall: Plane) -> None:
         self.person, self.scene = track.person, track.scene
         size = wall.shape[-1]
         units, pose = track.shapes()[part], track.pose[part]

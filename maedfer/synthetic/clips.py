@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError, require
-from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack, draw_track
+from maedfer.synthetic.acting import EXPRESSIONS, TWINS, Performance, draw_track
 from maedfer.synthetic.canvas import add_noise
 from maedfer.synthetic.casting import FaceStyle, Seed, entropy_of
 from maedfer.synthetic.faces import render_track
@@ -21,7 +21,7 @@ from maedfer.synthetic.faces import render_track
 
 def render_parameters(
     seed: Seed, label: int | str, subject: Seed, frames: int = 48, style: FaceStyle | None = None
-) -> FaceTrack:
+) -> Performance:
     """Draw what a clip shows, frame by frame, without painting it.
 
     Args:

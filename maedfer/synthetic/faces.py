@@ -1,4 +1,4 @@
-"""Paint a `FaceTrack`: stylised faces from implicit curves, antialiased by their distance in pixels.
+"""Paint a `Performance`: stylised faces from implicit curves, antialiased by their distance in pixels.
 
 Frames are painted in small groups, and each feature only inside its own window, which keeps the work in the cache.
 Coordinates and tools are those of `maedfer.synthetic.canvas`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from maedfer.synthetic.acting import FaceTrack
+from maedfer.synthetic.acting import Performance
 from maedfer.synthetic.canvas import Canvas, Plane, paint_wall
 from maedfer.synthetic.casting import Colour, blend, shade
 
@@ -18,7 +18,7 @@ _WHITE: Colour = (0.96, 0.95, 0.94)
 _INK: Colour = (0.13, 0.08, 0.08)
 
 
-def render_track(track: FaceTrack, size: int) -> NDArray[np.uint8]:
+def render_track(track: Performance, size: int) -> NDArray[np.uint8]:
     """Paint a clip as a perfect camera would see it: without sensor noise.
 
     Args:

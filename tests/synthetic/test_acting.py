@@ -7,13 +7,13 @@ import pytest
 
 from maedfer.errors import InputError
 from maedfer.synthetic import render_parameters
-from maedfer.synthetic.acting import EXPRESSIONS, TWINS, FaceTrack
+from maedfer.synthetic.acting import EXPRESSIONS, TWINS, Performance
 from maedfer.synthetic.casting import UNITS, FaceStyle
 
 CLIPS = 400
 
 
-def everything(track: FaceTrack) -> np.ndarray:
+def everything(track: Performance) -> np.ndarray:
     return np.concatenate([track.shapes(), track.pose], axis=1)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from maedfer.synthetic.acting import EXPRESSIONS, POSE, FaceTrack, draw_track
+from maedfer.synthetic.acting import EXPRESSIONS, POSE, Performance, draw_track
 from maedfer.synthetic.canvas import add_noise
 from maedfer.synthetic.casting import UNITS, FaceStyle
 from maedfer.synthetic.faces import render_track
@@ -14,7 +14,7 @@ from maedfer.synthetic.faces import render_track
 STILL = FaceStyle(pose=0.0, talk=0.0, light=0.0, noise=0.0, blur=0.0, identity=0.0, variation=0.0)
 
 
-def posed(subject: int = 0, **values: float) -> FaceTrack:
+def posed(subject: int = 0, **values: float) -> Performance:
     """One frame of a subject at rest, facing the camera, with some units or pose values set."""
     track = draw_track(0, "neutral", subject, 1, STILL)
     units = np.array([[values.get(name, 0.0) for name in UNITS]])

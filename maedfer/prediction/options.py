@@ -1,0 +1,41 @@
+"""What can be chosen of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from maedfer.setting import documented, setting
+
+
+@documented
+@dataclass(frozen=True)
+class PredictionOptions:
+    """How a video is looked at. What changes rows is of `results`, who computes is of the `machine`."""
+
+    window: float | None = setting(
+        None, above=0, doc="seconds that a window spans; None = the model's frames at its stride at 25 frames a second"
+    )
+    hop: float = setting(1.0, above=0, doc="seconds from the start of a window to that of the next one")
+    whole: bool = setting(False, doc="one score a clip, its frames sampled exactly as an evaluation samples them")
+    crop: bool = setting(True, doc="find faces and cut them out; without it frames are face crops already")
+    faces: Literal["all", "largest"] | int = setting(
+        "all", doc="whom a window is scored for: everybody, the largest face, or the N largest ones"
+    )
+    coverage: float = setting(
+        0.5, above=0, high=1, doc="share of a window's frames in which a face must be there to be scored"
+    )
+    between: tuple[float, float] | None = setting(None, low=0, doc="seconds between which a video is looked at")
+    fps: float | None = setting(None, above=0, doc="frames a second of a folder of frames, which tells no times")
+    detector: str | None = setting(None, doc="file of a detector (CenterFace, YuNet); None = CenterFace", path=True)
+    boxes: str | None = setting(None, doc="CSV of boxes made elsewhere, instead of a detector", path=True)
+    threshold: float = setting(0.5, above=0, below=1, doc="least score of a face")
+    every: int = setting(5, low=1, doc="frames from one that faces are looked for in to the next one")
+    margin: float = setting(1.3, low=1, doc="side of the square that is cut out, in longer sides of the face's box")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", doc="arithmetic of the model; auto = bf16 where the processor or the GPU multiplies it fast"
+    )
+    device: str = setting("auto", belongs_to="machine", doc="cpu, cuda, cuda:1, or auto = a GPU where there is one")
+    batch_size: int | None = setting(
+        None, low=1, belongs_to="machine", doc="windows at once; None = 1 on a CPU, 32 on a GPU"
+    )

@@ -1,0 +1,52 @@
+"""What is told of a window of time: what is to be scored, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# "ok": scored. "partial": scored, though the face is not there, or the video has no frame, for a part of the window;
+# the nearest frame in which it is stands in. "no_face": nobody is there for long enough.
+Status = Literal["ok", "partial", "no_face"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time, and one face in it.
+
+    Args:
+        start, end, time: seconds since the video's start: first sample, end, and middle.
+        face: its number in the video, from 1 on in the order in which faces appear; None where no face is.
+        box: x, y, width, height in pixels: mean over the frames in which it is; None where no face is.
+        detection: mean score of the detector; None where no face is, or where nobody looked for one.
+        frames: in how many of the model's frames the face is.
+        status: see `Status`.
+        clip: uint8 [V, T, H, W, 3], what the model is shown, V views of it (1 but for `whole`); None where no face is.
+    """
+
+    start: float
+    end: float
+    time: float
+    face: int | None
+    box: tuple[float, float, float, float] | None
+    detection: float | None
+    frames: int
+    status: Status
+    clip: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a window, and what the model says of it.
+
+    Args:
+        video: as it was given.
+        window: what was looked at; its clip is let go.
+        probabilities: float64 [classes]; None where no face is.
+    """
+
+    video: str
+    window: Window
+    probabilities: np.ndarray | None
