@@ -1,0 +1,98 @@
+"""What is meant by the items of a command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maedfer.data.inputs import Input, find_inputs
+from maedfer.errors import InputError
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    return folder
+
+
+def named(inputs: list[Input]) -> dict[str, str]:
+    return {clip.name: clip.path.as_posix() for clip in inputs}
+
+
+def test_folders_are_searched_for_videos_and_for_folders_of_frames(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "b/2.MP4", "b/1.mov", "b/.hidden.mp4", "b/notes.txt", "a/frames/0001.jpg", "a/frames/0002.jpg",
+        "__MACOSX/b/1.mov", "cover.png", ".cache/3.mp4", "old/x.mpeg",
+    )  # fmt: skip
+    (tmp_path / "b/again").symlink_to(tmp_path)
+    told: list[str] = []
+    found = find_inputs([tmp_path], tell=told.append)
+    assert named(found) == {
+        "a/frames": f"{tmp_path}/a/frames",
+        "b/1": f"{tmp_path}/b/1.mov",
+        "b/2": f"{tmp_path}/b/2.MP4",
+        "old/x": f"{tmp_path}/old/x.mpeg",
+    }
+    assert [clip.name for clip in found] == sorted(clip.name for clip in found)
+    assert told == [f"{tmp_path} has 1 picture beside its clips, which are left out."]
+
+
+def test_a_folder_of_frames_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "take 1", "1.png", "2.png")
+    monkeypatch.chdir(tmp_path / "take 1")
+    assert named(find_inputs(["."])) == {"take 1": "."}
+    assert named(find_inputs([tmp_path / "take 1/"])) == {"take 1": f"{tmp_path}/take 1"}
+
+
+def test_names_are_told_apart(tmp_path: Path) -> None:
+    make(tmp_path, "x/1.mp4", "y/1.mp4", "y/1.avi", "y/2.mp4", "y/2/3.mp4", "y/summary.mp4")
+    assert named(find_inputs([tmp_path / "y"], reserved=["summary"])).keys() == {
+        "1.avi", "1.mp4", "2.mp4", "2/3", "summary.mp4",
+    }  # fmt: skip
+    both = named(find_inputs([tmp_path / "x/1.mp4", tmp_path / "y"]))
+    assert both["x/1"] == f"{tmp_path}/x/1.mp4" and both["y/1.mp4"] == f"{tmp_path}/y/1.mp4"
+    assert both.keys() == {"x/1", "y/1.mp4", "y/1.avi", "y/2.mp4", "y/2/3", "y/summary"}
+    assert len(find_inputs([tmp_path / "y", tmp_path / "y/1.mp4", f"{tmp_path}/y/../y/2.mp4"])) == 5
+
+
+def test_a_name_may_be_anothers_with_its_suffix(tmp_path: Path) -> None:
+    make(tmp_path, "x.mp4", "x.avi", "x.mp4.mp4")
+    assert named(find_inputs([tmp_path])).keys() == {"x.mp4", "x.avi", "x.mp4.mp4"}
+
+
+def test_names_keep_bytes_and_quotes(tmp_path: Path) -> None:
+    odd = [b'a "quoted" name.mp4', b"line\nbreak.mp4", b"caf\xe9.mp4"]
+    for name in odd:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
+    assert {os.fsencode(clip.name + ".mp4") for clip in find_inputs([tmp_path])} == set(odd)
+
+
+def test_lists_bring_labels_and_places(tmp_path: Path) -> None:
+    make(tmp_path, "data/s1/1.mp4", "data/s2/1.mp4", "other/9.mp4")
+    file = tmp_path / "train.csv"
+    file.write_text(f"path,label\ns1/1.mp4,3\ns2/1.mp4,0\n{tmp_path}/other/9.mp4,1\n")
+    found = find_inputs([file], root=tmp_path / "data")
+    assert [(clip.label, clip.line, clip.source) for clip in found] == [
+        (3, 2, str(file)), (0, 3, str(file)), (1, 4, str(file)),
+    ]  # fmt: skip
+    assert [clip.name for clip in found[:2]] == ["s1/1", "s2/1"]
+    assert not any(clip.name.startswith(("/", "..")) for clip in found)
+    file.write_text("data/s1/1.mp4 angry\ndata/s2/1.mp4 sad\n")
+    assert [clip.label for clip in find_inputs([file], classes=["sad", "angry"])] == [1, 0]
+    with pytest.raises(InputError, match=r"train.csv: none of its 2 clips exists.*names of its classes"):
+        find_inputs([file])
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no such file"):
+        find_inputs([tmp_path / "none.mp4"])
+    with pytest.raises(InputError, match="neither a video nor pictures"):
+        find_inputs([tmp_path / "empty"])
+    with pytest.raises(InputError, match="nothing to do"):
+        find_inputs([])
