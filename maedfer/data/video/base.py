@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maedfer.data.video.times import FrameTimes
 from maedfer.errors import InputError, MissingDependencyError
 
 # Larger pictures are refused before memory is taken for them: a damaged header may promise 65535 x 65535.
@@ -39,6 +40,11 @@ class VideoReader(abc.ABC):
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    @abc.abstractmethod
+    def _frame_times(self) -> FrameTimes:
+        """When frames are shown, as far as that is known."""
+
     @abc.abstractmethod
     def _read(self, positions: list[int]) -> np.ndarray:
         """Return frames at rising positions without repeats."""
@@ -46,6 +52,28 @@ class VideoReader(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Free the file and the decoder."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """When each frame is shown: float64 [len(reader)], rising, in seconds since the start of the file.
+
+        They are the presentation times that players go by, also where the rate varies. A file whose pictures come later
+        than its sound starts with a time above 0.
+
+        Raises:
+            InputError: the frames have no times: a folder, a bare stream of pictures, joined recordings.
+        """
+        with in_a_sentence(self.path):
+            return self._frame_times.known(shown(self.path))
+
+    @property
+    def end_time(self) -> float:
+        """When the last frame has been shown, in the seconds of `times`; by the average rate where no file says it.
+
+        Raises:
+            InputError: as for `times`.
+        """
+        return self._frame_times.end if len(self.times) else 0.0
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames.

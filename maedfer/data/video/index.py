@@ -17,6 +17,7 @@ import numpy as np
 from maedfer.data.video.base import in_a_sentence, shown, words
 from maedfer.data.video.cut_off import ends_in_zeros, missing_end
 from maedfer.data.video.streams import decode, demux, open_stream
+from maedfer.data.video.times import Clock, FrameTimes
 from maedfer.errors import InputError, require
 
 # Containers whose packets can be found again by time, exactly, and those whose packets can be passed over up to one.
@@ -74,6 +75,7 @@ class VideoIndex:
         size: height and width as they are shown.
         orientation: what turns the one into the other.
         fps: average rate, 0 where the file tells none.
+        times: when each frame is shown.
         pts: int64 [frames], time of each frame, in display order; None where frames were counted by decoding.
         keys: int64, positions of key frames, from which decoding may start.
         seekable: whether they can be sought by time; the packets before them are passed over otherwise.
@@ -89,6 +91,7 @@ class VideoIndex:
     size: tuple[int, int]
     orientation: Orientation
     fps: float
+    times: FrameTimes
     pts: np.ndarray | None
     keys: np.ndarray
     seekable: bool
@@ -115,6 +118,7 @@ def _index(path: Path) -> VideoIndex:
         names = set(container.format.name.split(","))
         codec = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
+        clock = Clock.of(container, stream)
         streams = sum(1 for other in container.streams.video)
         # What the index of an mp4 promises.
         promised = len(stream.index_entries) if "mov" in names else 0
@@ -133,11 +137,15 @@ def _index(path: Path) -> VideoIndex:
     pts, keys = None, np.zeros(0, np.int64)
     if countable:
         frames = len(displayed)
-        pts = np.array(sorted(packet.pts for packet in displayed), np.int64)
+        displayed.sort(key=lambda packet: packet.pts)
+        pts = np.array([packet.pts for packet in displayed], np.int64)
+        times = clock.times(pts.tolist(), [packet.duration for packet in displayed])
         if names & (_SEEKABLE | _PASSABLE):
-            keys = np.searchsorted(pts, sorted(packet.pts for packet in displayed if packet.key))
+            keys = np.searchsorted(pts, [packet.pts for packet in displayed if packet.key])
     else:
-        frames = _count_by_decoding(path)
+        shown_at = _decoded_times(path)
+        frames = len(shown_at)
+        times = clock.times(*zip(*shown_at, strict=True))
 
     orientation = _orientation(first)
     stored = (first.height, first.width)
@@ -160,6 +168,7 @@ def _index(path: Path) -> VideoIndex:
         size=(stored[1], stored[0]) if orientation.transpose else stored,
         orientation=orientation,
         fps=float(rate) if rate else 0.0,
+        times=times,
         pts=pts,
         keys=keys,
         seekable=bool(names & _SEEKABLE),
@@ -174,6 +183,7 @@ def _index(path: Path) -> VideoIndex:
 @dataclass(frozen=True)
 class _Packet:
     pts: Any
+    duration: Any
     place: Any
     size: int
     key: bool
@@ -182,7 +192,15 @@ class _Packet:
 
 
 def _packet(packet: Any) -> _Packet:
-    return _Packet(packet.pts, packet.pos, packet.size, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+    return _Packet(
+        packet.pts,
+        packet.duration,
+        packet.pos,
+        packet.size,
+        packet.is_keyframe,
+        packet.is_discard,
+        packet.is_corrupt,
+    )
 
 
 def _check_end(path: Path, container: Any, stream: Any, packets: list[_Packet], promised: int) -> None:
@@ -314,10 +332,11 @@ def _starts_afresh(packet: bytes, codec: str, header: bytes) -> bool:
     return any(unit >> 1 & 63 in (19, 20) for unit in units)
 
 
-def _count_by_decoding(path: Path) -> int:
+def _decoded_times(path: Path) -> list[tuple[Any, Any]]:
+    """Decode a file; returns the time and the duration of every frame, as far as they are known."""
     container, stream = open_stream(path)
     with container:
-        return sum(1 for _ in decode(demux(container, stream), path))
+        return [(frame.pts, frame.duration) for frame in decode(demux(container, stream), path)]
 
 
 def _closed_groups(packets: list[_Packet]) -> bool:

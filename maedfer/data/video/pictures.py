@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from maedfer.data.video.base import MAX_PIXELS, PICTURE_SUFFIXES, VideoReader, in_a_sentence, look_at, shown
+from maedfer.data.video.times import FrameTimes
 from maedfer.errors import InputError, require
 
 # Pictures that Pillow does not read, or not everywhere.
@@ -57,6 +59,10 @@ class FrameFolderReader(VideoReader):
     def __len__(self) -> int:
         return len(self._files)
 
+    @property
+    def _frame_times(self) -> FrameTimes:
+        return FrameTimes(None, unknown="a folder of frames tells no times; give the frames per second (fps)")
+
     def close(self) -> None:
         self._first = None
 
@@ -84,6 +90,19 @@ class WebPReader(VideoReader):
 
     def __len__(self) -> int:
         return self._count
+
+    @cached_property
+    def _frame_times(self) -> FrameTimes:
+        durations = []
+        for position in range(self._count):
+            self._image.seek(position)
+            # Only a picture that is decoded tells how long it is shown.
+            self._image.load()
+            durations.append(self._image.info.get("duration", 0) / 1000)
+        ends = np.cumsum(durations, dtype=np.float64)
+        if self._count > 1 and not ends[-1] > 0:
+            return FrameTimes(None, unknown="its pictures have no durations; give the frames per second (fps)")
+        return FrameTimes(ends - durations, float(ends[-1]))
 
     def close(self) -> None:
         self._image.close()

@@ -24,6 +24,7 @@ from maedfer.data.video.base import VideoReader, in_a_sentence, look_at, shown
 from maedfer.data.video.index import VideoIndex, index_video
 from maedfer.data.video.pictures import FrameFolderReader, WebPReader, is_webp
 from maedfer.data.video.streams import decode, demux, open_stream
+from maedfer.data.video.times import FrameTimes
 from maedfer.errors import InputError, require, unknown
 
 Backend = Literal["auto", "decord", "pyav", "frames"]
@@ -101,6 +102,10 @@ class PyAVReader(VideoReader):
 
     def __len__(self) -> int:
         return self._index.frames
+
+    @property
+    def _frame_times(self) -> FrameTimes:
+        return self._index.times
 
     def close(self) -> None:
         self._frames, self._packets = None, iter(())
@@ -218,6 +223,10 @@ class DecordReader(VideoReader):
 
     def __len__(self) -> int:
         return self._index.frames
+
+    @property
+    def _frame_times(self) -> FrameTimes:
+        return self._index.times
 
     def close(self) -> None:
         self._reader = None
