@@ -46,16 +46,16 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _any_processor() -> Iterator[None]:
-    """What `train.precision=auto` comes to in tests is the same whatever the processor multiplies."""
+    """What a precision of `auto` comes to in tests is the same whatever the processor multiplies."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maedfer.train.precision.bfloat16_instructions", lambda: "")
+        patch.setattr("maedfer.models.arithmetic.bfloat16_instructions", lambda: "")
         yield
 
 
 @pytest.fixture
 def bfloat16_processor(monkeypatch: pytest.MonkeyPatch) -> str:
     """A processor that multiplies bfloat16 fast; gives the name of its instructions."""
-    monkeypatch.setattr("maedfer.train.precision.bfloat16_instructions", lambda: "AVX512-BF16")
+    monkeypatch.setattr("maedfer.models.arithmetic.bfloat16_instructions", lambda: "AVX512-BF16")
     return "AVX512-BF16"
 
 

@@ -6,15 +6,14 @@ A processor multiplies bfloat16 faster than float32 where it has instructions fo
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from maedfer._native import MODULES
 from maedfer.errors import InputError
+from maedfer.models import arithmetic
 from maedfer.train.settings import RunConfig
 
 
@@ -50,7 +49,7 @@ def precision_of(cfg: RunConfig, device: torch.device) -> Precision:
 def _on_cpu(asked: str, scores: bool) -> Precision:
     if asked == "fp16":
         raise InputError("train.precision=fp16 needs a GPU: use fp32 or bf16 on a CPU")
-    instructions = bfloat16_instructions()
+    instructions = arithmetic.bfloat16_instructions()
     if asked == "auto" and scores and instructions:
         why = (
             f"computed in bf16, which this processor multiplies fast ({instructions}); train.precision=fp32 is exacter"
@@ -62,24 +61,12 @@ def _on_cpu(asked: str, scores: bool) -> Precision:
     return Precision("fp32" if asked == "auto" else asked)
 
 
-@functools.cache
-def bfloat16_instructions() -> str:
-    """The instructions by which the processor multiplies bfloat16, as its makers call them; "" where it has none."""
-    # csrc asks the processor itself. PyTorch's answer is the only one where nothing was compiled.
-    compiled = MODULES["cpu"]
-    variants = compiled.variants() if compiled is not None else []
-    has = torch.cpu.get_capabilities()
-    if has.get("amx_bf16", False) or any(name.startswith("amx") for name in variants):
-        return "AMX-BF16"
-    return "AVX512-BF16" if has.get("avx512_bf16", False) or "avx512_bf16" in variants else ""
-
-
 def auto_in_words(device: torch.device) -> str:
     """What `train.precision=auto` comes to on a kind of device, for scoring and for training."""
     if device.type != "cpu":
         name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return f"{name} on {device.type}"
-    instructions = bfloat16_instructions()
+    instructions = arithmetic.bfloat16_instructions()
     if not instructions:
         return "fp32 on cpu, which has neither AMX-BF16 nor AVX512-BF16"
     return f"bf16 on cpu to score clips and compute features, by {instructions}; fp32 to train"

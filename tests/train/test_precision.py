@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from maedfer.evaluation.predictions import read_predictions
 from maedfer.train import RunConfig, load_config, run_evaluate, run_finetune, run_pretrain
 from maedfer.train.dry_run import dry_run
 from maedfer.train.features import features_config, run_features
-from maedfer.train.precision import Precision, auto_in_words, bfloat16_instructions, precision_of
+from maedfer.train.precision import Precision, auto_in_words, precision_of
 from tests.train.runs import records, scores, tiny, write_clips
 
 CPU = torch.device("cpu")
@@ -41,26 +40,6 @@ def evaluation(run: Path, *overrides: str) -> RunConfig:
 def settings(task: str, asked: str) -> RunConfig:
     cfg = load_config(task, None, [f"train.precision={asked}"], check=False)
     return dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, checkpoint="x"))
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "variants", "name"),
-    [
-        ({"amx_bf16": True, "avx512_bf16": True}, ["avx512_bf16"], "AMX-BF16"),
-        ({"avx512_bf16": True}, None, "AVX512-BF16"),
-        ({}, ["avx512_bf16", "avx512", "baseline"], "AVX512-BF16"),
-        ({}, ["amx", "avx512_bf16"], "AMX-BF16"),
-        ({"amx_bf16": False, "avx512_f": True}, ["avx512", "baseline"], ""),
-        ({}, None, ""),
-    ],
-)
-def test_instructions_are_found(
-    capabilities: dict[str, bool], variants: list[str] | None, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled = None if variants is None else SimpleNamespace(variants=lambda: variants)
-    monkeypatch.setattr("maedfer.train.precision.MODULES", {"cpu": compiled})
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert bfloat16_instructions.__wrapped__() == name
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "evaluate"])
@@ -114,7 +93,7 @@ def test_scores_of_another_arithmetic_stay(run: Path, tmp_path: Path, monkeypatc
     first = evaluation(run)
     run_evaluate(first)
     assert evaluation(run).output == first.output
-    monkeypatch.setattr("maedfer.train.precision.bfloat16_instructions", lambda: "AVX512-BF16")
+    monkeypatch.setattr("maedfer.models.arithmetic.bfloat16_instructions", lambda: "AVX512-BF16")
     assert evaluation(run).output == f"{first.output}_2"
     with pytest.raises(InputError, match=r"another evaluation: train.precision \('fp32' there, 'bf16' here\)"):
         run_evaluate(evaluation(run, f"output={first.output}"))

@@ -1,0 +1,312 @@
+"""A model that is ready to score clips: what it is, what it computes in, and its probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import platform
+import weakref
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maedfer import __version__
+from maedfer.data.protocols import PROTOCOLS, find_protocol
+from maedfer.errors import InputError, some, unknown
+from maedfer.evaluation.replay import Outputs, Passes
+from maedfer.evaluation.score import check_finite
+from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
+from maedfer.models.clip_settings import ClipSettings
+
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+
+# Windows at once. A processor is as fast with one of them as with many.
+_ON_CPU, _ON_GPU = 1, 32
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class Scores(NamedTuple):
+    """What a model says of clips.
+
+    Args:
+        probabilities: float64 [n, classes], the mean over the views of each clip.
+        features: float32 [n, C], what the head sees, the mean over the views of each clip.
+    """
+
+    probabilities: np.ndarray
+    features: np.ndarray
+
+
+class Predictor:
+    """A classifier on a device, whose scores of a clip do not depend on what is scored with it. See `open_predictor`.
+
+    Its weights must not change while it lives: products keep them in the form that they read.
+
+    Attributes:
+        model, config: the classifier, in evaluation mode, and its configuration.
+        clips: how it is shown clips: stride, fit and views.
+        classes: names, in label order.
+        checkpoint: where it was loaded from.
+        device: where it computes.
+        precision, precision_why: "fp32", "bf16" or "fp16", and why that one, in words.
+        temperature: what logits are divided by; None where confidences are not calibrated.
+        batch_size: windows at once.
+    """
+
+    def __init__(
+        self,
+        model: LGIFormer,
+        classes: Sequence[str],
+        *,
+        checkpoint: str = "",
+        precision: PrecisionName = "auto",
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.config = model.config
+        self.clips = model.clip_settings or ClipSettings()
+        self.classes = tuple(classes)
+        self.checkpoint = checkpoint
+        self.precision, self.precision_why = _precision(precision, self.device)
+        self.temperature = temperature
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = batch_size or (_ON_CPU if self.device.type == "cpu" else _ON_GPU)
+        # csrc makes a row of a product the same way in a batch of any size; of others that is not known.
+        self._pads = self.device.type != "cpu" or arithmetic.steady_multiplier() != "csrc"
+        with self._autocast(), contextlib.ExitStack() as block:
+            block.enter_context(fixed_weights(self.model))
+            weakref.finalize(self, block.pop_all().close)
+        self._passes = Passes(functools.partial(_pass, self.model), self.device, arithmetic.runs_on_triton(self.config.impl, self.device))
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return self.config.clip_size[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a clip."""
+        return self.config.clip_size[1], self.config.clip_size[2]
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """What there is to know of where results come from: plain values that JSON can hold."""
+        return {
+            "checkpoint": self.checkpoint,
+            "weights_sha256": weights_digest(self.model),
+            "classes": list(self.classes),
+            "clip": {"frames": self.frames, "size": list(self.size), **_reading(self.clips)},
+            "precision": self.precision,
+            "precision_why": self.precision_why,
+            "temperature": self.temperature,
+            "device": "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "products": arithmetic.steady_multiplier() if self.device.type == "cpu" else None,
+            "batch_size": self.batch_size,
+            "versions": {name: _version(name) for name in ("maedfer", "torch", "numpy", "av")}
+            | {"python": platform.python_version()},
+        }
+
+    def score(self, clips: np.ndarray) -> Scores:
+        """Score clips.
+
+        Args:
+            clips: uint8 [n, V, T, H, W, 3], V views of each, as large as the model takes them.
+
+        Raises:
+            InputError: clips of another shape or dtype, or a logit that is not finite.
+        """
+        expected = (*self.config.clip_size, 3)
+        if clips.ndim != 6 or clips.shape[2:] != expected or clips.dtype != np.uint8:
+            raise InputError(
+                f"clips must be uint8 [n, views, {', '.join(map(str, expected))}], got {clips.dtype} "
+                f"{list(clips.shape)}"
+            )
+        found = [self._batch(clips[at : at + self.batch_size]) for at in range(0, len(clips), self.batch_size)]
+        if not found:
+            return Scores(np.zeros((0, len(self.classes))), np.zeros((0, self.config.embed_dim), np.float32))
+        return Scores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    @torch.inference_mode()
+    def _batch(self, clips: np.ndarray) -> Scores:
+        count, views = clips.shape[:2]
+        if self._pads and count < self.batch_size:
+            clips = np.concatenate([clips, np.repeat(clips[-1:], self.batch_size - count, axis=0)])
+        frames = torch.from_numpy(clips).flatten(0, 1).permute(0, 4, 1, 2, 3).contiguous()
+        with arithmetic.steady_products(), self._autocast():
+            logits, features = (one.cpu()[: count * views] for one in self._passes(frames) if one is not None)
+        if not logits.isfinite().all():
+            check_finite(self.model, "the model")
+            raise InputError(
+                f"logits are not finite although the weights are: {_NAMES[self.precision]} overflows, use "
+                "precision=fp32"
+            )
+        # In float64 from here on, where a processor's way of adding does not show.
+        scaled = logits.double() / (self.temperature or 1.0)
+        probabilities = scaled.softmax(1).unflatten(0, (count, views)).mean(1)
+        return Scores(probabilities.numpy(), features.unflatten(0, (count, views)).mean(1).numpy())
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        low = _DTYPES.get(self.precision)
+        return contextlib.nullcontext() if low is None else torch.autocast(self.device.type, low)
+
+
+def open_predictor(
+    checkpoint: str | Path | LGIFormer,
+    *,
+    classes: Sequence[str] | str | None = None,
+    precision: PrecisionName = "auto",
+    device: str = "auto",
+    batch_size: int | None = None,
+    calibrate: bool = True,
+) -> Predictor:
+    """Load a classifier, once for many videos.
+
+    Args:
+        checkpoint: a run folder, a saved model, a checkpoint of a run, a published fine-tuned file, or a classifier.
+        classes: names in label order, or the name of a data set whose protocol is known ("dfew"); needed where the
+            checkpoint does not name them.
+        precision: "auto" = what `maedfer evaluate` computes in: bf16 on a processor or GPU that multiplies it fast.
+        device: "cpu", "cuda", "cuda:1", or "auto" = a GPU where there is one.
+        batch_size: windows at once; None = 1 on a CPU, 32 on a GPU.
+        calibrate: apply the temperature that the checkpoint holds, if it does.
+
+    Raises:
+        InputError: nothing that gives classes (weights of pre-training, a model without a head), other classes than
+            it has, weights that are not finite, a device or a precision that is not there.
+    """
+    where = _device(device)
+    model = checkpoint if isinstance(checkpoint, LGIFormer) else load(checkpoint)
+    name = "the model" if isinstance(checkpoint, LGIFormer) else repr(str(checkpoint))
+    if not isinstance(model, LGIFormer):
+        raise InputError(
+            f"{name} holds a masked autoencoder, weights of pre-training: fine-tune it first, only a classifier "
+            "gives expressions"
+        )
+    config = model.config
+    if not config.num_classes:
+        raise InputError(f"{name} holds a feature extractor without a head: it gives no classes")
+    if len(config.clip_size) != 3 or config.in_channels != 3:
+        raise InputError(
+            f"{name} takes {config.in_channels} channels of {list(config.clip_size)}: a video needs a model of "
+            "frames, height and width in 3 channels"
+        )
+    check_finite(model, name)
+    return Predictor(
+        model,
+        _classes(model, classes, name),
+        checkpoint="" if isinstance(checkpoint, LGIFormer) else str(checkpoint),
+        precision=precision,
+        device=where,
+        batch_size=batch_size,
+        temperature=_temperature(model) if calibrate else None,
+    )
+
+
+def weights_digest(model: LGIFormer) -> str:
+    """SHA-256 of a model's parameters and kept buffers, whatever file they came from: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _pass(model: LGIFormer, frames: Tensor) -> Outputs:
+    features = model.forward_features(frames)
+    # A product of one row is another operation than one of several.
+    several = features if len(features) > 1 else features.expand(2, -1)
+    return model.classify(several)[: len(features)].float(), features.float()
+
+
+def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> tuple[str, ...]:
+    known = model.clip_settings.classes if model.clip_settings is not None else ()
+    count = model.config.num_classes
+    if given is None:
+        if not known:
+            raise InputError(
+                f"{name} does not name its {count} classes: give classes, in the order of its labels, or the data "
+                f"set that it was trained on (one of {', '.join(sorted(PROTOCOLS))})"
+            )
+        return known
+    # A data set by itself, or as the only name of a list.
+    names = [given] if isinstance(given, str) else [str(one) for one in given]
+    classes = tuple(find_protocol(names[0]).classes) if len(names) == 1 else tuple(names)
+    if len(classes) != count:
+        raise InputError(
+            f"classes has {len(classes)} names ({some(classes, 8)}) but {name} has {count} classes: give the classes "
+            "it was trained on"
+        )
+    if len(set(classes)) != count:
+        raise InputError(f"classes has a name twice: {list(classes)}")
+    if known and classes != known:
+        what = "in another order" if sorted(classes) == sorted(known) else "under other names"
+        raise InputError(
+            f"classes has those of {name} {what}: {list(classes)} here, {list(known)} there: leave it out to take "
+            "the model's"
+        )
+    return classes
+
+
+def _temperature(model: LGIFormer) -> float | None:
+    return getattr(model.clip_settings, "temperature", None)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {name!r} but torch finds {torch.cuda.device_count()} CUDA devices: use cpu")
+    return device
+
+
+def _precision(asked: str, device: torch.device) -> tuple[str, str]:
+    """What is computed in, and why."""
+    if asked not in get_args(PrecisionName):
+        raise unknown("precision", asked, get_args(PrecisionName))
+    if device.type == "cuda":
+        # Emulated bfloat16 works but is slower than float32.
+        native, gpu = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name(device)
+        if asked == "bf16" and not native:
+            raise InputError(f"{gpu} has no bfloat16: use precision=fp16")
+        name = ("bf16" if native else "fp16") if asked == "auto" else asked
+        return name, f"{_NAMES[name]}, " + (f"which {gpu} multiplies fast" if asked == "auto" else "as asked for")
+    if asked == "fp16":
+        raise InputError("precision=fp16 needs a GPU: use fp32 or bf16 on a CPU")
+    instructions = arithmetic.bfloat16_instructions()
+    neither = "the processor has neither AMX-BF16 nor AVX512-BF16"
+    if asked == "auto":
+        if instructions:
+            return "bf16", f"bfloat16, which this processor multiplies fast ({instructions}); fp32 is exacter"
+        return "fp32", f"float32, as {neither}"
+    slow = f", slow here: {neither}" if asked == "bf16" and not instructions else ""
+    return asked, f"{_NAMES[asked]}, as asked for{slow}"
+
+
+def _reading(clips: ClipSettings) -> dict[str, Any]:
+    return {"stride": clips.stride, "fit": clips.fit, "views": clips.views}
+
+
+def _version(package: str) -> str | None:
+    if package == "maedfer":
+        return __version__
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
