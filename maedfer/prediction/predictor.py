@@ -32,7 +32,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-class Scores(NamedTuple):
+class Scored(NamedTuple):
     """What a model says of clips.
 
     Args:
@@ -87,7 +87,9 @@ class Predictor:
         with self._autocast(), contextlib.ExitStack() as block:
             block.enter_context(fixed_weights(self.model))
             weakref.finalize(self, block.pop_all().close)
-        self._passes = Passes(functools.partial(_pass, self.model), self.device, arithmetic.runs_on_triton(self.config.impl, self.device))
+        self._passes = Passes(
+            functools.partial(_pass, self.model), self.device, arithmetic.runs_on_triton(self.config.impl, self.device)
+        )
 
     @property
     def frames(self) -> int:
@@ -117,7 +119,7 @@ class Predictor:
             | {"python": platform.python_version()},
         }
 
-    def score(self, clips: np.ndarray) -> Scores:
+    def score(self, clips: np.ndarray) -> Scored:
         """Score clips.
 
         Args:
@@ -134,11 +136,11 @@ class Predictor:
             )
         found = [self._batch(clips[at : at + self.batch_size]) for at in range(0, len(clips), self.batch_size)]
         if not found:
-            return Scores(np.zeros((0, len(self.classes))), np.zeros((0, self.config.embed_dim), np.float32))
-        return Scores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+            return Scored(np.zeros((0, len(self.classes))), np.zeros((0, self.config.embed_dim), np.float32))
+        return Scored(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     @torch.inference_mode()
-    def _batch(self, clips: np.ndarray) -> Scores:
+    def _batch(self, clips: np.ndarray) -> Scored:
         count, views = clips.shape[:2]
         if self._pads and count < self.batch_size:
             clips = np.concatenate([clips, np.repeat(clips[-1:], self.batch_size - count, axis=0)])
@@ -154,7 +156,7 @@ class Predictor:
         # In float64 from here on, where a processor's way of adding does not show.
         scaled = logits.double() / (self.temperature or 1.0)
         probabilities = scaled.softmax(1).unflatten(0, (count, views)).mean(1)
-        return Scores(probabilities.numpy(), features.unflatten(0, (count, views)).mean(1).numpy())
+        return Scored(probabilities.numpy(), features.unflatten(0, (count, views)).mean(1).numpy())
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         low = _DTYPES.get(self.precision)

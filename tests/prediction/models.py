@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from maedfer.models import ClipSettings, LGIFormer, LGIFormerConfig
 
@@ -19,6 +20,12 @@ def classifier(config: LGIFormerConfig = CONFIG, settings: ClipSettings | None =
     model = LGIFormer(config).eval()
     with torch.no_grad():
         model.encoder.embedding.weight.mul_(3)
-        model.head.weight.mul_(10)
+        head(model).weight.mul_(10)
     model.clip_settings = ClipSettings(classes=CLASSES, stride=2) if settings is None else settings
     return model
+
+
+def head(model: LGIFormer) -> nn.Linear:
+    """The last layer."""
+    assert isinstance(model.head, nn.Linear)
+    return model.head

@@ -1,4 +1,4 @@
-"""What a predictor takes, what it computes in, and that its scores are those of the model, whatever is beside a clip."""
+"""What a predictor takes and computes in, and that its scores are those of the model, whatever is beside a clip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from maedfer.evaluation.score import score_views
 from maedfer.models import MAEDFER, ClipSettings, LGIFormer, MAEDFERConfig
 from maedfer.models.published.checkpoints import published_file
 from maedfer.prediction.predictor import Predictor, open_predictor, weights_digest
-from tests.prediction.models import CLASSES, CONFIG, classifier
+from tests.prediction.models import CLASSES, CONFIG, classifier, head
 
 NAMELESS = ClipSettings(stride=2)
 
@@ -100,7 +99,7 @@ def test_clips_of_another_shape_are_refused(predictor: Predictor, bad: np.ndarra
 
 def test_logits_that_are_not_finite_are_refused(model: LGIFormer, predictor: Predictor) -> None:
     with torch.no_grad():
-        model.head.weight.fill_(3e38)
+        head(model).weight.fill_(3e38)
     with pytest.raises(InputError, match=r"logits are not finite .* float32 overflows"):
         predictor.score(clips(1))
 
@@ -122,7 +121,7 @@ def test_a_digest_is_that_of_names_shapes_and_values(model: LGIFormer) -> None:
     other = copy.deepcopy(model)
     assert weights_digest(other) == weights_digest(model)
     with torch.no_grad():
-        other.head.bias[0] += 1e-7
+        head(other).bias[0] += 1e-7
     assert weights_digest(other) != weights_digest(model)
 
 
@@ -168,7 +167,7 @@ def test_models_that_give_no_expressions_are_refused(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_refused() -> None:
     model = classifier()
     with torch.no_grad():
-        model.head.bias[1] = torch.nan
+        head(model).bias[1] = torch.nan
     with pytest.raises(InputError, match=r"the model holds weights that are not finite numbers, in head.bias"):
         open_predictor(model)
 
