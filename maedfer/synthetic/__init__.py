@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maedfer.synthetic.casting import FaceStyle
     from maedfer.synthetic.clips import contact_sheet, encode_clip, render_clip, render_parameters
     from maedfer.synthetic.dataset import write_dataset
+    from maedfer.synthetic.scene import write_scene
 
 __all__ = [
     "EXPRESSIONS",
@@ -25,6 +26,7 @@ __all__ = [
     "render_clip",
     "render_parameters",
     "write_dataset",
+    "write_scene",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -34,5 +36,6 @@ __getattr__, __dir__ = lazy(
         "casting": ["FaceStyle"],
         "clips": ["contact_sheet", "encode_clip", "render_clip", "render_parameters"],
         "dataset": ["write_dataset"],
+        "scene": ["write_scene"],
     },
 )

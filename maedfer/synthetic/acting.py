@@ -100,9 +100,12 @@ def label_index(label: int | str) -> int:
     return int(label)
 
 
-def draw_pose(d: Draw, frames: int, style: FaceStyle) -> NDArray[np.float64]:
-    """Draw head pose, gaze, blinks, speech and brightness over time: stationary, alike in all classes."""
-    time = np.arange(frames) * (48.0 / frames)
+def draw_pose(d: Draw, frames: int, style: FaceStyle, course: int | None = None) -> NDArray[np.float64]:
+    """Draw head pose, gaze, blinks, speech and brightness over time: stationary, alike in all classes.
+
+    `course` frames take the time of a clip; default: all of them.
+    """
+    time = np.arange(frames) * (48.0 / (course or frames))
 
     def drift(base: float, wander: float, shortest: float = 60.0) -> NDArray[np.float64]:
         waves = sum(np.sin(2 * np.pi * (time / d.uniform(shortest, 4 * shortest) + d.uniform(0, 1))) for _ in range(2))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,23 +76,41 @@ def encode_clip(frames: NDArray[np.uint8], fps: float = 25, crf: int = 18) -> by
     Returns:
         The file's bytes.
     """
-    av = require("av", "video")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # One thread, and no macroblock tree: x264's output depends on both, and with the tree even on the run.
-        options = {
-            "crf": str(crf),
-            "preset": "veryfast",
-            "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:threads=1:lookahead-threads=1:mbtree=0",
-        }
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    write_h264(buffer, frames, fps, crf)
     return buffer.getvalue()
+
+
+def write_h264(
+    file: BinaryIO | str, pictures: Iterable[NDArray[np.uint8]], fps: float = 25, crf: int = 18, key_every: int = 12
+) -> None:
+    """Encode RGB pictures as they come into an h264 mp4; the same pictures give the same bytes.
+
+    Args:
+        file: open for writing, or its name.
+        pictures: uint8 [H, W, 3] each, H and W even.
+        fps, crf: see `encode_clip`.
+        key_every: pictures from one that stands alone to the next one.
+    """
+    av = require("av", "video")
+    stream: Any = None
+    with av.open(file, "w", format="mp4") as container:
+        for picture in pictures:
+            if stream is None:
+                # One thread, and no macroblock tree: x264's output depends on both, and with the tree even on the run.
+                own = "scenecut=0:open-gop=0:threads=1:lookahead-threads=1:mbtree=0"
+                options = {
+                    "crf": str(crf),
+                    "preset": "veryfast",
+                    "x264-params": f"keyint={key_every}:min-keyint={key_every}:{own}",
+                }
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.codec_context.thread_count = 1
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())
 
 
 def contact_sheet(
