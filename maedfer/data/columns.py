@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maedfer.data.labels import LabelReader
-from maedfer.data.list_text import UnclosedQuoteError, read_text, split_fields, unquote
+from maedfer.data.list_text import (
+    UnclosedQuoteError,
+    column_name,
+    declared_delimiter,
+    read_text,
+    split_fields,
+    unquote,
+)
 from maedfer.errors import InputError
 
 # Names of columns, the best first: of `id,name,path` the last one is the path.
@@ -97,10 +104,8 @@ class _List:
         text = read_text(file)
         every = text.split("\n")
         self.separated = any(mark in text for mark in " \t,;\u00a0\u3000")
-        self.delimiter = ""
-        if every[0][:4].lower() == "sep=" and len(every[0].strip()) == 5:
-            # Spreadsheets write and read such a line.
-            self.delimiter = every[0][4]
+        self.delimiter = declared_delimiter(every[0])
+        if self.delimiter:
             every[0] = ""
         hashes = "#" in text
         kept = [
@@ -146,9 +151,7 @@ class _List:
             fields = [unquote(field) for field in first.split()]
         else:
             (fields,) = split_fields([first], delimiter, quote)
-        # 'Video Name', 'video-name' and 'videoName' are one name.
-        words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field.strip()) for field in fields]
-        names = [re.sub(r"[\s-]+", "_", word).lower() for word in words]
+        names = [column_name(field) for field in fields]
         while names and not names[-1]:
             names.pop()
         if not self._is_header(names, delimiter):

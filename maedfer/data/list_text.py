@@ -45,7 +45,7 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError:
         raise InputError(f"{file}: not a text file; save the list as UTF-8") from None
     if _CONTROL.search(text):
-        raise InputError(f"{file}: not a text file; a list is text in UTF-8, one clip a line")
+        raise InputError(f"{file}: not a text file; a list is text in UTF-8")
     if "\ufeff" in text:
         # One at the start, and one before each list that was put behind another.
         text = re.sub(r"^\ufeff", "", text, flags=re.MULTILINE)
@@ -76,6 +76,17 @@ def split_fields(lines: Sequence[str], delimiter: str, quote: str = '"') -> Iter
 
 class UnclosedQuoteError(ValueError):
     """Quotes that are not closed on their line; `args[0]` is its position."""
+
+
+def declared_delimiter(line: str) -> str:
+    """The delimiter that a first line such as `sep=;` declares, which spreadsheets write and read; else nothing."""
+    return line[4] if line[:4].lower() == "sep=" and len(line.strip()) == 5 else ""
+
+
+def column_name(field: str) -> str:
+    """The name of a column, however it is written: 'Video Name', 'video-name' and 'videoName' are one name."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field.strip())
+    return re.sub(r"[\s-]+", "_", words).lower()
 
 
 def unquote(name: str) -> str:
