@@ -186,4 +186,5 @@ def _session(runtime: ModuleType, model: bytes, threads: int) -> Any:
     options.log_severity_level = 4
     # Threads that wait busily for the next picture take the processor from the model, which works in between.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # A second try with the same provider would print that there was a first one.
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -9,72 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from maedfer.errors import InputError, MissingDependencyError
-from maedfer.faces.center_face import OUTPUTS
 from maedfer.faces.detector import _best, open_detector
 from maedfer.faces.frame import Detections, Frame
 from maedfer.synthetic import render_clip
-
-# What the networks made here answer at every cell: centre's offset and logarithms of sides, in cells.
-_OFFSET, _SIDES = (0.25, 0.75), (0.5, 1.0)
-
-
-def _cells(graph: dict[str, list], name: str, stride: int, bias: Sequence[float], channel: int | None) -> str:
-    """Add a convolution of whole cells: a bias, and the mean of a channel over 255."""
-    weights = np.zeros((len(bias), 3, stride, stride), np.float32)
-    if channel is not None:
-        weights[:, channel] = 1 / (255 * stride**2)
-    graph["weights"] += [
-        numpy_helper.from_array(weights, f"{name}.weight"),
-        numpy_helper.from_array(np.array(bias, np.float32), f"{name}.bias"),
-    ]
-    inputs = ["input.1", f"{name}.weight", f"{name}.bias"]
-    graph["nodes"].append(
-        helper.make_node("Conv", inputs, [name], kernel_shape=[stride, stride], strides=[stride, stride])
-    )
-    return name
-
-
-def _write(path: Path, graph: dict[str, list], outputs: Sequence[str], shape: Sequence[Any], listed: bool) -> Path:
-    values = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, shape)]
-    if listed:
-        values += [helper.make_tensor_value_info(w.name, TensorProto.FLOAT, list(w.dims)) for w in graph["weights"]]
-    free = ["a", "b", "c", "d"] if listed else ["a", "b", "c"]
-    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, free) for name in outputs]
-    whole = helper.make_graph(graph["nodes"], "detector", values, made, graph["weights"])
-    onnx.save(helper.make_model(whole, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    return path
-
-
-def yunet(path: Path, shape: Sequence[Any], names: Sequence[str] = ("cls", "obj", "bbox")) -> Path:
-    """A network with YuNet's inputs and outputs that takes what is blue for a face."""
-    graph: dict[str, list] = {"nodes": [], "weights": [numpy_helper.from_array(np.array([1, -1, 0]), "flat")]}
-    outputs = []
-    for kind, real in zip(("cls", "obj", "bbox", "kps"), [*names, "kps"], strict=True):
-        for stride in (8, 16, 32):
-            width = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}[kind]
-            # The widest map sees nothing, so that only one of them answers where a block is as wide as its cell.
-            bias = {"cls": [0.0], "obj": [0.81 if stride < 32 else 0], "bbox": [*_OFFSET, *_SIDES], "kps": [0.0] * 10}
-            cells = _cells(graph, f"{kind}{stride}", stride, bias[kind], 0 if kind == "cls" else None)
-            row_by_row = f"{cells}.rows"
-            graph["nodes"].append(helper.make_node("Transpose", [cells], [row_by_row], perm=[0, 2, 3, 1]))
-            last = f"{cells}.width"
-            graph["weights"].append(numpy_helper.from_array(np.array([1, -1, width]), last))
-            graph["nodes"].append(helper.make_node("Reshape", [row_by_row, last], [f"{real}_{stride}"]))
-            outputs.append(f"{real}_{stride}")
-    return _write(path, graph, outputs, shape, listed=False)
-
-
-def center_face(path: Path, outputs: Sequence[str] = OUTPUTS, size: Sequence[float] = (_SIDES[1], _SIDES[0])) -> Path:
-    """A network as published, for ten pictures of 32 x 32 and with weights among its inputs: red is a face."""
-    graph: dict[str, list] = {"nodes": [], "weights": []}
-    for name, bias, channel in zip(outputs, ([0.0], size, (_OFFSET[1], _OFFSET[0])), (0, None, None), strict=True):
-        _cells(graph, name, 4, bias, channel)
-    return _write(path, graph, outputs, [10, 3, 32, 32], listed=True)
+from tests.faces.networks import OFFSET, SIDES, center_face, yunet
 
 
 def _frame(height: int, width: int, blocks: Sequence[tuple[int, int, int, int]], channel: int) -> Frame:
@@ -94,10 +35,10 @@ def test_yunet(tmp_path: Path, shape: list, stride: int) -> None:
     (found,) = detector.detect([_frame(96, 160, blocks, channel=2)])
     if stride == 16:
         # Cells of 8 pixels see the same block four times.
-        large = found.boxes[:, 2] > np.exp(_SIDES[0]) * 8.1
+        large = found.boxes[:, 2] > np.exp(SIDES[0]) * 8.1
         found = Detections(found.boxes[large], found.scores[large])
-    sides = np.exp(_SIDES) * stride
-    corners = np.array([[2 + _OFFSET[0], 1 + _OFFSET[1]], [6 + _OFFSET[0], 4 + _OFFSET[1]]]) * stride - sides / 2
+    sides = np.exp(SIDES) * stride
+    corners = np.array([[2 + OFFSET[0], 1 + OFFSET[1]], [6 + OFFSET[0], 4 + OFFSET[1]]]) * stride - sides / 2
     np.testing.assert_allclose(found.boxes, [[*corner, *sides] for corner in corners], rtol=1e-6)
     np.testing.assert_allclose(found.scores, np.sqrt([0.81, 0.81 * 204 / 255]), rtol=1e-5)
     assert found.boxes.dtype == found.scores.dtype == np.float32 and found.faces is None
@@ -111,8 +52,8 @@ def test_center_face_gives_boxes_in_pixels_of_the_frame(scale: int, tmp_path: Pa
     blocks = [(x * scale, y * scale, side * scale, value) for x, y, side, value in blocks]
     (found,) = detector.detect([_frame(68 * scale, 320 * scale, blocks, channel=0)])
     cell = 4 * scale
-    sides = np.exp(_SIDES) * cell
-    centre, lower = ((np.array(at) + 0.5 + _OFFSET) * cell for at in ((10, 5), (75, 16)))
+    sides = np.exp(SIDES) * cell
+    centre, lower = ((np.array(at) + 0.5 + OFFSET) * cell for at in ((10, 5), (75, 16)))
     # The lower one's centre lies below the picture, by a quarter of a cell.
     assert lower[1] > 68 * scale
     np.testing.assert_allclose(found.boxes, [[*(centre - sides / 2), *sides]], rtol=1e-5)

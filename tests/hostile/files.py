@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from maedfer.errors import InputError
+from maedfer.faces.frame import Frame
 from tests.data.media import pictures, write_video
+from tests.faces.networks import yunet
 from tests.hostile.mutation import mutated
 
 _VIDEOS = {
@@ -31,6 +33,7 @@ _VIDEOS = {
 }
 # Of the published constructor, for what the weights of the small model do not tell.
 _ARGUMENTS = {"num_heads": 2, "img_size": 16, "num_frames": 4, "lg_region_size": [1, 2, 4]}
+_FRAMES = [Frame(number, number / 25, np.full((48, 64, 3), 9 * number, np.uint8)) for number in range(20)]
 _PICTURES = ("jpg", "png", "bmp", "webp", "tif")
 
 
@@ -59,6 +62,9 @@ def kinds() -> dict[str, Kind]:
     return found | {
         "list": Kind("lists", "clips.csv", _list, text=True),
         "split file": Kind("splits", "EmoLabel_DataSplit/train(single-labeled)/set_1.csv", _splits, text=True),
+        "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
+        "detections": Kind("faces", "detections.csv", _detections, text=True),
+        "detector": Kind("faces", "yunet.onnx", _detector),
         "recipe": Kind("recipes", "recipe.yaml", _recipe, text=True),
         "config.yaml": Kind(run, "config.yaml", _settings, text=True),
         "metrics.json": Kind(run, "metrics.json", _report, text=True),
@@ -96,6 +102,12 @@ def build(folder: Path) -> Path:
         for number in range(1, 6):
             rows = "".join(f"{clip},{clip % 7 + 1}\n" for clip in range(1, 10))
             (labels / f"{part}(single-labeled)" / f"set_{number}.csv").write_text(f"video_name,label\n{rows}")
+    (folder / "faces").mkdir()
+    head = "frame,time,face,x,y,width,height,score"
+    lines = [f"{n},{n / 25},{n % 2},{n * 3},4.5,30,{40 - n},0.{n + 1}" for n in range(9)]
+    (folder / "faces" / "boxes.csv").write_text("\n".join([head, *lines, ""]))
+    (folder / "faces" / "detections.csv").write_text(f"{head},cut\n" + "".join(f"{line},\n" for line in lines))
+    yunet(folder / "faces" / "yunet.onnx", ["n", 3, "height", "width"])
     (folder / "recipes").mkdir()
     shutil.copy(folder / "world" / "run" / "config.yaml", folder / "recipes" / "recipe.yaml")
     (folder / "published").mkdir()
@@ -168,6 +180,29 @@ def _splits(folder: Path) -> None:
     from maedfer.data.protocols import find_protocol
 
     find_protocol("dfew").folds_in(folder)
+
+
+def _boxes(folder: Path) -> None:
+    from maedfer.faces.boxes import read_boxes
+
+    for times in (None, np.arange(20) / 25):
+        for found in read_boxes(folder / "boxes.csv", times=times).detect(_FRAMES):
+            assert (found.boxes[:, 2:] > 0).all() and ((found.scores >= 0) & (found.scores <= 1)).all()
+
+
+def _detections(folder: Path) -> None:
+    from maedfer.faces.record import DetectionRecord
+
+    with DetectionRecord(folder / "detections.csv") as record:
+        for frame in _FRAMES:
+            record.get(frame.index)
+
+
+def _detector(folder: Path) -> None:
+    from maedfer.faces.detector import open_detector
+
+    for found in open_detector(folder / "yunet.onnx", size=64, threads=1).detect(_FRAMES[:2]):
+        assert np.isfinite(found.boxes).all() and (found.scores >= 0.5).all()
 
 
 def _recipe(folder: Path) -> None:
