@@ -49,12 +49,17 @@ def add_run(
     return parser
 
 
-def resolve_settings(args: argparse.Namespace, first: Mapping[str, Any] | None = None) -> RunConfig | None:
+def resolve_settings(
+    args: argparse.Namespace,
+    first: Mapping[str, Any] | None = None,
+    check: Callable[[RunConfig], object] = lambda cfg: None,
+) -> RunConfig | None:
     """The settings of a command, or None where it was only to print or to check them.
 
     Args:
         args: of a parser of `add_run`.
         first: dotted keys and values that the overrides of the command line are put over.
+        check: refuses settings that other options of the command cannot be carried out with.
     """
     recipe, overrides = split_items(args.items, "recipe")
     if recipe is not None:
@@ -69,6 +74,7 @@ def resolve_settings(args: argparse.Namespace, first: Mapping[str, Any] | None =
         text = dump_config(cfg)
         print(text if _holds(sys.stdout, text) else dump_config(cfg, ascii_only=True), end="")
         return None
+    check(cfg)
     if args.dry_run:
         from maedfer.train.dry_run import dry_run
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maedfer.cli._parser import path
 from maedfer.cli._runs import add_run, finish, resolve_settings
 from maedfer.errors import InputError
+
+if TYPE_CHECKING:
+    from maedfer.train import RunConfig
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +29,7 @@ def add_commands(commands: Any) -> None:
         "metrics.json has what was computed in. train.precision=fp32 scores in float32 everywhere.",
         "maedfer evaluate --run runs/dfew/fold_1 data.test=other/test.csv eval.views=4",
         "maedfer evaluate --run runs/dfew/fold_1 --weights best",
+        "maedfer evaluate --run runs/dfew/fold_1 --calibrate data.val=val.csv",
         "maedfer evaluate --run runs/dfew/fold_1 --run runs/dfew/fold_2 output=runs/dfew/pooled",
         "maedfer evaluate dfew eval.checkpoint=published.pth data.test=test.csv",
     )
@@ -39,18 +43,30 @@ def add_commands(commands: Any) -> None:
         help="run folder; repeat it to pool folds",
     )
     parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature on the clips of data.val and keep it with the model, so that predictions say how sure "
+        "they are; scores stay as they are",
+    )
+    parser.add_argument(
         "--weights", choices=("last", "best"), help="with one --run: its checkpoint to score instead of its result"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out, print or check an evaluation."""
-    cfg = resolve_settings(args, _sources(args))
+    cfg = resolve_settings(args, _sources(args), _check_calibration if args.calibrate else lambda cfg: None)
     if cfg is None:
         return 0
     from maedfer.train.evaluate import run_evaluate
 
-    return finish(cfg, run_evaluate(cfg))
+    return finish(cfg, run_evaluate(cfg, calibrate=args.calibrate))
+
+
+def _check_calibration(cfg: RunConfig) -> None:
+    from maedfer.train.calibrate import check_calibration
+
+    check_calibration(cfg)
 
 
 def _sources(args: argparse.Namespace) -> dict[str, Any]:

@@ -92,6 +92,32 @@ def intervals(confusion: Any) -> dict[str, tuple[float, float]]:
     return {"uar": (max(0.0, uar - below), min(1.0, uar + above)), "war": (float(left[0]), float(right[0]))}
 
 
+def calibration_scores(probabilities: Any, labels: Any, bins: int = 15) -> dict[str, float]:
+    """How well probabilities say how often they are right; smaller is better in all three.
+
+    Args:
+        probabilities: [n, classes], rows that sum up to 1.
+        labels: int64 [n], the true classes, n of them at least 1.
+        bins: of the confidence, of equal width.
+
+    Returns:
+        ece, the expected calibration error: the mean over clips of |share that is right - mean confidence| of the bin
+        that a clip's confidence is in; nll, the mean of -log p of the true class; brier, the mean over clips of the
+        sum over classes of (p - 1 where it is true)^2.
+    """
+    values, true = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
+    confidence, right = values.max(1), values.argmax(1) == true
+    # Upper edges belong to their bin.
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    surplus = np.bincount(place, weights=right - confidence, minlength=bins)
+    chosen = np.take_along_axis(values, true[:, None], 1)
+    return {
+        "ece": float(np.abs(surplus).sum() / len(true)),
+        "nll": float(-np.log(np.clip(chosen, 1e-12, None)).mean()),
+        "brier": float(((values - np.eye(values.shape[1])[true]) ** 2).sum(1).mean()),
+    }
+
+
 def _wilson(hits: np.ndarray, clips: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
     """Limits of Wilson's interval of each share hits / clips."""
     centre = (hits + z * z / 2) / (clips + z * z)

@@ -37,6 +37,7 @@ class Predictions:
         classes: names of the classes.
         features: float32 [n, C], where they were asked for.
         skipped: clips of the list that could not be read, and are in none of the above.
+        logits: float32 [n, views, classes], where they were asked for.
     """
 
     names: list[str]
@@ -45,6 +46,7 @@ class Predictions:
     classes: tuple[str, ...]
     features: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()
+    logits: np.ndarray | None = None
 
     @property
     def predicted(self) -> np.ndarray:

@@ -34,12 +34,19 @@ def score_views(
         Probabilities, float32 [n, classes], NaN for a clip of which a logit is not finite; features, float32 [n, C],
         where they were asked for.
     """
+    probabilities, pooled, _ = _score_views(model, frames, views, features)
+    return probabilities, pooled
+
+
+def _score_views(model: LGIFormer, frames: Tensor, views: int, features: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What `score_views` returns, and the logits, float32 [n, views, classes]."""
     pooled = model.forward_features(frames) if features else None
     logits = (model(frames) if pooled is None else model.classify(pooled)).float()
     # Softmax would make a plain 0 of minus infinity.
     logits = logits.masked_fill(~logits.isfinite(), torch.nan)
     probabilities = logits.softmax(1).unflatten(0, (-1, views)).mean(1)
-    return probabilities, None if pooled is None else pooled.float().unflatten(0, (-1, views)).mean(1)
+    pooled = None if pooled is None else pooled.float().unflatten(0, (-1, views)).mean(1)
+    return probabilities, pooled, logits.unflatten(0, (-1, views))
 
 
 @torch.inference_mode()
@@ -52,6 +59,7 @@ def predict(
     classes: Sequence[str],
     views: int = 1,
     features: bool = False,
+    logits: bool = False,
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     replay: bool = False,
@@ -68,6 +76,7 @@ def predict(
         classes: names, in label order.
         views: of each clip.
         features: also return pooled features.
+        logits: also return the logits of every view.
         device: of the model.
         autocast: the arithmetic of a forward pass.
         replay: replay passes as CUDA graphs, see `Passes`.
@@ -79,29 +88,34 @@ def predict(
         RuntimeError: the batches did not hold every clip once.
     """
 
-    def run(frames: Tensor) -> tuple[Tensor, Tensor | None]:
+    def run(frames: Tensor) -> tuple[Tensor | None, ...]:
         # Inside of what is captured, so that no cast of a weight outlives it.
         with autocast():
-            return score_views(model, frames, views=views, features=features)
+            found = _score_views(model, frames, views, features)
+            return found if logits else found[:2]
 
     passes = Passes(run, device, replay)
 
-    def score(frames: Tensor, indices: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        probabilities, pooled = passes(frames)
-        assert probabilities is not None
-        rows = probabilities.cpu().numpy()
-        check_rows(rows, [names[index] for index in indices], model, "logits")
-        return zip(rows, [None] * len(rows) if pooled is None else pooled.cpu().numpy(), strict=True)
+    def score(frames: Tensor, indices: list[int]) -> Iterator[tuple[np.ndarray | None, ...]]:
+        parts = [None if part is None else part.cpu().numpy() for part in passes(frames)]
+        assert parts[0] is not None
+        check_rows(parts[0], [names[index] for index in indices], model, "logits")
+        return zip(*([None] * len(indices) if part is None else part for part in parts), strict=True)
 
     found, broken = run_over_clips(model, batches, score, len(names), views=views, gather=gather, progress=progress)
     kept = sorted(found)
+
+    def stacked(part: int) -> np.ndarray:
+        return np.stack([value for index in kept if (value := found[index][part]) is not None])
+
     return Predictions(
         names=[names[index] for index in kept],
         labels=np.asarray([labels[index] for index in kept], np.int64),
-        probabilities=np.stack([found[index][0] for index in kept]),
+        probabilities=stacked(0),
         classes=tuple(classes),
-        features=np.stack([vector for index in kept if (vector := found[index][1]) is not None]) if features else None,
+        features=stacked(1) if features else None,
         skipped=tuple(Skipped(names[index], int(labels[index]), broken[index]) for index in sorted(broken)),
+        logits=stacked(2) if logits else None,
     )
 
 

@@ -19,6 +19,9 @@ class ClipSettings:
     stride: int = setting(4, low=1, doc="distance between sampled frames")
     fit: Literal["stretch", "crop"] = setting("stretch", doc="how a frame is brought to the model's size")
     views: int = setting(2, low=1, doc="temporal views of a clip, their softmax averaged")
+    temperature: float | None = setting(
+        None, above=0, doc="what logits are divided by to give calibrated probabilities; None = nobody has fitted it"
+    )
 
     @classmethod
     def of_run(cls, settings: Mapping[str, Any]) -> ClipSettings:

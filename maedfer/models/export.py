@@ -32,6 +32,8 @@ INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The largest difference from the model in float32 that a file may have, over the largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# What a file says of the probabilities that are made of its logits, by whether there is a temperature.
+_PROBABILITIES = {False: "softmax(logits): confidences are uncalibrated", True: "softmax(logits / temperature)"}
 # Clips of the trace, and of the check: another number, and one, which is easily taken for a constant.
 _TRACED, _CHECKED = 2, (3, 1)
 
@@ -166,13 +168,16 @@ def describe(model: LGIFormer, input: str = "uint8", dtype: str = "float32") -> 
 
     Returns:
         "maedfer", the version; "input" with name, dtype, shape, axes, mean, std and who normalises; "output" with name
-        and shape; "classes" in the order of the logits; "sampling", how clips are read, None where that is not known;
+        and shape; "classes" in the order of the logits; "temperature", None where nobody has fitted it, and
+        "probabilities", how they are made of logits and whether they are calibrated; "sampling", how clips are read,
+        None where that is not known;
         "dtype" of the weights; and "model", the configuration as in config.json.
     """
     config, clip = model.config, model.clip_settings
     mean, std = channel_statistics(config.in_channels)
     axes = {2: ["row", "column"], 3: ["frame", "row", "column"]}.get(len(config.clip_size))
-    sampling = None if clip is None else {key: value for key, value in to_dict(clip).items() if key != "classes"}
+    kept = {} if clip is None else to_dict(clip)
+    sampling = {key: kept[key] for key in kept if key not in ("classes", "temperature")} or None
     return {
         # Not by an import, which type checkers would follow in a circle.
         "maedfer": sys.modules["maedfer"].__version__,
@@ -191,7 +196,9 @@ def describe(model: LGIFormer, input: str = "uint8", dtype: str = "float32") -> 
             "shape": [BATCH, config.num_classes or config.embed_dim],
             "dtype": "float32",
         },
-        "classes": [] if clip is None else list(clip.classes),
+        "classes": list(kept.get("classes", ())),
+        "temperature": kept.get("temperature") if config.num_classes else None,
+        "probabilities": _PROBABILITIES[kept.get("temperature") is not None] if config.num_classes else None,
         "sampling": sampling,
         "dtype": dtype,
         "model": model.settings(),

@@ -120,7 +120,7 @@ class LGIFormer(PretrainedModel):
         weight = next(self.encoder.parameters())
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         if self.clip_settings is not None:
-            self.clip_settings = dataclasses.replace(self.clip_settings, classes=())
+            self.clip_settings = dataclasses.replace(self.clip_settings, classes=(), temperature=None)
         self.head = nn.Linear(self.config.embed_dim, num_classes) if num_classes else nn.Identity()
         self.head.to(weight.device, weight.dtype)
         if isinstance(self.head, nn.Linear):

@@ -71,10 +71,9 @@ def saved_clip_settings(source: str | Path) -> ClipSettings | None:
         InputError: it is damaged. What does not exist has nothing to tell.
     """
     path = Path(expand_home(str(source)))
+    if (folder := saved_folder(path)) is not None:
+        return read_clip_settings(folder)
     if os.path.isdir(path):
-        folder = next((folder for folder in (path, path / "model") if is_saved_model(folder)), None)
-        if folder is not None:
-            return read_clip_settings(folder)
         return load(path).clip_settings if os.path.isfile(path / CONFIG_FILE) else None
     # The weights of a saved model say nothing, and cannot be given by themselves.
     if not os.path.isfile(path) or path.name == CONFIG_FILE or is_saved_model(path.parent):
@@ -84,6 +83,12 @@ def saved_clip_settings(source: str | Path) -> ClipSettings | None:
         return ClipSettings.of_run(content.get("config") or {})
     beside = os.path.isfile(path.parent / CONFIG_FILE) or (isinstance(content, dict) and SETTINGS_KEY in content)
     return load(path).clip_settings if beside else None
+
+
+def saved_folder(source: str | Path) -> Path | None:
+    """The folder with config.json and weights that `load` would read; None where it would read other files."""
+    path = Path(expand_home(str(source)))
+    return next((folder for folder in (path, path / "model") if os.path.isdir(path) and is_saved_model(folder)), None)
 
 
 def _existing(source: str | Path) -> Path:

@@ -83,8 +83,7 @@ class PretrainedModel(nn.Module):
             raise InputError(f"cannot write {folder}: {error.strerror}") from error
         weights = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         write_safetensors_file(folder / WEIGHTS_FILE, weights)
-        with atomic_path(folder / CONFIG_FILE) as path:
-            path.write_text(json.dumps(self.settings(), indent=2) + "\n", encoding="utf-8")
+        _write_settings(folder, self.settings())
         return folder
 
     def _foreign_parts(self, tensors: Mapping[str, Tensor]) -> str:
@@ -100,7 +99,7 @@ class PretrainedModel(nn.Module):
         kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
         settings = {**kind, **without(type(self.config), to_dict(self.config), "machine")}
         if self.clip_settings is not None:
-            settings[_CLIP_SETTINGS] = to_dict(self.clip_settings)
+            settings[_CLIP_SETTINGS] = _kept(self.clip_settings)
         return settings
 
     @classmethod
@@ -202,6 +201,17 @@ def read_clip_settings(folder: str | Path) -> ClipSettings | None:
     return clip_settings_of(read_settings(folder), str(Path(folder) / CONFIG_FILE))
 
 
+def write_clip_settings(folder: str | Path, clip_settings: ClipSettings) -> None:
+    """Change how a saved model reads clips, in its config.json alone; its weights are not touched.
+
+    Raises:
+        InputError: there is no such model, or its configuration cannot be written.
+    """
+    settings = read_settings(folder)
+    config_of(settings, str(Path(folder) / CONFIG_FILE))
+    _write_settings(Path(folder), {**settings, _CLIP_SETTINGS: _kept(clip_settings)})
+
+
 def clip_settings_of(settings: Mapping[str, Any], where: str) -> ClipSettings | None:
     """The clip settings in what `PretrainedModel.settings` gives; None where there are none.
 
@@ -218,6 +228,19 @@ def clip_settings_of(settings: Mapping[str, Any], where: str) -> ClipSettings | 
     if found.classes and isinstance(count, int) and len(found.classes) != count:
         raise InputError(f"{where}: {_CLIP_SETTINGS} names {len(found.classes)} classes but num_classes is {count}")
     return found
+
+
+def _kept(clip_settings: ClipSettings) -> dict[str, Any]:
+    """What config.json says of clips: earlier versions know of no temperature, and need not where there is none."""
+    values = to_dict(clip_settings)
+    if clip_settings.temperature is None:
+        del values["temperature"]
+    return values
+
+
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    with atomic_path(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:

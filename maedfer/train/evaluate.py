@@ -16,6 +16,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import check_finite, headline, predict, summary
 from maedfer.models import LGIFormer, LGIFormerConfig, load
+from maedfer.train.calibrate import Calibration, check_calibration, sentences
 from maedfer.train.config import RunConfig, check_config, read_config, replace_model, run_folder_of
 from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import ViewBatches
@@ -26,8 +27,13 @@ from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, open_evaluation, recording
 
 
-def run_evaluate(cfg: RunConfig) -> RunResult:
+def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
     """Score a model on `data.test`, or put the predictions of several runs together and score them once.
+
+    Args:
+        cfg: the evaluation.
+        calibrate: also fit a temperature on `data.val` and keep it with the model. pred.csv and all scores stay those
+            of the probabilities as they are; "calibration" in metrics.json says what the temperature changes.
 
     `maedfer.report.write_report(result.output)` makes a page of the scores; the command does so where `report` is true.
 
@@ -35,6 +41,8 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
         InputError: naming what cannot be used.
     """
     check_config(cfg)
+    if calibrate:
+        check_calibration(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
         # What is wrong with what is given is found before anything is written.
         if cfg.eval.runs:
@@ -44,6 +52,7 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
             model, cfg = model_to_score(cfg)
             model.to(runtime.device)
             batches = ViewBatches(cfg, runtime, cfg.data.test)
+            calibration = Calibration(cfg, runtime, model, batches.entries) if calibrate else None
         runtime.on_main(lambda: open_evaluation(cfg))
         with recording(cfg, runtime) as log:
             if cfg.eval.runs:
@@ -56,9 +65,13 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
                     f"scoring {cfg.eval.checkpoint} on {cfg.data.test}, {counted(cfg.eval.views, 'view')} of a clip"
                     + (f", {runtime.compiling.why}" if runtime.compiling.why else "")
                 )
+                lists = {"test": batches.entries}
+                if calibration is not None:
+                    lists = {"val": calibration.batches.entries, **lists}
                 notes = [
                     *other_clip_settings(cfg, model),
-                    *runtime.on_main(lambda: list_notes(cfg, {"test": batches.entries})),
+                    *runtime.on_main(lambda: list_notes(cfg, lists)),
+                    *_not_applied(model, calibrate),
                 ]
                 if runtime.precision_why:
                     log.say(runtime.precision_why)
@@ -66,14 +79,25 @@ def run_evaluate(cfg: RunConfig) -> RunResult:
                     log.say(f"{cfg.eval.checkpoint}: {model.load_report.assumptions}")
                 for note in notes:
                     log.say(note)
-                predictions = predict_list(model, batches, runtime, cfg, show=runtime.main)
+                if calibration is not None:
+                    calibration.fit(
+                        predict_list(model, calibration.batches, runtime, cfg, False, show=runtime.main, logits=True)
+                    )
+                predictions = predict_list(model, batches, runtime, cfg, show=runtime.main, logits=calibrate)
                 facts = {
                     "split": "test",
                     "views": cfg.eval.views,
                     "checkpoint": cfg.eval.checkpoint,
                     "precision": runtime.precision,
                 }
+                if calibration is not None:
+                    facts["calibration"] = calibration.facts(predictions)
                 metrics = write_results(cfg, runtime, predictions, facts, notes)
+                if calibration is not None:
+                    runtime.on_main(calibration.keep)
+                    for line in sentences(facts["calibration"]):
+                        log.say(line)
+                    log.say(f"the temperature is kept in {calibration.folder}")
             log.record("eval", split="test", **headline(metrics))
             log.say(summary(metrics))
             log.say(f"scores: {Path(cfg.output) / 'metrics.json'}")
@@ -87,6 +111,7 @@ def predict_list(
     cfg: RunConfig,
     features: bool | None = None,
     show: bool = False,
+    logits: bool = False,
 ) -> Predictions:
     """What a model says about the clips of a list, the same on every process.
 
@@ -97,6 +122,7 @@ def predict_list(
         cfg: for the names of the classes.
         features: also return pooled features; `eval.save_features` when None.
         show: print how far it is.
+        logits: also return the logits of every view.
 
     Raises:
         InputError: a clip cannot be read (all of them, where `eval.on_error` is "skip"), or weights or logits are not
@@ -112,6 +138,7 @@ def predict_list(
             classes=cfg.classes,
             views=batches.views,
             features=cfg.eval.save_features if features is None else features,
+            logits=logits,
             device=runtime.device,
             autocast=runtime.autocast,
             replay=runtime.compiling.scoring,
@@ -224,6 +251,13 @@ def other_clip_settings(cfg: RunConfig, model: LGIFormer) -> list[str]:
         for name, value in here.items()
         if value != there[name]
     ]
+
+
+def _not_applied(model: LGIFormer, calibrate: bool) -> list[str]:
+    """That scores are of probabilities as they are, where somebody may take them for calibrated ones."""
+    if not calibrate and (model.clip_settings is None or model.clip_settings.temperature is None):
+        return []
+    return ["pred.csv and all scores but those under calibration are of probabilities without a temperature"]
 
 
 def read_runs(folders: Sequence[str]) -> list[Predictions]:

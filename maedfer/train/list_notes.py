@@ -23,7 +23,7 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
     notes = []
     if cfg.task == "evaluate":
         try:
-            trained = _trained_on(cfg)
+            trained = trained_on(cfg)
         except InputError as error:
             trained = ()
             notes.append(f"whether the model was trained on clips of data.test is not known: {error}")
@@ -32,7 +32,7 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
     return notes + leaks(named)
 
 
-def _trained_on(cfg: RunConfig) -> Sequence[Clip]:
+def trained_on(cfg: RunConfig) -> Sequence[Clip]:
     """The training clips of the run whose model is scored; none where there is no such run, as with a saved model.
 
     Raises:
