@@ -1,15 +1,13 @@
-"""Faces of whole videos: of generated ones whose truth is known, and of real ones with a real detector."""
+"""Faces of whole videos that are generated, so that the truth is known."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from maedfer.data import open_video
 from maedfer.errors import InputError
-from maedfer.faces import find_tracks, open_detector
+from maedfer.faces import find_tracks
 from tests.data.media import pictures, write_video
 from tests.faces.acted import Actor, KnowingDetector, still
 
@@ -35,20 +33,3 @@ def test_folders_of_frames_need_their_rate(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"fps"):
         find_tracks(tmp_path, detector)
     assert find_tracks(tmp_path, detector, fps=10)[0].end == 1.1
-
-
-@pytest.mark.parametrize(
-    ("name", "first", "count"), [("pyfeat/single_face.mp4", 0, 72), ("pyfeat/face_noface.mov", 0, 72),
-                                 ("pyfeat/noface_face.mov", 96, 72)]
-)  # fmt: skip
-def test_the_truth_about_real_clips(clips: Path, name: str, first: int, count: int) -> None:
-    (track,) = find_tracks(clips / name, open_detector())
-    with open_video(clips / name) as reader:
-        there = np.flatnonzero(track.present(reader.times))
-    assert there.tolist() == list(range(first, first + count))
-
-
-def test_two_real_faces_stay_two(clips: Path) -> None:
-    tracks = find_tracks(clips / "pliers/obama_speech.mp4", open_detector())
-    with open_video(clips / "pliers/obama_speech.mp4") as reader:
-        assert [int(track.present(reader.times).sum()) for track in tracks] == [105, 105]
