@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from maedfer.dataclass_tree import from_dict
+from maedfer.errors import InputError
 from maedfer.setting import documented, setting
 
 
@@ -39,3 +41,22 @@ class PredictionOptions:
     batch_size: int | None = setting(
         None, low=1, belongs_to="machine", doc="windows at once; None = 1 on a CPU, 32 on a GPU"
     )
+
+
+def options_from(base: PredictionOptions | None = None, **values: Any) -> PredictionOptions:
+    """Options from what is given by name.
+
+    Args:
+        base: what is not given is as it is there; as it is by default when None.
+        values: fields of `PredictionOptions`.
+
+    Raises:
+        InputError: no such option, or a value of another type or out of its range; names it.
+    """
+    found = from_dict(PredictionOptions, values, base)
+    if isinstance(found.faces, int) and found.faces < 1:
+        raise InputError(f"faces must be all, largest, or how many of the largest ones, at least 1, got {found.faces}")
+    if found.between is not None and found.between[0] > found.between[1]:
+        start, end = found.between
+        raise InputError(f"between must be two seconds, the earlier one first, got {start:g} and {end:g}")
+    return found

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from maedfer import __version__
 from maedfer.data.protocols import PROTOCOLS, find_protocol
+from maedfer.dataclass_tree import to_dict
 from maedfer.errors import InputError, some, unknown
+from maedfer.evaluation.calibration import calibrated
 from maedfer.evaluation.replay import Outputs, Passes
 from maedfer.evaluation.score import check_finite
 from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
+from maedfer.prediction.windows import ModelInput
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -51,7 +54,7 @@ class Predictor:
 
     Attributes:
         model, config: the classifier, in evaluation mode, and its configuration.
-        clips: how it is shown clips: stride, fit and views.
+        input: what clips it takes: frames, size, stride, fit and views.
         classes: names, in label order.
         checkpoint: where it was loaded from.
         device: where it computes.
@@ -74,7 +77,9 @@ class Predictor:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.config = model.config
-        self.clips = model.clip_settings or ClipSettings()
+        settings = model.clip_settings or ClipSettings()
+        frames, height, width = self.config.clip_size
+        self.input = ModelInput(frames, (height, width), settings.stride, settings.fit, settings.views)
         self.classes = tuple(classes)
         self.checkpoint = checkpoint
         self.precision, self.precision_why = _precision(precision, self.device)
@@ -91,16 +96,6 @@ class Predictor:
             functools.partial(_pass, self.model), self.device, arithmetic.runs_on_triton(self.config.impl, self.device)
         )
 
-    @property
-    def frames(self) -> int:
-        """Frames of a clip."""
-        return self.config.clip_size[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of a clip."""
-        return self.config.clip_size[1], self.config.clip_size[2]
-
     @functools.cached_property
     def about(self) -> dict[str, Any]:
         """What there is to know of where results come from: plain values that JSON can hold."""
@@ -108,7 +103,7 @@ class Predictor:
             "checkpoint": self.checkpoint,
             "weights_sha256": weights_digest(self.model),
             "classes": list(self.classes),
-            "clip": {"frames": self.frames, "size": list(self.size), **_reading(self.clips)},
+            "clip": to_dict(self.input),
             "precision": self.precision,
             "precision_why": self.precision_why,
             "temperature": self.temperature,
@@ -154,9 +149,8 @@ class Predictor:
                 "precision=fp32"
             )
         # In float64 from here on, where a processor's way of adding does not show.
-        scaled = logits.double() / (self.temperature or 1.0)
-        probabilities = scaled.softmax(1).unflatten(0, (count, views)).mean(1)
-        return Scored(probabilities.numpy(), features.unflatten(0, (count, views)).mean(1).numpy())
+        probabilities = calibrated(logits.unflatten(0, (count, views)).numpy(), self.temperature or 1.0)
+        return Scored(probabilities, features.unflatten(0, (count, views)).mean(1).numpy())
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         low = _DTYPES.get(self.precision)
@@ -211,7 +205,7 @@ def open_predictor(
         precision=precision,
         device=where,
         batch_size=batch_size,
-        temperature=_temperature(model) if calibrate else None,
+        temperature=model.clip_settings.temperature if calibrate and model.clip_settings is not None else None,
     )
 
 
@@ -260,10 +254,6 @@ def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> 
     return classes
 
 
-def _temperature(model: LGIFormer) -> float | None:
-    return getattr(model.clip_settings, "temperature", None)
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -299,10 +289,6 @@ def _precision(asked: str, device: torch.device) -> tuple[str, str]:
         return "fp32", f"float32, as {neither}"
     slow = f", slow here: {neither}" if asked == "bf16" and not instructions else ""
     return asked, f"{_NAMES[asked]}, as asked for{slow}"
-
-
-def _reading(clips: ClipSettings) -> dict[str, Any]:
-    return {"stride": clips.stride, "fit": clips.fit, "views": clips.views}
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,25 @@ RATE = 25
 # Distances between frames of which the last frame's duration is the median, and its duration where it is the only one.
 _RECENT = 1000
 _ONE_FRAME = 1 / RATE
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """What clips a model takes, and how it was trained to be shown them.
+
+    Args:
+        frames: of a clip.
+        size: height and width.
+        stride: frames from one of a clip to the next one in the video.
+        fit: how a picture is brought to size, where no face is cut out.
+        views: of a whole clip.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    stride: int = 4
+    fit: Literal["stretch", "crop"] = "stretch"
+    views: int = 2
 
 
 def window_seconds(frames: int, stride: int) -> float:
@@ -85,6 +105,10 @@ class Grid:
         window, hop: seconds.
         frames: samples of a window.
         duration: seconds from the first frame to the end of the last one, where that is known before they come.
+
+    Attributes:
+        first, end: when the first frame is shown, and until when the last one; None where that is not known yet.
+        open: windows of which frames are still to come, in order.
     """
 
     def __init__(self, window: float, hop: float, frames: int, duration: float | None = None) -> None:
@@ -93,7 +117,7 @@ class Grid:
         self.first: float | None = None
         self.end: float | None = None
         self._opened = 0
-        self._open: list[OpenWindow] = []
+        self.open: list[OpenWindow] = []
         self._before = -np.inf
         self._last: tuple[int, float] | None = None
         self._times: list[float] = []
@@ -124,20 +148,20 @@ class Grid:
             self.end = self._last[1] + last_duration(self._times)
         if self.count is None:
             self.count = window_count(self.end - self.first, self.window, self.hop)
-        self._open = [window for window in self._open if window.number < self.count]
+        self.open = [window for window in self.open if window.number < self.count]
         return self._settle(np.inf)
 
     def closed(self) -> list[OpenWindow]:
         """Take the windows of which all frames are known, and which there are whatever comes, in order."""
         found = []
-        while self._open and self._open[0].full and self._exists(self._open[0].number):
-            found.append(self._open.pop(0))
+        while self.open and self.open[0].full and self._exists(self.open[0].number):
+            found.append(self.open.pop(0))
         return found
 
     @property
     def oldest(self) -> int | None:
         """The first frame that an open window shows; None where none is known to."""
-        return min((int(window.indices[0]) for window in self._open if window.indices[0] >= 0), default=None)
+        return min((int(window.indices[0]) for window in self.open if window.indices[0] >= 0), default=None)
 
     def _exists(self, number: int) -> bool:
         if self.count is not None:
@@ -152,10 +176,10 @@ class Grid:
             start = self.first + self._opened * self.hop
             if start > until:
                 break
-            self._open.append(OpenWindow(self._opened, start, sample_times(start, self.window, self.frames)))
+            self.open.append(OpenWindow(self._opened, start, sample_times(start, self.window, self.frames)))
             self._opened += 1
         needed = False
-        for window in self._open:
+        for window in self.open:
             mine = (window.samples > self._before) & (window.samples <= until)
             if mine.any():
                 window.indices[mine] = self._last[0]

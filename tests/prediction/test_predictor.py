@@ -108,7 +108,7 @@ def test_saved_models_checkpoints_and_published_files_are_opened(model: LGIForme
     given, expected = clips(2), open_predictor(model, device="cpu").score(clips(2))
     model.save_pretrained(tmp_path / "saved")
     saved = open_predictor(tmp_path / "saved", device="cpu")
-    assert saved.classes == CLASSES and saved.clips.stride == 2 and saved.checkpoint == str(tmp_path / "saved")
+    assert saved.classes == CLASSES and saved.input.stride == 2 and saved.checkpoint == str(tmp_path / "saved")
     np.testing.assert_array_equal(saved.score(given).probabilities, expected.probabilities)
     assert json.loads(json.dumps(saved.about))["weights_sha256"] == weights_digest(model)
     torch.save(published_file(classifier(settings=NAMELESS)), tmp_path / "published.pth")

@@ -54,7 +54,7 @@ def run(grid: Grid, times: np.ndarray, first: int = 0) -> tuple[list[list[int]],
     for window in grid.closed():
         windows.append(window.indices.tolist())
         starts.append(window.start)
-    assert not grid._open
+    assert not grid.open
     return windows, starts, {index for index in needed if index is not None}
 
 
@@ -101,7 +101,7 @@ def test_what_is_held_does_not_grow() -> None:
     for index in range(20_000):
         grid.push(index, index / 25)
         grid.closed()
-        most = max(most, len(grid._open), len(grid._times) // 1000)
+        most = max(most, len(grid.open), len(grid._times) // 1000)
         assert grid.oldest is None or index - grid.oldest < 80
     assert most <= 4
 

@@ -1,0 +1,94 @@
+"""One score a clip: the frames that an evaluation would show a model, of the whole clip or of each face in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from maedfer.data.sampling import view_indices
+from maedfer.data.video.base import shown
+from maedfer.errors import InputError
+from maedfer.faces.follow import Follower
+from maedfer.prediction.clips import Cutter, Found, IsScored, chosen, nobody, whole_frame
+from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.rows import Window
+from maedfer.prediction.sources import FileSource, LiveSource
+from maedfer.prediction.windows import ModelInput
+
+# Pictures that are read at once.
+_AT_ONCE = 8
+
+
+def whole_windows(
+    source: FileSource | LiveSource,
+    follower: Follower | None,
+    model: ModelInput,
+    options: PredictionOptions,
+    scored: IsScored,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Window]:
+    """One window for each face of a clip, in the order of their numbers, from its first frame to its last.
+
+    Frames are sampled as `maedfer evaluate` samples them (`maedfer.data.sampling.view_indices`), of those in which the
+    face is. Without a follower the clip is one face, and what the model sees is what an evaluation shows it.
+
+    Args: as of `windows_of`.
+
+    Raises:
+        InputError: the video cannot be read to its end, or is a stream.
+    """
+    if isinstance(source, LiveSource):
+        raise InputError(f"{shown(source.name)}: a stream has no end, so that it has no score as a whole: give windows")
+    faces, where = [], {}
+    for face, found, frames in _everybody(source, follower, model, progress):
+        faces.append(found)
+        where[face] = frames
+    cutter = Cutter(model, options)
+    for found in chosen(faces, options.faces):
+        frames = where[found.face]
+        start = float(source.times[frames[0]])
+        end = float(source.times[frames[-1] + 1]) if frames[-1] + 1 < len(source.times) else source.end_time
+        if not scored(start, found.face):
+            found.clip = _clip(source, frames[_views(len(frames), model)], found.boxes, follower is not None, cutter)
+        yield found.window(start, end, "ok")
+    if not faces:
+        yield nobody(source.first_time, source.end_time)
+
+
+def _everybody(
+    source: FileSource, follower: Follower | None, model: ModelInput, progress: Callable[[float], None] | None
+) -> Iterator[tuple[int, Found, np.ndarray]]:
+    """Everybody with their boxes in the frames that are sampled, and the frames in which they are."""
+    count = len(source.times)
+    if follower is None:
+        samples = _views(count, model).size
+        yield 1, Found(1, np.tile(whole_frame(source.size), (samples, 1)), None, model.frames), np.arange(count)
+        return
+    for frame in source.frames(follower.needs_picture):
+        follower.push(frame)
+        if progress is not None:
+            progress(frame.time)
+    follower.finish()
+    for track in follower.tracks():
+        frames = np.flatnonzero(track.present(source.times))
+        if len(frames):
+            times = source.times[frames[_views(len(frames), model)].reshape(-1)]
+            boxes = track.boxes_at(times).astype(np.float64)
+            yield track.face, Found(track.face, boxes, track.scores_at(times), model.frames), frames
+
+
+def _views(count: int, model: ModelInput) -> np.ndarray:
+    """Which of some frames are sampled: int64 [V, T]."""
+    return np.stack(view_indices(count, model.frames, model.stride, model.views))
+
+
+def _clip(source: FileSource, places: np.ndarray, boxes: np.ndarray, cut: bool, cutter: Cutter) -> np.ndarray:
+    """What the model sees: uint8 [V, T, H, W, 3], of frames [V, T] with their boxes [V * T, 4]."""
+    flat, first = np.unique(places, return_index=True)
+    crops = {}
+    for at in range(0, len(flat), _AT_ONCE):
+        some = flat[at : at + _AT_ONCE]
+        for place, picture, row in zip(some.tolist(), source.read(source.first + some), first[at:], strict=False):
+            crops[place] = cutter(picture, boxes[row] if cut else None)
+    return np.stack([np.stack([crops[place] for place in view]) for view in places.tolist()])
