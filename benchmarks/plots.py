@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer._figure_style import INK, PALETTE
 from maedfer.errors import require
 from maedfer.report.figures import Curve, Panel, curves
-from maedfer.report.style import INK, PALETTE
 
 Row = dict[str, Any]
 

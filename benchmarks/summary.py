@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import make_place
+from maedfer._figure_style import INK, LINE, MUTED, PALETTE
 from maedfer.errors import InputError, require
-from maedfer.report.style import INK, LINE, MUTED, PALETTE
 
 RESULTS = Path(__file__).with_name("results")
 OUT = RESULTS.parent.parent / "docs" / "images" / "measured.png"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from maedfer._figure_style import HEAT, INK, MARKERS, MUTED, PALETTE, PAPER, TINT, blank, styled
 from maedfer.errors import InputError, require
-from maedfer.report.style import HEAT, INK, MARKERS, MUTED, PALETTE, PAPER, TINT, blank, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maedfer._figure_style import HEAT, INK, LINE, MUTED, PALETTE, PAPER, TINT
 from maedfer._files import atomic_path
 from maedfer.errors import InputError, require
-from maedfer.report.style import HEAT, INK, LINE, MUTED, PALETTE, PAPER, TINT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maedfer._figure_style import PALETTE
 from maedfer.errors import InputError
 from maedfer.report import figures
 from maedfer.report.figures import Curve, Panel
-from maedfer.report.style import PALETTE
 
 
 def texts(axis: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Colours and style of the figures, and an empty figure to draw on.
+"""Colours and style of figures, and an empty figure to draw on.
 
 Colours are Paul Tol's "bright" scheme, which stays apart under the common forms of colour blindness; where there are
 more groups than colours the marker or the dash changes too.
