@@ -1,0 +1,78 @@
+"""Pictures of faces at the moments at which they show most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from maedfer.data.video import open_video
+from maedfer.errors import InputError
+from maedfer.prediction.rows import Row
+
+# Pictures of a face, and their side in pixels.
+_MOST, _SIDE = 8, 160
+
+
+def choose_peaks(rows: Sequence[Row], start: float, end: float, most: int = _MOST) -> list[Row]:
+    """The rows of a face that pictures are worth it for: the surest one of each class, then the surest of the rest.
+
+    Args:
+        rows: scored ones of one face.
+        start, end: seconds that the timeline spans; pictures need some distance in it.
+        most: how many.
+
+    Returns:
+        Rows at rising times.
+    """
+    chances = np.array([row.probabilities for row in rows])
+    times = np.array([row.window.time for row in rows])
+    best, sure = chances.argmax(1), chances.max(1)
+    order = np.argsort(-sure, kind="stable")
+    # The surest of its class first, by rank.
+    firsts = [int(order[np.flatnonzero(best[order] == which)[0]]) for which in dict.fromkeys(best[order].tolist())]
+    chosen: list[int] = []
+    for distance, candidates in (((end - start) / 30, firsts), ((end - start) / 10, order.tolist())):
+        for row in candidates:
+            if len(chosen) < most and all(abs(times[row] - times[other]) >= distance for other in chosen):
+                chosen.append(row)
+    return [rows[row] for row in sorted(chosen, key=lambda row: times[row])]
+
+
+def read_thumbnails(
+    video: str | Path, peaks: Mapping[int, Sequence[Row]], fps: float | None = None, margin: float = 1.3
+) -> tuple[dict[int, list[tuple[Row, np.ndarray]]], str]:
+    """Cut the faces of some rows out of their video.
+
+    Args:
+        video: file or folder of frames.
+        peaks: face -> rows.
+        fps: frames a second of a folder of frames.
+        margin: side of the square, in longer sides of the box; rows without a box show the whole frame.
+
+    Returns:
+        Face -> pairs of a row and its picture, uint8 [S, S, 3] or, without a box, [H, W, 3]; and why there are none,
+        where the video cannot be read any more.
+    """
+    from maedfer.faces.crop import crop_square
+
+    if not any(peaks.values()):
+        return {}, ""
+    found: dict[int, list[tuple[Row, np.ndarray]]] = {}
+    try:
+        with open_video(video) as reader:
+            times = np.arange(len(reader)) / fps if fps else reader.times
+            wanted = {(face, place): row for face, rows in peaks.items() for place, row in enumerate(rows)}
+            moments = np.array([row.window.time for row in wanted.values()])
+            # The frame that is shown at that moment.
+            frames = np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, 0, len(times) - 1)
+            for index in np.argsort(frames, kind="stable"):
+                (face, _), row = list(wanted.items())[index]
+                picture = reader.read([int(frames[index])])[0]
+                box = row.window.box
+                cut = picture if box is None else crop_square(picture, np.array(box), _SIDE, margin)
+                found.setdefault(face, []).append((row, cut))
+    except InputError as error:
+        return {}, f"Without pictures: {error}."
+    return {face: sorted(cuts, key=lambda cut: cut[0].window.time) for face, cuts in found.items()}, ""
