@@ -28,17 +28,19 @@ class DetectionRecord:
 
     Args:
         path: the file; made when there is none. None = nothing is kept.
+        ended: whether the run has ended: then all frames are whole, and the file is read and not written.
 
     Attributes:
-        last_index: the last frame on record when the file was opened; -1 where there was none.
+        first_index, last_index: the first and the last frame on record when the file was opened; -1 where there was
+            none.
 
     Raises:
         InputError: the file cannot be read or written, or is no such record; names the line.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
-        self._path = None if path is None else Path(path)
-        self.last_index = -1
+    def __init__(self, path: str | Path | None, *, ended: bool = False) -> None:
+        self._path, self._ended = None if path is None else Path(path), ended
+        self.first_index = self.last_index = -1
         self._newest = -1
         self._out: BinaryIO | None = None
         self._earlier: Iterator[_Lines] = iter(())
@@ -113,16 +115,22 @@ class DetectionRecord:
 
     def _open(self, path: Path) -> None:
         size = 0
-        if os.path.lexists(path):
+        if self._ended or os.path.lexists(path):
             look_at(path)
             try:
                 for lines in _by_frame(path):
                     # The frame before is whole, as another one follows it.
                     self.last_index, self._newest = self._newest, lines.frame
+                    self.first_index = lines.frame if self.last_index < 0 else self.first_index
                     size = lines.start
             except OSError as error:
                 raise InputError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
+            if self._ended:
+                self.last_index, self._earlier = self._newest, _by_frame(path)
+                self._ahead = next(self._earlier, None)
+                return
             self._newest = self.last_index
+            self.first_index = min(self.first_index, self.last_index)
         try:
             self._out = path.open("r+b" if size else "wb")
             if size:

@@ -128,3 +128,21 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         record.add(*_run()[1])
         with pytest.raises(InputError, match="cannot write /dev/full: No space left"):
             record.flush()
+
+
+def test_the_record_of_a_run_that_has_ended_is_whole_and_stays_as_it_is(tmp_path: Path) -> None:
+    run, path = _run(), tmp_path / "a.csv"
+    with DetectionRecord(path) as record:
+        for each in run[2:]:
+            record.add(*each)
+    content = path.read_bytes()
+    path.chmod(0o444)
+    with DetectionRecord(path, ended=True) as record:
+        assert (record.first_index, record.last_index) == (10, 20)
+        for frame, found, cut in run[2:]:
+            got = record.get(frame.index)
+            assert got is not None and _same(got[0], found) and got[1] == cut
+    assert path.read_bytes() == content
+    with pytest.raises(InputError, match="no such file"):
+        DetectionRecord(tmp_path / "absent.csv", ended=True)
+    assert not (tmp_path / "absent.csv").exists()
