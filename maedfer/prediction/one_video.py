@@ -140,15 +140,19 @@ def stream_rows(
             those of a file.
 
     Raises:
-        InputError: times that do not rise, or what is no picture; options that streams cannot have.
+        InputError: options that streams cannot have; on the way, times that do not rise, or what is no picture.
     """
     for option in ("whole", "between", "fps"):
         if getattr(options, option):
             raise InputError(f"{option} is for files: a stream is looked at in windows, from its first frame on")
     timeline = Timeline(follower_of(detector_of(options), options, live=live), scorer.input, options)
-    for frame in checked_frames(frames):
-        yield from (row for row, _ in _score(scorer, timeline.push(frame), name))
-    yield from (row for row, _ in _score(scorer, timeline.finish(), name))
+
+    def rows() -> Iterator[Row]:
+        for frame in checked_frames(frames):
+            yield from (row for row, _ in _score(scorer, timeline.push(frame), name))
+        yield from (row for row, _ in _score(scorer, timeline.finish(), name))
+
+    return rows()
 
 
 def checked_frames(frames: Iterable[Frame | tuple[float, np.ndarray]]) -> Iterator[Frame]:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import platform
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,8 +23,12 @@ from maedfer.errors import InputError, some, unknown
 from maedfer.evaluation.calibration import calibrated
 from maedfer.evaluation.replay import Outputs, Passes
 from maedfer.evaluation.score import check_finite
+from maedfer.faces.frame import Frame
 from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
+from maedfer.prediction.one_video import stream_rows
+from maedfer.prediction.options import PredictionOptions, options_from
+from maedfer.prediction.rows import Row
 from maedfer.prediction.windows import ModelInput
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -133,6 +137,38 @@ class Predictor:
         if not found:
             return Scored(np.zeros((0, len(self.classes))), np.zeros((0, self.config.embed_dim), np.float32))
         return Scored(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    def stream(
+        self,
+        frames: Iterable[Frame | tuple[float, np.ndarray]],
+        *,
+        name: str = "",
+        live: bool = True,
+        **options: Any,
+    ) -> Iterator[Row]:
+        """Predict frames as they come, from a camera for instance; each row comes as soon as its window has closed.
+
+            for row in predictor.stream(frames_with_times, hop=0.5):
+                print(row.window.time, row.window.face, row.probabilities)
+
+        Args:
+            frames: times in seconds, which must rise, with pictures, uint8 [H, W, 3] in RGB, all of one size.
+            name: of the video in the rows.
+            live: whether nothing must wait for what is to come. Otherwise rows are those that a file of these frames
+                has, and come about two seconds later.
+            options: fields of `PredictionOptions`.
+
+        Raises:
+            InputError: no such option, a value that it cannot have, or one that is for files; while rows are taken,
+                frames that are none.
+        """
+        return stream_rows(self, frames, self._options(options), name=name, live=live)
+
+    def _options(self, values: dict[str, Any]) -> PredictionOptions:
+        for name in ("precision", "device", "batch_size"):
+            if name in values:
+                raise InputError(f"{name} is chosen when a model is loaded: give it to open_predictor")
+        return options_from(**values)
 
     @torch.inference_mode()
     def _batch(self, clips: np.ndarray) -> Scored:
