@@ -7,6 +7,7 @@ python -m benchmarks compare --base HEAD~1 --op block      # measures both
 python -m benchmarks cpu --peer FILE.py:FUNCTION           # ours beside a model that the function builds
 python -m benchmarks ahead-of-time                         # compiles all kernels and holds them to their budgets
 python -m benchmarks static --base HEAD~1                  # counts what kernels and steps take, without a GPU
+python -m benchmarks predict --video FILE                  # from a video to rows: frames/s, and where the time goes
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import goals
+from benchmarks import goals, prediction
 from benchmarks.compare import THRESHOLD, compare_revisions, read, regressions, table
 from benchmarks.cpu import command as cpu
 from benchmarks.plots import draw
@@ -54,8 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     compiling.add_argument("--arch", type=int, nargs="+", help="only these, such as 80 90 100")
     counting = commands.add_parser("static", help="count registers, barriers, widths, launches and bytes without a GPU")
     static.add_options(counting)
+    predicting = commands.add_parser("predict", help="a video end to end, and windows by batch size and precision")
+    prediction.add_options(predicting)
     args = parser.parse_args(argv)
-    running = {"run": _run, "compare": _compare, "cpu": cpu.run, "ahead-of-time": _ahead_of_time, "static": static.run}
+    running = {
+        "run": _run,
+        "compare": _compare,
+        "cpu": cpu.run,
+        "ahead-of-time": _ahead_of_time,
+        "static": static.run,
+        "predict": prediction.run,
+    }
     try:
         return running[args.command](args)
     except InputError as error:

@@ -44,7 +44,7 @@ class CenterFace:
     multiple = 32
     # Sides that pictures must have.
     fixed = None
-    # Four at once take 0.6 to 0.9 of the time, and each gets the very numbers that it gets alone.
+    # Four at once take no longer than one after the other, and each gets the very numbers that it gets alone.
     at_once = 4
 
     def __init__(self, session: Any) -> None:
