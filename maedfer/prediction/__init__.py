@@ -8,16 +8,20 @@ from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
     from maedfer.prediction.options import PredictionOptions
+    from maedfer.prediction.prediction import Prediction
     from maedfer.prediction.predictor import Predictor, open_predictor
     from maedfer.prediction.rows import Row, Window
+    from maedfer.prediction.segments import Segment
 
-__all__ = ["PredictionOptions", "Predictor", "Row", "Window", "open_predictor"]
+__all__ = ["Prediction", "PredictionOptions", "Predictor", "Row", "Segment", "Window", "open_predictor"]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "options": ["PredictionOptions"],
+        "prediction": ["Prediction"],
         "predictor": ["Predictor", "open_predictor"],
         "rows": ["Row", "Window"],
+        "segments": ["Segment"],
     },
 )
