@@ -70,7 +70,9 @@ class Prediction:
         summary = _read_summary(path.with_suffix(".json"))
         record = path.with_suffix(".boxes.csv")
         name = video if video is not None else known[0].video if known else ""
-        options = _options((summary or {}).get("settings"))
+        told = summary or {}
+        # The command line tells them among all that decides what is in the rows.
+        options = _options(told.get("options", told.get("settings")))
         return cls(known, format.classes, name, summary, options=options, record=record if record.exists() else None)
 
     @property
