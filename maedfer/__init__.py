@@ -33,14 +33,18 @@ if TYPE_CHECKING:
         model_config,
         to_published,
     )
+    from maedfer.prediction import Prediction, open_predictor, predict
 
 __version__ = "0.1.0"
+
+_PREDICTION = ["Prediction", "open_predictor", "predict"]
 
 __all__ = [
     "MAEDFER",
     "LGIFormer",
     "LGIFormerConfig",
     "MAEDFERConfig",
+    "Prediction",
     "accelerate",
     "create_model",
     "fixed_weights",
@@ -49,12 +53,14 @@ __all__ = [
     "load",
     "load_published",
     "model_config",
+    "open_predictor",
+    "predict",
     "to_published",
 ]
 
 # Torch is imported on first use, so that `maedfer --help` answers at once.
 __getattr__, __dir__ = lazy(
     __name__,
-    {"models": __all__},
+    {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
     "data errors evaluation faces kernels layers models prediction report synthetic train".split(),
 )

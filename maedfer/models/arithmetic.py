@@ -42,6 +42,7 @@ def steady_products() -> Iterator[None]:
         yield
 
 
-def runs_on_triton(impl: str, device: torch.device) -> bool:
-    """Whether passes of a model are Triton's kernels, the only ones that CUDA graphs can capture."""
-    return device.type == "cuda" and choose(impl, device) == "triton"
+def computed_by(impl: str, device: torch.device) -> str:
+    """Who computes a model of a setting on a device, as `kernels.choose` names them: only passes of Triton's kernels
+    ("triton") can be captured as CUDA graphs."""
+    return choose(impl, device)

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import hashlib
 import platform
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from maedfer import __version__
 from maedfer.data.protocols import PROTOCOLS, find_protocol
+from maedfer.data.video.base import shown
 from maedfer.dataclass_tree import to_dict
 from maedfer.errors import InputError, some, unknown
 from maedfer.evaluation.calibration import calibrated
@@ -26,9 +28,12 @@ from maedfer.evaluation.score import check_finite
 from maedfer.faces.frame import Frame
 from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
-from maedfer.prediction.one_video import stream_rows
+from maedfer.prediction.one_video import rows_of_file, stream_rows
 from maedfer.prediction.options import PredictionOptions, options_from
+from maedfer.prediction.prediction import Prediction
 from maedfer.prediction.rows import Row
+from maedfer.prediction.sources import FileSource, is_live
+from maedfer.prediction.summary import NOT_A_LABEL, calibration, summarize
 from maedfer.prediction.windows import ModelInput
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -91,14 +96,16 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size or (_ON_CPU if self.device.type == "cpu" else _ON_GPU)
+        computes = arithmetic.computed_by(self.config.impl, self.device)
+        by_rows = self.device.type == "cpu" and (computes, arithmetic.steady_multiplier()) == ("native", "csrc")
         # csrc makes a row of a product the same way in a batch of any size; of others that is not known.
-        self._pads = self.device.type != "cpu" or arithmetic.steady_multiplier() != "csrc"
-        with self._autocast(), contextlib.ExitStack() as block:
+        self._pads = not by_rows
+        low = _DTYPES.get(self.precision)
+        with _autocast(self.device.type, low), contextlib.ExitStack() as block:
             block.enter_context(fixed_weights(self.model))
             weakref.finalize(self, block.pop_all().close)
-        self._passes = Passes(
-            functools.partial(_pass, self.model), self.device, arithmetic.runs_on_triton(self.config.impl, self.device)
-        )
+        replay = self.device.type == "cuda" and computes == "triton"
+        self._passes = Passes(functools.partial(_pass, self.model, low), self.device, replay)
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
@@ -138,6 +145,44 @@ class Predictor:
             return Scored(np.zeros((0, len(self.classes))), np.zeros((0, self.config.embed_dim), np.float32))
         return Scored(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
+    def predict(
+        self, video: str | Path, *, progress: Callable[[float], None] | None = None, **options: Any
+    ) -> Prediction:
+        """Predict a video.
+
+        Args:
+            video: a file, or a folder of frames.
+            progress: is told the share of the video that has been looked at.
+            options: fields of `PredictionOptions`.
+
+        Returns:
+            Its rows, which go into a table, a picture, an annotated video.
+
+        Raises:
+            InputError: no such option, a value that it cannot have, or a video that cannot be read to its end.
+        """
+        chosen = self._options(options)
+        if is_live(video):
+            raise InputError(f"{shown(video)}: a stream may have no end: take its rows from Predictor.stream")
+        begun = time.monotonic()
+        with FileSource(video, chosen.fps, chosen.between) as source:
+            rows, detector = rows_of_file(self, source, chosen, progress)
+            seconds = source.end_time - source.first_time
+        past = max(time.monotonic() - begun, 1e-3)
+        summary = {
+            "video": shown(video),
+            "minutes": round(seconds / 60, 4),
+            **summarize(rows, self.classes),
+            "detector": None if detector is None else detector.name,
+            "detector_note": None if detector is None else detector.note,
+            "calibration": calibration(self.temperature),
+            "what_a_label_is": NOT_A_LABEL,
+            "model": self.about,
+            "options": to_dict(chosen),
+            "speed": {"times_real_time": round(seconds / past, 2), "seconds": round(past, 2)},
+        }
+        return Prediction(rows, self.classes, video, summary, options=chosen)
+
     def stream(
         self,
         frames: Iterable[Frame | tuple[float, np.ndarray]],
@@ -176,7 +221,7 @@ class Predictor:
         if self._pads and count < self.batch_size:
             clips = np.concatenate([clips, np.repeat(clips[-1:], self.batch_size - count, axis=0)])
         frames = torch.from_numpy(clips).flatten(0, 1).permute(0, 4, 1, 2, 3).contiguous()
-        with arithmetic.steady_products(), self._autocast():
+        with arithmetic.steady_products():
             logits, features = (one.cpu()[: count * views] for one in self._passes(frames) if one is not None)
         if not logits.isfinite().all():
             check_finite(self.model, "the model")
@@ -187,10 +232,6 @@ class Predictor:
         # In float64 from here on, where a processor's way of adding does not show.
         probabilities = calibrated(logits.unflatten(0, (count, views)).numpy(), self.temperature or 1.0)
         return Scored(probabilities, features.unflatten(0, (count, views)).mean(1).numpy())
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        low = _DTYPES.get(self.precision)
-        return contextlib.nullcontext() if low is None else torch.autocast(self.device.type, low)
 
 
 def open_predictor(
@@ -254,11 +295,17 @@ def weights_digest(model: LGIFormer) -> str:
     return digest.hexdigest()
 
 
-def _pass(model: LGIFormer, frames: Tensor) -> Outputs:
-    features = model.forward_features(frames)
-    # A product of one row is another operation than one of several.
-    several = features if len(features) > 1 else features.expand(2, -1)
-    return model.classify(several)[: len(features)].float(), features.float()
+def _autocast(kind: str, low: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if low is None else torch.autocast(kind, low)
+
+
+def _pass(model: LGIFormer, low: torch.dtype | None, frames: Tensor) -> Outputs:
+    # Inside of what is captured, so that no cast of a weight outlives it.
+    with _autocast(frames.device.type, low):
+        features = model.forward_features(frames)
+        # A product of one row is another operation than one of several.
+        several = features if len(features) > 1 else features.expand(2, -1)
+        return model.classify(several)[: len(features)].float(), features.float()
 
 
 def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> tuple[str, ...]:
@@ -273,7 +320,8 @@ def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> 
         return known
     # A data set by itself, or as the only name of a list.
     names = [given] if isinstance(given, str) else [str(one) for one in given]
-    classes = tuple(find_protocol(names[0]).classes) if len(names) == 1 else tuple(names)
+    by_name = isinstance(given, str) or (len(names) == 1 and names[0] in PROTOCOLS)
+    classes = tuple(find_protocol(names[0]).classes if by_name else names)
     if len(classes) != count:
         raise InputError(
             f"classes has {len(classes)} names ({some(classes, 8)}) but {name} has {count} classes: give the classes "

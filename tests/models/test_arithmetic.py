@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from maedfer.errors import InputError
 from maedfer.kernels import _multiplier
-from maedfer.models.arithmetic import bfloat16_instructions, runs_on_triton, steady_multiplier, steady_products
+from maedfer.models.arithmetic import bfloat16_instructions, computed_by, steady_multiplier, steady_products
 
 
 @pytest.mark.parametrize(
@@ -45,5 +46,7 @@ def test_one_library_multiplies_unless_the_environment_names_another(
     assert _multiplier._fixed == (environment or "auto")
 
 
-def test_nothing_runs_on_triton_on_a_cpu() -> None:
-    assert not runs_on_triton("auto", torch.device("cpu"))
+def test_who_computes_is_who_was_asked() -> None:
+    assert computed_by("torch", torch.device("cpu")) == "torch"
+    with pytest.raises(InputError, match="CUDA|cuda|Triton|triton"):
+        computed_by("triton", torch.device("cpu"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 
 from maedfer.data.video import open_video
 from maedfer.errors import InputError
-from maedfer.faces.frame import Frame
+from maedfer.faces.boxes import read_boxes
+from maedfer.faces.frame import Detections, Frame
+from maedfer.faces.record import DetectionRecord
 from maedfer.prediction import one_video
-from maedfer.prediction.one_video import checked_frames, detector_of, rows_of_file, scored_rows
+from maedfer.prediction.one_video import checked_frames, detector_of, follower_of, rows_of_file, scored_rows
 from maedfer.prediction.options import PredictionOptions, options_from
 from maedfer.prediction.predictor import Predictor, open_predictor
 from maedfer.prediction.rows import Row, Window
 from maedfer.prediction.sources import FileSource
+from maedfer.prediction.timeline import windows_of
 from maedfer.synthetic import write_scene
 from tests.prediction.models import CONFIG, classifier
 from tests.prediction.scenes import Knowing, Scene, still
@@ -195,3 +199,54 @@ def test_a_stream_without_frames_has_no_rows(predictor: Predictor) -> None:
     size = CONFIG.clip_size
     (row,) = predictor.stream([(3.0, np.zeros((size[1], size[2], 3), np.uint8))], crop=False)
     assert (row.window.start, row.window.end, row.window.frames, row.window.status) == (3.0, 3.04, 1, "partial")
+
+
+class Truth:
+    """A detector that knows the truth about a video, and counts the frames that it was shown."""
+
+    name, note, needs_pictures = "truth", "", True
+
+    def __init__(self, file: Path) -> None:
+        self.boxes, self.seen = read_boxes(file), 0
+
+    def detect(self, frames: Sequence[Frame]) -> list[Detections]:
+        self.seen += len(frames)
+        assert all(frame.picture is not None for frame in frames)
+        return [Detections(found.boxes, found.scores) for found in self.boxes.detect(frames)]
+
+
+@pytest.mark.parametrize("until", [1, 17])
+def test_a_run_that_was_killed_goes_on_with_the_same_windows(
+    scene: tuple[Path, Path], predictor: Predictor, tmp_path: Path, until: int
+) -> None:
+    options = options_from(every=5)
+
+    def windows(record: Path, scored: Callable[[float, int | None], bool], most: int) -> tuple[list[Window], int, int]:
+        """Windows up to some number of them; frames that were looked at; pictures that were read."""
+        detector, read = Truth(scene[1]), [0]
+        with FileSource(scene[0]) as source, DetectionRecord(record) as kept:
+            original = source.reader.read
+            source.reader.read = lambda indices: (read.__setitem__(0, read[0] + len(indices)), original(indices))[1]  # type: ignore[method-assign, func-returns-value]
+            follower = follower_of(detector, options, record=kept)
+            found = []
+            for window in windows_of(source, follower, predictor.input, options, scored):
+                found.append(window)
+                kept.flush()
+                if len(found) == most:
+                    break
+        return found, detector.seen, read[0]
+
+    whole, seen, _ = windows(tmp_path / "whole.csv", lambda start, face: False, 99)
+    assert len(whole) > 22 and {window.face for window in whole} == {1, 2, 3}
+    windows(tmp_path / "part.csv", lambda start, face: False, until)
+    last = (whole[until - 1].start, whole[until - 1].face or 0)
+    again, seen_again, read = windows(tmp_path / "part.csv", lambda start, face: (start, face or 0) <= last, 99)
+    for number, (one, other) in enumerate(zip(whole, again, strict=True)):
+        assert dataclasses.replace(one, clip=None) == dataclasses.replace(other, clip=None)
+        assert (other.clip is None) == (number < until)
+        if number >= until:
+            np.testing.assert_array_equal(one.clip, other.clip)
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "part.csv").read_bytes()
+    # What was looked at before is neither looked at nor read again.
+    frames = last[0] * 25
+    assert seen_again <= seen - frames / 5 and read <= 375 - frames + 20

@@ -72,6 +72,21 @@ def test_batches_are_filled_up_where_their_size_might_matter(model: LGIFormer, m
     assert seen == [8, 8]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batches_on_a_gpu_are_full_and_replayed(model: LGIFormer, precision: str) -> None:
+    given = clips(11)
+    expected = open_predictor(copy.deepcopy(model), device="cpu", precision="fp32").score(given)
+    predictor = open_predictor(model, device="cuda", precision=precision, batch_size=4)  # type: ignore[arg-type]
+    first, second, third = (predictor.score(given) for _ in range(3))
+    np.testing.assert_allclose(first.probabilities, expected.probabilities, atol=1e-5 if precision == "fp32" else 0.05)
+    for found in (second, third, predictor.score(given[:4])):
+        np.testing.assert_allclose(found.probabilities, first.probabilities[: len(found.probabilities)], atol=1e-6)
+    order = np.arange(11)[::-1]
+    np.testing.assert_array_equal(predictor.score(given[order]).probabilities, third.probabilities[order])
+
+
 def test_no_clips_have_no_scores(predictor: Predictor) -> None:
     found = predictor.score(clips(0))
     assert found.probabilities.shape == (0, 3) and found.features.shape == (0, 16)
