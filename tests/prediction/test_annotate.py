@@ -50,7 +50,7 @@ def with_sound(
         pictures: Any = target.add_stream_from_template(source.streams.video[0])
         sound: Any = target.add_stream(codec, rate=rate, layout="mono")
         for packet in source.demux(video=0):
-            if packet.dts is not None:
+            if packet.dts is not None and packet.pts is not None:
                 shift = round(late / packet.time_base)
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, pictures
                 target.mux(packet)
@@ -106,8 +106,8 @@ def test_bars_cover_neither_faces_nor_each_other() -> None:
     overlay = Overlay(CLASSES, (480, 640), np.array([0.5, 0.5]))
     faces = [FaceNow(number, (40.0 + 170 * number, 150.0, 100.0, 120.0), np.array([0.5, 0.5])) for number in range(3)]
     faces.append(FaceNow(4, (560.0, 20.0, 79.0, 80.0), np.array([0.5, 0.5])))
-    drawn = overlay.draw(np.full((480, 640, 3), 250, np.uint8), faces)
-    dark = (drawn < 120).all(-1)
+    drawn: Any = overlay.draw(np.full((480, 640, 3), 250, np.uint8), faces)
+    dark: Any = np.all(drawn < 120, axis=-1)
     for face in faces:
         assert face.box is not None
         x, y, width, height = (int(value) for value in face.box)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -41,14 +42,14 @@ def make_rows(
     return rows
 
 
-def words_of(figure: object) -> set[str]:
-    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}  # type: ignore[attr-defined]
+def words_of(figure: Any) -> set[str]:
+    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
 
 
 def test_areas_are_the_probabilities() -> None:
     rows = make_rows({1: (0, 99)}, 12.0)
     figure = plot_timeline(rows, CLASSES)
-    stack = next(axis for axis in figure.axes if len(axis.collections) == len(CLASSES))
+    stack: Any = next(axis for axis in figure.axes if len(axis.collections) == len(CLASSES))
     bottom = np.zeros(len(rows))
     for position, area in enumerate(stack.collections):
         # The upper edge of an area at the windows' middles, from the vertices of its outline.
@@ -63,7 +64,7 @@ def test_areas_are_the_probabilities() -> None:
 
 def test_gaps_are_left_empty() -> None:
     figure = plot_timeline(make_rows({1: (0, 8), 2: (14, 30), 3: (14, 20), 4: (25, 30)}, 30.0), CLASSES)
-    stack = next(axis for axis in figure.axes if len(axis.collections) == len(CLASSES))
+    stack: Any = next(axis for axis in figure.axes if len(axis.collections) == len(CLASSES))
     corners = np.concatenate([area.get_paths()[0].vertices for area in stack.collections])
     # The last window in which it is has its middle at 7, and half a hop more is for it.
     assert corners[:, 0].max() == 7.5 and corners[:, 0].min() == 0

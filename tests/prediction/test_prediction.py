@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,10 @@ from maedfer.prediction.segments import Segment
 from maedfer.prediction.table import read_table
 
 CLASSES = ("happy", "sad")
+
+
+def words_of(figure: Any) -> set[str]:
+    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
 
 
 @pytest.fixture
@@ -37,8 +43,8 @@ def test_table_of_pandas_is_that_of_the_file(prediction: Prediction, tmp_path: P
         if name in ("video", "status", "prediction"):
             assert frame[name].fillna("").tolist() == read[name].fillna("").tolist()
         else:
-            values = [frame[name].to_numpy(float, na_value=np.nan), read[name].to_numpy(float)]
-            assert np.allclose(*values, equal_nan=True), name
+            values = frame[name].to_numpy(float, na_value=np.nan)
+            assert np.allclose(values, read[name].to_numpy(float), equal_nan=True), name
     assert str(frame["face"].dtype) == "Int64" and frame["face"].isna().tolist() == [False, False, False, True]
     assert Prediction([], CLASSES, "a.mp4").to_pandas().columns.tolist() == list(frame.columns)
 
@@ -50,8 +56,10 @@ def test_what_is_saved_is_loaded(prediction: Prediction, tmp_path: Path) -> None
     assert again.classes == CLASSES and again.video == "a b.mp4" and again.summary == prediction.summary
     for one, other in zip(prediction.rows, again.rows, strict=True):
         assert one.window == other.window
-        assert (one.probabilities is None) == (other.probabilities is None)
-        assert one.probabilities is None or np.allclose(one.probabilities, other.probabilities)
+        if one.probabilities is None or other.probabilities is None:
+            assert one.probabilities is other.probabilities
+        else:
+            assert np.allclose(one.probabilities, other.probabilities)
     assert again.record is None and again.options == PredictionOptions()
     # Saving it once more leaves the same.
     content = path.read_bytes()
@@ -81,13 +89,12 @@ def test_words_and_pictures_of_a_prediction(prediction: Prediction, tmp_path: Pa
     assert repr(prediction) == "<Prediction of a b.mp4: 4 rows, 2 faces: sad 67%, happy 33%>"
     assert repr(Prediction([], CLASSES, "")) == "<Prediction of : 0 rows, 0 faces>"
     assert prediction._repr_png_().startswith(b"\x89PNG")
-    words = {text.get_text() for text in prediction.plot(tmp_path / "a.png").findobj(lambda x: hasattr(x, "get_text"))}
+    words = words_of(prediction.plot(tmp_path / "a.png"))
     assert any("uncalibrated" in text for text in words) and "a b.mp4" in words
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width == 2000
     prediction.summary["calibration"] = "told otherwise"
-    words = {text.get_text() for text in prediction.plot().findobj(lambda x: hasattr(x, "get_text"))}
-    assert "told otherwise" in words
+    assert "told otherwise" in words_of(prediction.plot())
 
 
 def test_segments_of_a_prediction(prediction: Prediction, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_probabilities_are_means_over_time() -> None:
         own = [entry for entry in rows if entry.window.face == found.face]
         weights = [((grid > entry.window.start) & (grid < entry.window.end)).sum() for entry in own]
         expected = np.average([entry.probabilities for entry in own], axis=0, weights=weights)
-        assert np.allclose(found.probabilities, expected, atol=1e-3)
+        assert found.probabilities is not None and np.allclose(found.probabilities, expected, atol=1e-3)
         assert found.windows == np.count_nonzero(weights) and found.status == "ok"
     assert (first.face, second.face) == (1, 2)
 
