@@ -16,6 +16,7 @@ from typing import Any
 from maedfer.cli import (
     compare,
     convert,
+    crop,
     evaluate,
     export,
     features,
@@ -102,6 +103,7 @@ def build_parser() -> Parser:
             "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
+            "maedfer crop recordings/ --out faces               # every video's largest face, cut out",
             "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
@@ -120,6 +122,7 @@ def build_parser() -> Parser:
         report,
         compare,
         lists,
+        crop,
         synth,
         info,
         convert,

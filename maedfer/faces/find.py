@@ -46,14 +46,20 @@ def find_tracks(
     """
     follower = Follower(detector, every=every, gap=gap, shortest=shortest, record=record)
     with open_video(path) as reader:
-        times = times_of(reader, fps)
-        for frame in read_frames(reader, times, follower.needs_picture):
-            follower.push(frame)
-            if progress is not None and frame.index % _AT_ONCE == 0:
-                progress(frame.index, len(reader))
-        follower.finish()
-        if progress is not None:
-            progress(len(reader), len(reader))
+        return follow_reader(follower, reader, times_of(reader, fps), progress)
+
+
+def follow_reader(
+    follower: Follower, reader: VideoReader, times: np.ndarray, progress: Callable[[int, int], None] | None = None
+) -> list[FaceTrack]:
+    """Show all frames of an open video to a follower; gives the faces by number."""
+    for frame in read_frames(reader, times, follower.needs_picture):
+        follower.push(frame)
+        if progress is not None and frame.index % _AT_ONCE == 0:
+            progress(frame.index, len(reader))
+    follower.finish()
+    if progress is not None:
+        progress(len(reader), len(reader))
     return follower.tracks()
 
 

@@ -1,0 +1,179 @@
+"""What was cropped so far: a line for each video in a file beside the crops, so that a run can be gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from maedfer._files import read_file
+from maedfer.data.annotations import clip_key
+from maedfer.data.inputs import Input
+from maedfer.data.video.base import shown
+from maedfer.errors import InputError
+from maedfer.faces.write_crops import CroppedFace
+
+JOURNAL_FILE = "journal.jsonl"
+# Names that `tempfile` makes of those of files, as in `maedfer._files.atomic_path`.
+_LEFTOVER = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What came of a video.
+
+    Args:
+        name: of its files.
+        video: as it was given.
+        key: the same for all ways to write its path.
+        state: size and time of its last change, by which it is seen that it has changed.
+        faces: that were written.
+        failure: why there are none; "" where there are.
+        final: whether trying again makes no difference.
+    """
+
+    name: str
+    video: str
+    key: str
+    state: tuple[int, int]
+    faces: tuple[CroppedFace, ...]
+    failure: str
+    final: bool
+
+
+class CropJournal:
+    """The journal of a folder of crops; use it as a context.
+
+    Args:
+        folder: made if need be.
+        settings: what crops depend on; a folder holds crops of one kind.
+
+    Raises:
+        InputError: the folder holds something else or crops of another kind, another process writes to it, or it cannot
+            be written to.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._folder, self._settings = folder, json.loads(json.dumps(settings))
+        self._entries: dict[str, Entry] = {}
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> CropJournal:
+        path = self._folder / JOURNAL_FILE
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and any(self._folder.iterdir()):
+                raise InputError(
+                    f"{shown(self._folder)} is not empty and holds no crops: choose another folder, or delete what is "
+                    "in it"
+                )
+            self._file = path.open("a+b")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{shown(self._folder)}: another process is writing crops there") from None
+            self._read(path)
+            if self._entries:
+                _remove_leftovers(self._folder)
+        except OSError as error:
+            self.__exit__()
+            raise InputError(f"cannot write crops to {shown(self._folder)}: {error.strerror or error}") from error
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def find(self, item: Input) -> Entry | None:
+        """What is known of a video that need not be done again.
+
+        Raises:
+            InputError: the name stands for another video.
+        """
+        entry = self._entries.get(item.name)
+        if entry is None:
+            return None
+        if entry.key != clip_key(item.path):
+            raise InputError(
+                f"{shown(self._folder)} holds crops of {shown(entry.video)} under the name {shown(item.name)!r}, which "
+                f"{shown(item.path)} has as well: choose another folder, or give both in one command"
+            )
+        there = all((self._folder / face.file).exists() for face in entry.faces)
+        return entry if entry.final and there and entry.state == _state(item.path) else None
+
+    def add(self, item: Input, faces: Sequence[CroppedFace], failure: str, final: bool) -> None:
+        """Note what came of a video."""
+        entry = Entry(item.name, str(item.path), clip_key(item.path), _state(item.path), tuple(faces), failure, final)
+        self._write(dataclasses.asdict(entry))
+        self._entries[item.name] = entry
+
+    def entry(self, item: Input) -> Entry:
+        """What came of a video."""
+        return self._entries[item.name]
+
+    def entries(self) -> list[Entry]:
+        """What came of all videos, by name."""
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(json.dumps(content).encode("ascii") + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write to {shown(self._folder)}: {error.strerror or error}") from error
+
+    def _read(self, path: Path) -> None:
+        """Read what is there, all but a line without an end, which a process that was killed has left."""
+        assert self._file is not None
+        lines = read_file(path).split(b"\n")
+        self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        try:
+            contents = [json.loads(line) for line in lines[:-1]]
+            settings = contents[0]["settings"] if contents else None
+            entries = [_entry(content) for content in contents[1:]]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{shown(path)} is no journal of crops: choose another folder") from None
+        if settings is None:
+            self._write({"settings": self._settings})
+        elif settings != self._settings:
+            other = [name for name in self._settings if settings.get(name) != self._settings[name]]
+            raise InputError(
+                f"{shown(self._folder)} holds crops with other settings ({', '.join(other) or 'of another version'}): "
+                "choose another folder, or delete it"
+            )
+        self._entries = {entry.name: entry for entry in entries}
+
+
+def _entry(content: dict[str, Any]) -> Entry:
+    faces = tuple(CroppedFace(**{**face, "box": tuple(face["box"])}) for face in content.pop("faces"))
+    return Entry(**{**content, "state": tuple(content["state"]), "faces": faces})
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a process has left that was killed while it wrote."""
+    for place, folders, files in os.walk(folder):
+        for name in [name for name in folders if _LEFTOVER.fullmatch(name)]:
+            folders.remove(name)
+            shutil.rmtree(Path(place, name))
+        for name in filter(_LEFTOVER.fullmatch, files):
+            Path(place, name).unlink()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
