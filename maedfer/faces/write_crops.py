@@ -200,7 +200,7 @@ class _Crop:
         if options.format == "mp4":
             temporary = files.enter_context(atomic_path(path))
             rate = Fraction(len(self.places) / max(self.end - self.start, 1e-3)).limit_denominator(1001)
-            self._writer: _Writer = _VideoWriter(temporary, options.size, rate, options.written_quality)
+            self._writer: _CropWriter = _VideoWriter(temporary, options.size, rate, options.written_quality)
         else:
             self._writer = _FolderWriter(files.enter_context(_atomic_folder(path)), options.written_quality)
 
@@ -233,7 +233,7 @@ class _Crop:
         )
 
 
-class _Writer(abc.ABC):
+class _CropWriter(abc.ABC):
     """Takes crops in their order."""
 
     @abc.abstractmethod
@@ -245,7 +245,7 @@ class _Writer(abc.ABC):
         """Complete the file; may be called again."""
 
 
-class _VideoWriter(_Writer):
+class _VideoWriter(_CropWriter):
     """Writes h264; the same crops give the same bytes."""
 
     def __init__(self, path: Path, size: int, rate: Fraction, crf: int) -> None:
@@ -289,7 +289,7 @@ class _VideoWriter(_Writer):
             self._container.mux(packet)
 
 
-class _FolderWriter(_Writer):
+class _FolderWriter(_CropWriter):
     """Writes 00001.jpg, 00002.jpg, ..."""
 
     def __init__(self, folder: Path, quality: int) -> None:
