@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -72,6 +73,9 @@ def find_inputs(
     """
     found: dict[str, tuple[Input, PurePosixPath]] = {}
     for item in items:
+        if item == "":
+            # Of which a path would make the folder that one is in.
+            raise InputError("an item is an empty name: give video files, folders or lists of them")
         path = Path(item)
         status = look_at(path)
         if path.is_dir():
@@ -116,7 +120,7 @@ def _search(folder: Path, tell: Callable[[str], None], seen: set[str]) -> list[P
     seen.add(real)
     try:
         with os.scandir(folder) as entries:
-            inside = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+            inside = sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
         sentence = f"{shown(folder)} cannot be looked into: {error.strerror}"
         if first:
@@ -134,6 +138,13 @@ def _search(folder: Path, tell: Callable[[str], None], seen: set[str]) -> list[P
     if pictures:
         tell(f"{shown(folder)} has {counted(pictures, 'picture')} beside its clips, which are left out.")
     return clips
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link that leads back to itself is no reason to pass over what is beside it.
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def _of_list(file: Path, root: str | Path | None, classes: Sequence[str]) -> Iterator[tuple[Input, PurePosixPath]]:

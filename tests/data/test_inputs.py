@@ -96,3 +96,18 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         find_inputs([tmp_path / "empty"])
     with pytest.raises(InputError, match="nothing to do"):
         find_inputs([])
+
+
+def test_a_link_that_leads_nowhere_does_not_hide_what_is_beside_it(tmp_path: Path) -> None:
+    make(tmp_path, "1.mp4")
+    (tmp_path / "round").symlink_to("round")
+    # Named as a video, it is one that cannot be read, which is to be told with the others.
+    (tmp_path / "2.mp4").symlink_to("2.mp4")
+    told: list[str] = []
+    assert list(named(find_inputs([tmp_path], tell=told.append))) == ["1", "2"] and not told
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make(tmp_path, "1.mp4"))
+    with pytest.raises(InputError, match="an item is an empty name"):
+        find_inputs([""])
