@@ -25,7 +25,10 @@ class PredictionOptions:
         "all", doc="whom a window is scored for: everybody, the largest face, or the N largest ones"
     )
     coverage: float = setting(
-        0.5, above=0, high=1, doc="share of a window's frames in which a face must be there to be scored"
+        0.5,
+        above=0,
+        high=1,
+        doc="share of a window's frames, of those that the video has, in which a face must be there to be scored",
     )
     between: tuple[float, float] | None = setting(None, low=0, doc="seconds between which a video is looked at")
     fps: float | None = setting(None, above=0, doc="frames a second of a folder of frames, which tells no times")

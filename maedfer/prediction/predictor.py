@@ -246,7 +246,8 @@ def open_predictor(
     """Load a classifier, once for many videos.
 
     Args:
-        checkpoint: a run folder, a saved model, a checkpoint of a run, a published fine-tuned file, or a classifier.
+        checkpoint: a run folder, a saved model, a checkpoint of a run, a published fine-tuned file; or a classifier,
+            which is taken to the device and into evaluation mode.
         classes: names in label order, or the name of a data set whose protocol is known ("dfew"); needed where the
             checkpoint does not name them.
         precision: "auto" = what `maedfer evaluate` computes in: bf16 on a processor or GPU that multiplies it fast.

@@ -19,7 +19,7 @@ from maedfer.data.video.base import MAX_PIXELS, shown, words
 from maedfer.errors import InputError, require
 from maedfer.faces.frame import Frame
 from maedfer.prediction.options import PredictionOptions
-from maedfer.prediction.windows import EPSILON
+from maedfer.prediction.windows import EPSILON, RATE
 
 AnySource = TypeVar("AnySource", bound="FrameSource")
 
@@ -27,6 +27,8 @@ AnySource = TypeVar("AnySource", bound="FrameSource")
 _AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 26
 # Seconds after which a stream that sends nothing has ended.
 _SILENCE = 30.0
+# Seconds by which a clock does not go forth or back from one frame to the next, unless it is set anew.
+_BACK, _FORTH = 1.0, 600.0
 
 
 def always(index: int) -> bool:
@@ -157,7 +159,8 @@ class LiveSource(FrameSource):
     """A device or a stream that PyAV opens, for as long as it goes on.
 
     Times are those of the stream since its first frame, or of this machine's clock where it tells none. Frames that
-    are not later than the one before are passed over.
+    are not later than the one before are passed over; where a stream's clock is set anew, its frames follow on the
+    last one.
 
     Args:
         name: URL, or file of the device.
@@ -200,12 +203,16 @@ class LiveSource(FrameSource):
 
     def frames(self, wanted: Callable[[int], bool] = always) -> Iterator[Frame]:
         """See `FrameSource.frames`; what is wanted cannot be chosen."""
-        first, last, count = None, -np.inf, 0
+        first: float | None = None
+        last, count = -np.inf, 0
         begun = time.monotonic()
         start, stop = (-np.inf, np.inf) if self.between is None else self.between
         for frame in self._decoded():
             told = time.monotonic() - begun if frame.pts is None else float(frame.pts * frame.time_base)
-            first = told if first is None else first
+            if first is None:
+                first = told
+            elif count and not first + last - _BACK < told < first + last + _FORTH:
+                first = told - last - 1 / RATE
             now = told - first
             if now > stop + EPSILON:
                 return

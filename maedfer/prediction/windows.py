@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from maedfer.errors import InputError
+
 # Seconds that times may be off by what computing with them does to them.
 EPSILON = 1e-6
 # The rate at which the stride of a model was chosen.
@@ -20,6 +22,8 @@ RATE = 25
 # Distances between frames of which the last frame's duration is the median, and its duration where it is the only one.
 _RECENT = 1000
 _ONE_FRAME = 1 / RATE
+# Windows of a video, and between two frames: more come of times that are none, or of a hop that nobody means.
+_MOST, _MOST_AT_ONCE = 10_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,19 @@ class Grid:
     Attributes:
         first, end: when the first frame is shown, and until when the last one; None where that is not known yet.
         open: windows of which frames are still to come, in order.
+
+    Raises:
+        InputError: there would be more windows than anybody wants.
     """
 
     def __init__(self, window: float, hop: float, frames: int, duration: float | None = None) -> None:
         self.window, self.hop, self.frames = window, hop, frames
         self.count = None if duration is None else window_count(duration, window, hop)
+        if self.count is not None and self.count > _MOST:
+            raise InputError(
+                f"a hop of {hop:g} s gives {self.count} windows in {duration:g} s: give a larger hop, or look whether "
+                "the video's times are what they should be"
+            )
         self.first: float | None = None
         self.end: float | None = None
         self._opened = 0
@@ -127,10 +139,18 @@ class Grid:
 
         Returns:
             The index of the frame before it, if that is a sample of a window.
+
+        Raises:
+            InputError: it comes so long after the one before that there are too many windows in between.
         """
         if self._last is None:
             self.first = time
             needed = None
+        elif time - self._last[1] > _MOST_AT_ONCE * self.hop:
+            raise InputError(
+                f"frame {index} comes {time - self._last[1]:.6g} s after the one before, which is {_MOST_AT_ONCE} hops "
+                "or more: give a larger hop, or look whether times are in seconds"
+            )
         else:
             needed = self._settle((self._last[1] + time) / 2 + EPSILON)
         self._last = index, time

@@ -212,6 +212,18 @@ def test_times_come_from_the_clock_where_a_stream_tells_none(server: str, monkey
     assert found[:4] == [0.0, 0.5, 1.0, 2.0] and len(found) == 10
 
 
+def test_a_clock_that_is_set_anew_goes_on(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LiveSource(f"{server}/video.mkv") as source:
+        decoded = list(source._decoded())
+        told = [100, 100.5, 101, 3.0, 3.5, 3.25, 4, 5e6, 5e6 + 1, 5e6 + 2, 5e6 + 3, 5e6 + 4]
+        for frame, time in zip(decoded, told, strict=True):
+            frame.pts = round(time / float(frame.time_base))
+        monkeypatch.setattr(source, "_decoded", lambda: iter(decoded))
+        found = [frame.time for frame in source.frames()]
+    # Back by less than a second is a frame that comes too late.
+    assert found == pytest.approx([0, 0.5, 1.0, 1.04, 1.54, 2.04, 2.08, 3.08, 4.08, 5.08, 6.08])
+
+
 def test_devices_and_addresses_are_told_from_files(tmp_path: Path) -> None:
     assert is_live("rtsp://camera") and is_live("/dev/null")
     assert not is_live(tmp_path / "a.mp4") and not is_live("a:b.mp4") and not is_live(tmp_path)

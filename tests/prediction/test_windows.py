@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from maedfer.errors import InputError
 from maedfer.prediction.windows import Grid, last_duration, shown_frames, window_count, window_seconds
 
 RATES = {
@@ -109,3 +110,12 @@ def test_what_is_held_does_not_grow() -> None:
 def test_no_frames_have_no_windows() -> None:
     grid = Grid(2.56, 1.0, 16)
     assert grid.finish() is None and grid.closed() == []
+
+
+def test_more_windows_than_anybody_wants_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a hop of 1e-06 s gives \d+ windows in 100 s: give a larger hop"):
+        Grid(2.56, 1e-6, 16, 100.0)
+    grid = Grid(2.56, 1.0, 16)
+    grid.push(0, 0.0)
+    with pytest.raises(InputError, match=r"frame 1 comes 1.7e\+09 s after the one before.*times are in seconds"):
+        grid.push(1, 1.7e9)
