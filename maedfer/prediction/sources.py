@@ -123,7 +123,7 @@ class FileSource(FrameSource):
             indices = range(self.first + at, self.first + min(at + size, len(self.times)))
             read = [index for index in indices if wanted(index)]
             pictures = dict(zip(read, self.reader.read(read), strict=True))
-            for index, shown_at in zip(indices, self.times[at:].tolist(), strict=False):
+            for index, shown_at in zip(indices, self.times[at : at + size].tolist(), strict=True):
                 yield Frame(index, shown_at, pictures.get(index))
         self._under_way = False
 

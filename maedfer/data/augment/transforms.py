@@ -13,13 +13,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import functional
 
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import RandAugment
 from maedfer.data.augment.torch_pictures import resize
-from maedfer.errors import InputError, unknown
+from maedfer.errors import InputError, require, unknown
 
 Fit = Literal["stretch", "crop"]
 # ImageNet's mean and deviation in steps of uint8: erased boxes are normal noise after normalisation.
@@ -46,7 +44,8 @@ class EvalTransform:
         if self.fit == "crop":
             scale = max(height / frames.shape[-2], width / frames.shape[-1])
             inner = [max(side, round(old * scale)) for side, old in zip(self.size, frames.shape[-2:], strict=True)]
-            return functional.center_crop(resize(frames, inner), [height, width])
+            top, left = (round((old - side) / 2) for old, side in zip(inner, self.size, strict=True))
+            return resize(frames, inner)[..., top : top + height, left : left + width]
         return resize(frames, self.size)
 
 
@@ -77,6 +76,8 @@ class TrainAugment:
         fit: Fit = "stretch",
         impl: Impl = "auto",
     ) -> None:
+        # With torchvision comes PyTorch's compiler: a second and 160 MB that whoever does not train does without.
+        self._draw_box = require("torchvision.transforms", "train").RandomResizedCrop.get_params
         operations_by(impl)
         self.impl = impl
         self.fit = EvalTransform(size, fit)
@@ -88,7 +89,7 @@ class TrainAugment:
         frames = self.fit(frames)
         if self.randaugment is not None:
             frames = self.randaugment(frames)
-        top, left, height, width = RandomResizedCrop.get_params(frames, self.scale, self.ratio)
+        top, left, height, width = self._draw_box(frames, self.scale, self.ratio)
         crop, mirror = frames[..., top : top + height, left : left + width], bool(torch.rand(()) < self.flip)
         frames = operations_by(self.impl).resize(crop, self.fit.size, mirror, planar=True)
         return erase_box(frames) if torch.rand(()) < self.erase else frames

@@ -180,7 +180,7 @@ def _index(path: Path) -> VideoIndex:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Packet:
     pts: Any
     duration: Any
