@@ -23,6 +23,7 @@ from maedfer.cli import (
     finetune,
     info,
     lists,
+    predict,
     pretrain,
     report,
     settings,
@@ -35,6 +36,10 @@ from maedfer.errors import InputError, MissingDependencyError, shortened, unknow
 _USER_ERRORS = (InputError, MissingDependencyError, OSError)
 # What torch says in a RuntimeError where the memory of the machine, not that of a GPU, does not suffice.
 _NO_MEMORY = "DefaultCPUAllocator"
+# What to say of a command that was interrupted and can be gone on with.
+_GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on from the last checkpoint") | {
+    "predict": "; the same command goes on after the last window that is written"
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend (one line on stderr), 130 when interrupted.
+        The exit status: 0, 1 where some of many inputs have failed, 2 for what the user can mend (one line on stderr),
+        130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
@@ -55,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Here, not when Python ends, so that a full disk or a closed pipe is told like any other failure.
             sys.stdout.flush()
     except KeyboardInterrupt:
-        more = "; the same command goes on from the last checkpoint" if argv[:1] in (["pretrain"], ["finetune"]) else ""
+        more = _GOES_ON.get(argv[0], "") if argv else ""
         _complain(f"\nmaedfer: interrupted{more}")
         return 130
     except BrokenPipeError:
@@ -104,6 +110,7 @@ def build_parser() -> Parser:
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
             "maedfer crop recordings/ --out faces               # every video's largest face, cut out",
+            "maedfer predict interviews/ --checkpoint runs/dfew --out results      # expressions over time",
             "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
@@ -118,6 +125,7 @@ def build_parser() -> Parser:
         finetune,
         evaluate,
         features,
+        predict,
         settings,
         report,
         compare,

@@ -150,6 +150,9 @@ class _Run:
     def _tasks(self) -> Iterator[WindowTask]:
         """What is still to be done; a video's files are opened when its turn comes."""
         for job in self.jobs:
+            if job.before:
+                # A process may have ended between the last file of a video and this.
+                job.files.remove_parts()
             if job.failure is not None or job.before:
                 continue
             try:
@@ -241,10 +244,12 @@ class _Run:
         seconds = job.about.get("seconds")
         past = max(time.monotonic() - job.began, 1e-3)
         done = (seconds or job.reached) - (job.first or 0.0)
+        options = job.task.options
+        found = summarize(read_table(job.files.paths["table"])[1], classes, 0.0 if options.whole else options.hop)
         summary = {
             "video": shown(job.files.video),
             "minutes": None if seconds is None else round(seconds / 60, 4),
-            **summarize(read_table(job.files.paths["table"])[1], classes),
+            **found,
             "video_stream": {key: value for key, value in job.about.items() if key != "seconds"},
             **self.common,
             "speed": {"times_real_time": round(done / past, 2), "seconds": round(past, 2)},

@@ -61,17 +61,19 @@ class _Count:
         }
 
 
-def summarize(rows: Iterable[Row], classes: Sequence[str]) -> dict[str, Any]:
+def summarize(rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0) -> dict[str, Any]:
     """Add up the rows of one video; memory grows with the number of faces only.
 
     Args:
         rows: in their order in the table.
         classes: names of the classes.
+        hop: seconds that a window stands for at least.
 
     Returns:
         "windows" and "windows_without_a_face": spans of time, and those of them in which no face was for long enough;
-        "minutes_with_a_face": covered by the others; "scored": rows with probabilities, "shares" of the classes among
-        these, means of probabilities and confidence; "faces": the same for each face, with its seconds.
+        "minutes_with_a_face": covered by the others, a hop for each at least; "scored": rows with probabilities,
+        "shares" of the classes among these, means of probabilities and confidence; "faces": the same for each face,
+        with its seconds.
     """
     all_faces, faces = _Count(len(classes)), dict[int, _Count]()
     windows = empty = 0
@@ -87,8 +89,9 @@ def summarize(rows: Iterable[Row], classes: Sequence[str]) -> dict[str, Any]:
         all_faces.add(row)
         if window.face is not None:
             faces.setdefault(window.face, _Count(len(classes))).add(row)
-        covered += max(0.0, window.end - max(until, window.start))
-        until = max(until, window.end)
+        end = max(window.end, window.start + hop)
+        covered += max(0.0, end - max(until, window.start))
+        until = max(until, end)
     told = all_faces.tell(classes)
     return {
         "windows": windows,

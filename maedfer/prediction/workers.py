@@ -171,11 +171,16 @@ def _events(find: Find, task: WindowTask) -> Iterator[Event]:
     except Exception as error:
         if isinstance(error, OutputError | MissingDependencyError):
             yield Event(task.number, "stop", str(error))
-        elif isinstance(error, OSError) and error.errno in _FULL:
-            yield Event(task.number, "stop", words(error))
+        elif _is_full(error):
+            yield Event(task.number, "stop", str(error) if isinstance(error, InputError) else words(error))
         elif isinstance(error, InputError):
             yield Event(task.number, "failed", str(error))
         else:
             if os.environ.get("MAEDFER_TRACEBACK", "0") not in ("", "0"):
                 traceback.print_exc(file=sys.stderr)
             yield Event(task.number, "failed", f"{words(error)}: MAEDFER_TRACEBACK=1 shows where")
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the system says that nothing can be written any more."""
+    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,6 @@ from maedfer.errors import InputError
 from maedfer.prediction import many, run, table
 from maedfer.prediction.many import VideoJob, predict_jobs
 from maedfer.prediction.table import TableWriter, read_table
-from tests.helpers import REPOSITORY
 from tests.prediction.fakes import CLASSES, FakeModel, Silent, find, job, rows, windows
 
 VIDEOS = {"a": "9 1", "b": "0 2", "c": "14 3", "d": "5 4"}
@@ -80,7 +75,7 @@ def test_tables_hold_what_is_known(batch: int, workers: int, tmp_path: Path) -> 
         grid = np.arange(0, count + 3, 0.01)
         covered = np.zeros(len(grid), bool)
         for row in scored:
-            covered |= (grid >= row.window.start) & (grid < row.window.end)
+            covered |= (grid >= row.window.start) & (grid < row.window.start + 2.56)
         assert abs(summary["minutes_with_a_face"] * 60 - covered.sum() * 0.01) < 0.2
         assert {one["face"] for one in summary["faces"]} == {row.window.face for row in scored}
         with np.load(out / f"{path.stem}.npz") as saved:
@@ -167,12 +162,12 @@ def test_ends_at_any_moment_change_no_byte(tmp_path: Path) -> None:
     wanted = contents(tmp_path / "whole")
     draw = random.Random(0)
     ends = 0
-    for number in range(12):
+    for number in range(20):
         out = tmp_path / f"out_{number}"
         # Again and again, until it comes through.
         while True:
             with pytest.MonkeyPatch.context() as patch:
-                ends_somewhere(patch, draw.randrange(60))
+                ends_somewhere(patch, draw.randrange(70))
                 try:
                     predict(paths, out, 2)
                     break
@@ -180,32 +175,6 @@ def test_ends_at_any_moment_change_no_byte(tmp_path: Path) -> None:
                     ends += 1
         assert contents(out) == wanted, number
     assert ends >= 20
-
-
-def test_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
-    paths = put(tmp_path / "in", {"a": "60 1", "c": "60 3"})
-    predict(paths, tmp_path / "whole")
-    program = (
-        "import os, signal, sys; from pathlib import Path; from tests.prediction import fakes, test_many\n"
-        "score, left = fakes.FakeModel.score, [int(sys.argv[1])]\n"
-        "def scored(self, clips):\n"
-        "    left[0] -= 1\n"
-        "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return score(self, clips)\n"
-        "fakes.FakeModel.score = scored\n"
-        "test_many.predict([Path(one) for one in sys.argv[3:]], Path(sys.argv[2]))"
-    )
-    out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "70", str(out), *map(str, paths)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL
-    there = (out / "a.csv").read_bytes()
-    assert (tmp_path / "whole" / "a.csv").read_bytes().startswith(there) and there.count(b"\n") > 20
-    predict(paths, out)
-    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_what_fails_is_listed_and_stops_nothing(tmp_path: Path) -> None:

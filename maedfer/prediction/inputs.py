@@ -1,0 +1,191 @@
+"""What a command is to predict, and the folder that the results go to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from maedfer._values import expand_home
+from maedfer.data.inputs import find_inputs
+from maedfer.data.video.base import look_at, shown
+from maedfer.errors import InputError
+from maedfer.prediction.many import RESERVED
+from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.run import SUFFIXES
+from maedfer.prediction.sources import is_live
+from maedfer.prediction.table import writing
+from maedfer.setting import setting_of
+
+LOCK_FILE = ".predict.lock"
+# Shorter hops would give rows of one time: tables have milliseconds.
+_LEAST_HOP = 0.001
+
+
+@dataclass(frozen=True)
+class NamedVideo:
+    """A video, device or stream.
+
+    Args:
+        path: as it was given.
+        name: what its results are called, may hold folders.
+        live: whether it is a device or a stream.
+    """
+
+    path: str
+    name: str
+    live: bool = False
+
+
+def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[NamedVideo]:
+    """Find what is to be predicted.
+
+    Args:
+        items: files, folders, lists, devices and URLs.
+        tell: takes a sentence on what was left out.
+
+    Raises:
+        InputError: see `maedfer.data.inputs.find_inputs`; or nothing was given.
+    """
+    if not items:
+        raise InputError("predict needs an INPUT: video files, folders, lists, a device or a URL")
+    streams = [item for item in items if is_live(item)]
+    files = [expand_home(item) for item in items if not is_live(item)]
+    reserved = {*RESERVED}
+    found = find_inputs(files, reserved=reserved, tell=tell) if files else []
+    names = {clip.name for clip in found}
+    # "a.boxes" is a name that would make a file of "a".
+    ends = tuple(suffix[: -len(Path(suffix).suffix)] for suffix in SUFFIXES.values() if suffix.count(".") > 1)
+    taken = {name for name in names for end in ends if name.endswith(end) and name.removesuffix(end) in names}
+    if taken:
+        found = find_inputs(files, reserved=reserved | taken)
+    videos = [NamedVideo(str(clip.path), clip.name) for clip in found]
+    names = {video.name for video in videos} | reserved
+    for stream in streams:
+        name = base = re.sub(r"[^\w.-]+", "_", stream.partition("://")[2] or Path(stream).name).strip("._") or "stream"
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.add(name)
+        videos.append(NamedVideo(stream, name, live=True))
+    return videos
+
+
+def check_options(options: PredictionOptions, videos: Sequence[NamedVideo]) -> None:
+    """Refuse what does not go together, before anything is loaded.
+
+    Raises:
+        InputError: it does not, or a file of the options is absent.
+    """
+    if options.hop < _LEAST_HOP:
+        raise InputError(f"--hop must be {_LEAST_HOP:g} s at least, got {options.hop:g}")
+    plain = PredictionOptions()
+    for first, second in (("crop", "boxes"), ("crop", "detector"), ("whole", "hop"), ("whole", "window")):
+        changed = getattr(options, second) != getattr(plain, second)
+        if getattr(options, first) != getattr(plain, first) and changed:
+            told = {"crop": "no-crop"}.get(first, first)
+            raise InputError(f"--{told} and --{second} do not go together: leave one of them out")
+    if options.boxes is not None and options.detector is not None:
+        raise InputError("--boxes and --detector do not go together: leave one of them out")
+    for file in (options.boxes, options.detector):
+        if file is not None and look_at(Path(file)) and not os.path.isfile(file):
+            raise InputError(f"{shown(file)}: is a folder: give a file")
+    live = [video for video in videos if video.live]
+    if live and options.whole:
+        raise InputError(f"--whole needs videos that end, which {shown(live[0].path)} does not: leave it out")
+    if live and options.boxes is not None:
+        raise InputError(f"--boxes needs videos that end, which {shown(live[0].path)} does not: leave it out")
+    if len(live) > 1 or (live and len(videos) > 1):
+        raise InputError(f"{shown(live[0].path)} goes on until it ends: give it as the only INPUT")
+
+
+def check_out(out: Path, videos: Sequence[NamedVideo], given: Sequence[str]) -> None:
+    """Refuse a folder of results in which nothing can be written, or in which a result would take the place of what is
+    read.
+
+    Args:
+        out: the folder; it need not exist.
+        videos: whose results go there.
+        given: other files that are read.
+
+    Raises:
+        InputError: see above.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{shown(out)}: is a file: give a folder with --out")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    with writing(there), tempfile.TemporaryFile(dir=there):
+        pass
+    read = {os.path.realpath(file): file for file in (*given, *(video.path for video in videos if not video.live))}
+    for video in videos:
+        for suffix in SUFFIXES.values():
+            path = os.path.realpath(out / f"{video.name}{suffix}")
+            if path in read:
+                raise InputError(f"{shown(read[path])}: would be overwritten by a result: choose another --out")
+
+
+@contextlib.contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """Make the folder of results, and keep others from writing into it at the same time.
+
+    Raises:
+        InputError: somebody does.
+        OutputError: it cannot be made or written to.
+    """
+    path = out / LOCK_FILE
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may have taken the file away in between.
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                raise BlockingIOError
+        except BlockingIOError:
+            raise InputError(f"{shown(out)}: another maedfer predict writes into this folder: wait for it") from None
+        except OSError:
+            # Some network folders have no locks.
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def settings_of(video: NamedVideo, options: PredictionOptions, model: dict[str, Any]) -> dict[str, Any]:
+    """All that decides what is in the rows of a video, as plain values.
+
+    Args:
+        video: which one.
+        options: of the prediction.
+        model: the same of the model.
+
+    Raises:
+        InputError: the video, or a file of the options, is not there.
+    """
+    chosen = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if setting_of(field).belongs_to == "results" and field.name != "precision"
+    }
+    for name in ("boxes", "detector"):
+        if chosen[name] is not None:
+            chosen[f"{name}_sha256"] = hashlib.sha256(Path(chosen[name]).read_bytes()).hexdigest()
+    return {"video": video.path, "content": None if video.live else _content(Path(video.path)), **model, **chosen}
+
+
+def _content(path: Path) -> dict[str, int]:
+    """What tells that a file or a folder of frames is not what it was."""
+    status = look_at(path)
+    if path.is_dir():
+        return {"files": len(os.listdir(path))}
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
