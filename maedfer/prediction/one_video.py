@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,6 +96,7 @@ def rows_of_file(
     source: FileSource,
     options: PredictionOptions,
     progress: Callable[[float], None] | None = None,
+    record: str | Path | None = None,
 ) -> tuple[list[Row], Detector | None]:
     """All rows of a video, and who found the faces in it.
 
@@ -103,6 +105,7 @@ def rows_of_file(
         source: the video.
         options: how it is looked at.
         progress: is told the share of the video that has been looked at.
+        record: file to be made, of what the detector finds.
 
     Raises:
         InputError: it cannot be read to its end.
@@ -114,8 +117,9 @@ def rows_of_file(
         if progress is not None:
             progress(min(1.0, (time - source.first_time) / length))
 
-    windows = windows_of(source, follower_of(detector, options), scorer.input, options, progress=tell)
-    rows = [row for row, _ in scored_rows(scorer, windows, source.name)]
+    with DetectionRecord(None if detector is None or not detector.needs_pictures else record) as kept:
+        windows = windows_of(source, follower_of(detector, options, record=kept), scorer.input, options, progress=tell)
+        rows = [row for row, _ in scored_rows(scorer, windows, source.name)]
     if progress is not None:
         progress(1.0)
     return rows, detector

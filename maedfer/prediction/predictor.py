@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import platform
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -165,23 +166,30 @@ class Predictor:
         if is_live(video):
             raise InputError(f"{shown(video)}: a stream may have no end: take its rows from Predictor.stream")
         begun = time.monotonic()
-        with FileSource(video, chosen.fps, chosen.between) as source:
-            rows, detector = rows_of_file(self, source, chosen, progress)
-            seconds = source.end_time - source.first_time
-        past = max(time.monotonic() - begun, 1e-3)
-        summary = {
-            "video": shown(video),
-            "minutes": round(seconds / 60, 4),
-            **summarize(rows, self.classes),
-            "detector": None if detector is None else detector.name,
-            "detector_note": None if detector is None else detector.note,
-            "calibration": calibration(self.temperature),
-            "what_a_label_is": NOT_A_LABEL,
-            "model": self.about,
-            "options": to_dict(chosen),
-            "speed": {"times_real_time": round(seconds / past, 2), "seconds": round(past, 2)},
-        }
-        return Prediction(rows, self.classes, video, summary, options=chosen)
+        with contextlib.ExitStack() as opened:
+            # What is found in each frame, for as long as somebody may want to see it.
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="maedfer-"))
+            record = Path(folder, "boxes.csv")
+            with FileSource(video, chosen.fps, chosen.between) as source:
+                rows, detector = rows_of_file(self, source, chosen, progress, record)
+                seconds = source.end_time - source.first_time
+            past = max(time.monotonic() - begun, 1e-3)
+            summary = {
+                "video": shown(video),
+                "minutes": round(seconds / 60, 4),
+                **summarize(rows, self.classes),
+                "detector": None if detector is None else detector.name,
+                "detector_note": None if detector is None else detector.note,
+                "calibration": calibration(self.temperature),
+                "what_a_label_is": NOT_A_LABEL,
+                "model": self.about,
+                "settings": to_dict(chosen),
+                "speed": {"times_real_time": round(seconds / past, 2), "seconds": round(past, 2)},
+            }
+            kept = record if record.exists() else None
+            prediction = Prediction(rows, self.classes, video, summary, options=chosen, record=kept)
+            weakref.finalize(prediction, opened.pop_all().close)
+        return prediction
 
     def stream(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 
 import maedfer
 from maedfer.errors import InputError
+from maedfer.faces.record import DetectionRecord
 from maedfer.models import ClipSettings
-from maedfer.prediction import PredictionOptions, Predictor
+from maedfer.prediction import PredictionOptions, Predictor, one_video
 from maedfer.prediction.one_video import rows_of_file
 from maedfer.prediction.options import options_from
 from maedfer.prediction.sources import FileSource
 from tests.data.media import pictures, write_video
 from tests.prediction.models import CLASSES, classifier
+from tests.prediction.scenes import Knowing, Scene, still
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,22 @@ def test_a_call_gives_the_rows_of_a_video(video: Path, saved: Path) -> None:
     assert again.options == PredictionOptions(crop=False, hop=0.5)
 
 
+def test_what_was_found_in_frames_is_kept_with_the_prediction(
+    video: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Scene(np.arange(100) / 25, [still(20, 14)])
+    monkeypatch.setattr(one_video, "detector_of", lambda options, source=None, threads=0: Knowing(made))
+    found = maedfer.predict(video, saved, device="cpu")
+    assert [row.window.face for row in found.rows] == [1] * 4 and found.summary["detector"] == "the scene's own"
+    record = found.record
+    assert record is not None
+    with DetectionRecord(record, ended=True) as known:
+        assert (known.first_index, known.last_index) == (0, 99)
+    del found
+    gc.collect()
+    assert not record.parent.exists()
+
+
 def test_a_summary_says_what_was_computed_by_what(video: Path, saved: Path) -> None:
     found = maedfer.predict(video, saved, crop=False, device="cpu").summary
     assert found["minutes"] == pytest.approx(4 / 60, abs=1e-4) and found["windows"] == 4
@@ -54,6 +73,7 @@ def test_a_summary_says_what_was_computed_by_what(video: Path, saved: Path) -> N
     assert found["model"]["checkpoint"] == str(saved) and len(found["model"]["weights_sha256"]) == 64
     assert found["model"]["precision"] == "fp32" and found["detector"] is None
     assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["settings"]["crop"] is False
     plain = maedfer.predict(video, saved, crop=False, device="cpu", calibrate=False)
     assert plain.summary["model"]["temperature"] is None and "uncalibrated" in plain.summary["calibration"]
 
