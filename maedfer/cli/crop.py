@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = find_inputs(args.items, root=args.root, classes=classes, tell=lambda sentence: print(sentence))
     # Crops in a folder below the one that is searched are no videos to crop.
     out = os.path.realpath(args.out)
-    inputs = [item for item in inputs if not f"{os.path.realpath(item.path)}/".startswith(f"{out}/")]
+    inputs = [item for item in inputs if not os.path.realpath(item.path).startswith(f"{out}/")]
     if not inputs:
         raise InputError(f"there is nothing to do: all videos that were found are below {args.out}")
     lists = [item for item in args.items if Path(item).suffix.lower() in LIST_SUFFIXES and not os.path.isdir(item)]

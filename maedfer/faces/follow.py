@@ -18,8 +18,8 @@ class Follower:
     the frame. A cut ends every track. A face that is not found for up to `gap` seconds is taken to be there, on the way
     from where it was to where it is found again; one that is away for longer comes back under another number. Faces
     that are there for less than `shortest` seconds are none; in a scene that is shorter than twice that, a face must
-    be there for half of it. Where boxes come from elsewhere, every frame is asked for, and where they come with numbers
-    of faces, these are the tracks.
+    be there for half of it. Where boxes come from elsewhere, every frame is asked for and cuts are not looked for, and
+    where they come with numbers of faces, these are the tracks.
 
     What is followed depends on nothing but the frames, their times and what was found in them: a record of that
     gives the same tracks.
@@ -95,7 +95,8 @@ class Follower:
         frames, self._waiting = self._waiting, []
         last = frames[-1]
         known = [None if self._record is None else self._record.get(frame.index) for frame in frames]
-        mark = None if last.picture is None else signature(last.picture)
+        # Of boxes from elsewhere some frames may come with pictures, whichever others need, and some without.
+        mark = signature(last.picture) if last.picture is not None and self._detector.needs_pictures else None
         if known[-1] is not None:
             chosen = [(frame, *entry) for frame, entry in zip(frames, known, strict=True) if entry is not None]
         else:

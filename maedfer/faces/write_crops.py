@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from maedfer._files import atomic_path
+from maedfer._progress import counted
 from maedfer.data.video import VideoReader, open_video
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, require
@@ -111,7 +112,7 @@ def crop_video(
         )
         chosen = choose(tracks, times, options.faces)
         if not chosen:
-            raise NoFaceError(f"{shown(path)}: no face was found in its {len(times)} frames")
+            raise NoFaceError(f"{shown(path)}: no face was found in its {counted(len(times), 'frame')}")
         ends = np.append(times[1:], _end(reader, times, options.fps))
         with contextlib.ExitStack() as files:
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -216,6 +216,9 @@ def test_boxes_from_elsewhere_are_asked_for_in_every_frame() -> None:
     (track,) = follow(detector, (replace(frame, picture=None) for frame in frames_of(100)))
     assert detector.asked == list(range(100))
     assert present(track, 100) == list(range(7, 92))
+    # Whether pictures come along makes no difference.
+    (same_track,) = follow(detector, frames_of(100, scenes={50: 1}))
+    assert same([track], [same_track])
 
 
 def test_given_numbers_make_the_tracks() -> None:
