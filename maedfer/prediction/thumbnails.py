@@ -13,10 +13,14 @@ from maedfer.prediction.rows import Row
 
 # Pictures of a face, and their side in pixels.
 _MOST, _SIDE = 8, 160
+# From one window to the next a face that moves does so by this share of its size.
+_MOVES = 0.25
 
 
 def choose_peaks(rows: Sequence[Row], start: float, end: float, most: int = _MOST) -> list[Row]:
     """The rows of a face that pictures are worth it for: the surest one of each class, then the surest of the rest.
+
+    Those in which the face is not there throughout, or moves, are left out as long as there are others.
 
     Args:
         rows: scored ones of one face.
@@ -26,6 +30,8 @@ def choose_peaks(rows: Sequence[Row], start: float, end: float, most: int = _MOS
     Returns:
         Rows at rising times.
     """
+    still = _still(rows)
+    rows = [row for row, keep in zip(rows, still, strict=True) if keep] if any(still) else rows
     chances = np.array([row.probabilities for row in rows])
     times = np.array([row.window.time for row in rows])
     best, sure = chances.argmax(1), chances.max(1)
@@ -38,6 +44,16 @@ def choose_peaks(rows: Sequence[Row], start: float, end: float, most: int = _MOS
             if len(chosen) < most and all(abs(times[row] - times[other]) >= distance for other in chosen):
                 chosen.append(row)
     return [rows[row] for row in sorted(chosen, key=lambda row: times[row])]
+
+
+def _still(rows: Sequence[Row]) -> list[bool]:
+    """Whether the box of a row, which is a mean, shows the face in its middle."""
+    centres = np.array([(0, 0) if (box := row.window.box) is None else (box[0] + box[2] / 2, box[1] + box[3] / 2)
+                        for row in rows])  # fmt: skip
+    sides = np.array([1.0 if row.window.box is None else max(row.window.box[2:]) for row in rows])
+    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) / sides[1:]
+    moves = np.maximum(np.append(steps, 0), np.append(0, steps))
+    return [bool(row.window.status == "ok" and move < _MOVES) for row, move in zip(rows, moves, strict=True)]
 
 
 def read_thumbnails(

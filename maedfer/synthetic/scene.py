@@ -61,15 +61,15 @@ class _Act(NamedTuple):
 
 # A round takes 500 frames, 20 s; a longer scene goes on with other draws of the same.
 _ROUND = 500
-_LEFT = (_Act(0, "happy"), _Act(100, "sad"), _Act(200, "angry"), _Act(300, "neutral"), _Act(400, "surprise"))
+_LEFT = (_Act(0, "happy"), _Act(100, "surprise"), _Act(200, "angry"), _Act(300, "fear"), _Act(400, "sad"))
 _RIGHT = (
-    _Act(0, "neutral"),
+    _Act(0, "surprise"),
     _Act(100, "happy"),
     _Act(200, "neutral", 0.0, 1.0),
     _Act(230, "neutral", 1.0, 1.0),
     _Act(320, "neutral", 1.0, 0.0),
-    _Act(350, "surprise"),
-    _Act(430, "sad"),
+    _Act(350, "sad"),
+    _Act(430, "surprise"),
 )
 
 
