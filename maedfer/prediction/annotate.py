@@ -24,6 +24,7 @@ from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.overlay import Box, FaceNow, Overlay
 from maedfer.prediction.rows import Row
 from maedfer.prediction.sound import SoundCopy
+from maedfer.prediction.windows import EPSILON
 
 # Ticks of a second in the file that is written: times are kept to 6 microseconds.
 _TICKS = 90000
@@ -147,7 +148,10 @@ def _boxes(
     if not options.crop:
         return _WholeFrames(rows)
     if options.boxes is not None:
-        return _Followed(rows, Follower(read_boxes(options.boxes, video, times)), times, range(len(times)))
+        low, high = options.between or (-np.inf, np.inf)
+        looked_at = np.flatnonzero((times >= low - EPSILON) & (times <= high + EPSILON))
+        follower = Follower(read_boxes(options.boxes, video, times))
+        return _Followed(rows, follower, times, range(int(looked_at[0]), int(looked_at[-1]) + 1))
     if record is not None:
         known = opened.enter_context(DetectionRecord(record, ended=True))
         if known.last_index >= len(times):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +71,7 @@ class Prediction:
         summary = _read_summary(path.with_suffix(".json"))
         record = path.with_suffix(".boxes.csv")
         name = video if video is not None else known[0].video if known else ""
-        told = summary or {}
-        # The command line tells them among all that decides what is in the rows.
-        options = _options(told.get("options", told.get("settings")))
+        options = _options((summary or {}).get("settings"))
         return cls(known, format.classes, name, summary, options=options, record=record if record.exists() else None)
 
     @property
@@ -169,7 +168,7 @@ class Prediction:
         return found
 
     def save(self, folder: str | Path, name: str | None = None) -> Path:
-        """Write NAME.csv, NAME.json and NAME.png as `maedfer predict` does.
+        """Write NAME.csv, NAME.json, NAME.png, and NAME.boxes.csv where there is a record, as `maedfer predict` does.
 
         Args:
             folder: made where it is absent.
@@ -196,6 +195,10 @@ class Prediction:
                 writer.close()
         with atomic_path(folder / f"{name}.json") as part:
             part.write_text(json.dumps(self.summary, indent=1) + "\n", encoding="utf-8")
+        boxes = folder / f"{name}.boxes.csv"
+        if self.record is not None and self.record.absolute() != boxes.absolute():
+            with atomic_path(boxes) as part:
+                shutil.copyfile(self.record, part)
         self.plot(folder / f"{name}.png")
         return table
 

@@ -244,3 +244,15 @@ def test_what_cannot_be_annotated(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="300 x 8 pixels"):
         annotate_video(rows, CLASSES, narrow, tmp_path / "out.mp4", options=PredictionOptions(fps=25))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "n.avi"]
+
+
+def test_boxes_made_elsewhere_are_followed(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "a.mp4", grey(50))
+    boxes = [f"{frame},{20 + 4 * frame},100,40,40" for frame in range(50)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["frame,x,y,width,height", *boxes]))
+    options = PredictionOptions(boxes=str(tmp_path / "boxes.csv"), between=(0.4, 1.6))
+    annotate_video(make_rows(2.0, (0.0, 0.0, 9.0, 9.0)), CLASSES, source, tmp_path / "out.mp4", options=options)
+    with open_video(tmp_path / "out.mp4") as video:
+        early, middle, late = video.read([9, 25, 41])
+    assert not is_blue(early).any() and not is_blue(late).any()
+    assert abs(int(np.flatnonzero(is_blue(middle[138:142]).any(0))[0]) - 120) <= 3
