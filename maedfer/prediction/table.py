@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from maedfer.data.video.base import shown
-from maedfer.errors import InputError
+from maedfer.errors import InputError, shortened
 from maedfer.prediction.rows import Row, Status, Window
 
 Columns = Literal["maedfer", "openface", "pyfeat"]
@@ -148,19 +149,19 @@ class TableFormat:
         if own["status"] not in get_args(Status):
             raise ValueError(f"{own['status']!r} is no status")
         box = [own[name] for name in ("x", "y", "width", "height")]
-        x, y, width, height = (float(value or "nan") for value in box)
+        x, y, width, height = (_finite(value or "0") for value in box)
         window = Window(
-            start=float(own["start"]),
-            end=float(own["end"]),
-            time=float(own["time"]),
+            start=_finite(own["start"]),
+            end=_finite(own["end"]),
+            time=_finite(own["time"]),
             face=int(own["face"]) if own["face"] else None,
             box=(x, y, width, height) if box[0] else None,
-            detection=float(own["detection"]) if own["detection"] else None,
+            detection=_finite(own["detection"]) if own["detection"] else None,
             frames=int(own["frames"]),
             status=cast(Status, own["status"]),
         )
         scored = bool(chances) and bool(chances[0])
-        return Row(own["video"], window, np.array([float(value) for value in chances]) if scored else None)
+        return Row(own["video"], window, np.array([_finite(value) for value in chances]) if scored else None)
 
     @cached_property
     def _fixed(self) -> list[str]:
@@ -232,7 +233,7 @@ def read_table(path: str | Path) -> tuple[TableFormat, Iterator[Row]]:
                     if fields:
                         yield format.row(fields)
             except (ValueError, csv.Error) as error:
-                raise InputError(f"{shown(path)} line {reader.line_num}: {error}") from error
+                raise InputError(f"{shown(path)} line {reader.line_num}: {shown(shortened(str(error)))}") from error
 
     return format, rows()
 
@@ -327,7 +328,8 @@ class TableWriter:
                 row = self.format.row(fields) if number else None
             except (ValueError, csv.Error) as error:
                 raise InputError(
-                    f"{shown(self.path)}: is no table of this prediction, see its row {number}: {shown(str(error))}: "
+                    f"{shown(self.path)}: is no table of this prediction, see its row {number}: "
+                    f"{shown(shortened(str(error)))}: "
                     "choose another --out, or --overwrite"
                 ) from error
             if row is not None:
@@ -352,6 +354,13 @@ def whole_records(file: io.BufferedIOBase) -> Iterator[str]:
 def _seconds(value: float) -> str:
     # No "-0.000" for a time just below the start.
     return f"{round(value, 3) + 0.0:.3f}"
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no number")
+    return value
 
 
 def _emotions(classes: Sequence[str], taken: set[str]) -> list[str]:

@@ -18,6 +18,8 @@ from PIL import Image
 
 from maedfer.errors import InputError
 from maedfer.faces.frame import Frame
+from maedfer.prediction.many import predict_jobs
+from maedfer.prediction.prediction import Prediction
 from tests.data.media import pictures, write_video
 from tests.faces.networks import yunet
 from tests.hostile.mutation import mutated
@@ -65,6 +67,9 @@ def kinds() -> dict[str, Kind]:
         "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
         "detections": Kind("faces", "detections.csv", _detections, text=True),
         "detector": Kind("faces", "yunet.onnx", _detector),
+        "prediction": Kind("prediction", "a.csv", _table, text=True),
+        "summary": Kind("prediction", "a.json", _summary, text=True),
+        "begun": Kind("begun", "a.part.json", _begun, text=True),
         "recipe": Kind("recipes", "recipe.yaml", _recipe, text=True),
         "config.yaml": Kind(run, "config.yaml", _settings, text=True),
         "metrics.json": Kind(run, "metrics.json", _report, text=True),
@@ -108,6 +113,7 @@ def build(folder: Path) -> Path:
     (folder / "faces" / "boxes.csv").write_text("\n".join([head, *lines, ""]))
     (folder / "faces" / "detections.csv").write_text(f"{head},cut\n" + "".join(f"{line},\n" for line in lines))
     yunet(folder / "faces" / "yunet.onnx", ["n", 3, "height", "width"])
+    _predict(folder)
     (folder / "recipes").mkdir()
     shutil.copy(folder / "world" / "run" / "config.yaml", folder / "recipes" / "recipe.yaml")
     (folder / "published").mkdir()
@@ -180,6 +186,50 @@ def _splits(folder: Path) -> None:
     from maedfer.data.protocols import find_protocol
 
     find_protocol("dfew").folds_in(folder)
+
+
+def _predict(folder: Path) -> None:
+    from tests.prediction.fakes import FakeModel, Silent, find, job
+
+    for name in ("prediction", "begun"):
+        (folder / name).mkdir()
+    video = folder / "a.mp4"
+    video.write_text("6 1")
+    one = job(0, video, folder / "prediction")
+    predict_jobs([one], FakeModel(), find=find, folder=folder / "prediction", common={}, told=Silent())
+    (folder / "prediction" / "summary.csv").unlink()
+    video.write_text("6 1 3")
+    predict_jobs([job(0, video, folder / "begun")], FakeModel(), find=find, folder=folder, common={}, told=Silent())
+    for path in (video, folder / "summary.csv", folder / "failed.csv"):
+        path.unlink()
+
+
+def _table(folder: Path) -> None:
+    from maedfer.prediction.table import TableFormat, TableWriter, read_table
+    from tests.prediction.fakes import CLASSES
+
+    rows: list[Any] = []
+    try:
+        rows += read_table(folder / "a.csv")[1]
+    finally:
+        # What cannot be gone on with is refused as well, or cut off.
+        with contextlib.suppress(InputError):
+            TableWriter(folder / "a.csv", TableFormat(CLASSES)).close()
+            assert len(list(read_table(folder / "a.csv")[1])) >= len(rows) - 1
+
+
+def _summary(folder: Path) -> None:
+    Prediction.load(folder / "a.csv")
+    _begun(folder)
+
+
+def _begun(folder: Path) -> None:
+    from tests.prediction.fakes import job
+
+    files = job(0, folder / "a.mp4", folder).files
+    if files.state() == "begun":
+        files.open()
+        files.close()
 
 
 def _boxes(folder: Path) -> None:

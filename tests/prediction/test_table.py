@@ -167,7 +167,7 @@ def test_what_is_no_table_is_told(content: str, message: str, tmp_path: Path) ->
         read_table(tmp_path / "absent")
 
 
-@pytest.mark.parametrize(("cell", "text"), [(2, "early"), (10, ""), (11, "fine"), (14, "much"), (1, "x")])
+@pytest.mark.parametrize(("cell", "text"), [(2, "early"), (10, ""), (11, "fine"), (14, "much"), (14, "nan"), (1, "x")])
 def test_a_line_that_is_no_row_is_named(cell: int, text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write(path, [Row("a", window(number, 1), np.array([1.0, 0, 0])) for number in range(3)])
