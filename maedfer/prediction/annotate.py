@@ -267,7 +267,9 @@ class _Writer:
         self._ticks = np.maximum.accumulate(self._ticks - np.arange(len(times))) + np.arange(len(times))
         self._odd = size[0] % 2, size[1] % 2
         # The index first, so that a player need not have the whole file.
-        self._file = self._av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._file = self._av.open(
+            str(path), "w", format="mp4", options={"movflags": "+faststart", "movie_timescale": str(_TICKS)}
+        )
         try:
             span = float(times[-1] - times[0])
             rate = Fraction((len(times) - 1) / span if span > 0 else 25.0).limit_denominator(1001)

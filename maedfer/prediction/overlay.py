@@ -14,7 +14,7 @@ from maedfer.prediction.class_colours import class_colours, face_colour, is_dark
 
 # Bars that a face has at most, and the share of the frame's height that they may take.
 _MOST_BARS, _SHARE = 12, 0.6
-_SMALLEST = 11
+_SMALLEST = 12
 _LONGEST_NAME = 16
 
 Box = tuple[float, float, float, float]
@@ -49,7 +49,7 @@ class Overlay:
         self._pen, font = require("PIL.ImageDraw", "video"), require("PIL.ImageFont", "video")
         self._image = require("PIL.Image", "video")
         self.height, self.width = size
-        letters = max(_SMALLEST, round(min(size) / 40))
+        letters = max(_SMALLEST, round(min(size) / 34))
         self.font: Any = font.load_default(size=letters)
         self.line = round(1.35 * letters)
         self.pad = max(2, letters // 4)

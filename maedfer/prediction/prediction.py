@@ -127,6 +127,7 @@ class Prediction:
             video=self.video if pictures and self.video and Path(self.video).exists() else None,
             fps=self.options.fps,
             margin=self.options.margin,
+            duration=self._end(),
         )
         if path is not None:
             save_timeline(figure, path)
@@ -217,6 +218,11 @@ class Prediction:
         buffer = io.BytesIO()
         self.plot().savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
+
+    def _end(self) -> float | None:
+        """When the video ends, in seconds, where the summary tells how long it is."""
+        minutes = self.summary.get("minutes")
+        return self.rows[0].window.start + 60 * minutes if self.rows and isinstance(minutes, float) else None
 
     def _note(self) -> str:
         told = self.summary.get("calibration")
