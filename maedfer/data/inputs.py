@@ -93,8 +93,8 @@ def find_inputs(
         # Several items have clips of one name: the folders that tell them apart come into the names.
         paths = [Path(key) for key in found]
         common = os.path.commonpath([path.parent for path in paths])
-        names = _names([PurePosixPath(path.relative_to(common).as_posix()) for path in paths], reserved)
-        assert names is not None
+        places = [PurePosixPath(path.relative_to(common).as_posix()) for path in paths]
+        names = _names(places, reserved) or _beside_folders(places)
     return [
         Input(clip.path, name, clip.label, clip.source, clip.line)
         for (clip, _), name in zip(found.values(), names, strict=True)
@@ -173,6 +173,21 @@ def _names(places: Sequence[PurePosixPath], reserved: Collection[str]) -> list[s
     # Full names do where short ones do not, unless two items have clips of one name.
     chosen = next((some for some in (names, places) if _are_apart(some)), None)
     return None if chosen is None else [str(name) for name in chosen]
+
+
+def _beside_folders(places: Sequence[PurePosixPath]) -> list[str]:
+    """Names of clips of which one, a folder of frames, has another one in it."""
+    folders = {parent for place in places for parent in place.parents}
+    taken = {*folders, *places}
+    names = []
+    for place in places:
+        name, number = place, 1
+        while place in folders and name in taken:
+            number += 1
+            name = place.with_name(f"{place.name}_{number}")
+        taken.add(name)
+        names.append(str(name))
+    return names
 
 
 def _are_apart(names: Sequence[PurePosixPath]) -> bool:

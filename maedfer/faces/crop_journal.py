@@ -143,7 +143,7 @@ class CropJournal:
             contents = [json.loads(line) for line in lines[:-1]]
             settings = contents[0]["settings"] if contents else None
             entries = [_entry(content) for content in contents[1:]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             raise InputError(f"{shown(path)} is no journal of crops: choose another folder") from None
         if settings is None:
             self._write({"settings": self._settings})
@@ -156,9 +156,25 @@ class CropJournal:
         self._entries = {entry.name: entry for entry in entries}
 
 
-def _entry(content: dict[str, Any]) -> Entry:
-    faces = tuple(CroppedFace(**{**face, "box": tuple(face["box"])}) for face in content.pop("faces"))
-    return Entry(**{**content, "state": tuple(content["state"]), "faces": faces})
+def _entry(content: Any) -> Entry:
+    """An entry from what its line holds; raises whatever is wrong with it."""
+    faces = [_face(**face) for face in content["faces"]]
+    size, changed = map(int, content["state"])
+    name, video, key, failure = (_text(content[part]) for part in ("name", "video", "key", "failure"))
+    return Entry(name, video, key, (size, changed), tuple(faces), failure, bool(content["final"]))
+
+
+def _face(*, box: Any, file: Any, **numbers: Any) -> CroppedFace:
+    x, y, width, height = map(float, box)
+    whole = {name: int(numbers.pop(name)) for name in ("face", "frames", "width", "height")}
+    rest = {name: float(value) for name, value in numbers.items()}
+    return CroppedFace(file=_text(file), box=(x, y, width, height), **whole, **rest)  # type: ignore[arg-type]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _remove_leftovers(folder: Path) -> None:

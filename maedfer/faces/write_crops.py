@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -122,13 +123,14 @@ def crop_video(
             wanted = np.zeros(len(times), bool)
             for crop in crops:
                 wanted[crop.places] = True
+            upcoming = deque(sorted(crops, key=lambda crop: int(crop.places[0])))
+            there: list[_Crop] = []
             for frame in read_frames(reader, times, lambda index: bool(wanted[index])):
-                for crop in crops:
-                    if frame.picture is not None:
-                        crop.add(frame.index, frame.picture)
+                while upcoming and upcoming[0].places[0] <= frame.index:
+                    there.append(upcoming.popleft())
+                if frame.picture is not None:
+                    there = [crop for crop in there if crop.add(frame.index, frame.picture)]
                 progress(_FINDING + (1 - _FINDING) * (frame.index + 1) / len(times))
-            for crop in crops:
-                crop.close()
             if options.save_boxes:
                 text = _boxes_text(crops, times)
                 files.enter_context(atomic_path(out / f"{name}.boxes.csv")).write_text(text, encoding="ascii")
@@ -205,19 +207,17 @@ class _Crop:
         else:
             self._writer = _FolderWriter(files.enter_context(_atomic_folder(path)), options.written_quality)
 
-    def add(self, place: int, picture: np.ndarray) -> None:
-        """Cut the face out of the frame at `place`, if it is there."""
-        if self._next == len(self.places) or self.places[self._next] != place:
-            return
-        crop = crop_square(picture, self.boxes[self._next], self._size, self._margin)
-        start, end = float(self._times[place]), float(self._ends[place])
-        self._writer.add(crop, start - self.start, end - start)
-        self._next += 1
-        if self._next == len(self.places):
-            self.close()
-
-    def close(self) -> None:
+    def add(self, place: int, picture: np.ndarray) -> bool:
+        """Cut the face out of the frame at `place`, if it is there; gives whether it is in later ones."""
+        if self.places[self._next] == place:
+            crop = crop_square(picture, self.boxes[self._next], self._size, self._margin)
+            start, end = float(self._times[place]), float(self._ends[place])
+            self._writer.add(crop, start - self.start, end - start)
+            self._next += 1
+        if self._next < len(self.places):
+            return True
         self._writer.close()
+        return False
 
     def told(self, size: tuple[int, int]) -> CroppedFace:
         x, y, width, height = self.boxes.mean(0, dtype=np.float64).tolist()
@@ -243,7 +243,7 @@ class _CropWriter(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Complete the file; may be called again."""
+        """Complete the file."""
 
 
 class _VideoWriter(_CropWriter):
@@ -273,10 +273,8 @@ class _VideoWriter(_CropWriter):
         self._mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        if self._container is not None:
-            self._mux(self._stream.encode())
-            self._container.close()
-            self._container = None
+        self._mux(self._stream.encode())
+        self._container.close()
 
     def _options(self) -> dict[str, str]:
         # One thread, and no macroblock tree: x264's output depends on both, and with the tree even on the run. Frames

@@ -65,6 +65,12 @@ def test_a_name_may_be_anothers_with_its_suffix(tmp_path: Path) -> None:
     assert named(find_inputs([tmp_path])).keys() == {"x.mp4", "x.avi", "x.mp4.mp4"}
 
 
+def test_a_clip_may_lie_in_the_folder_of_another(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "a/b/1.jpg", "a_2/1.jpg")
+    (tmp_path / "list.txt").write_text("a\na/b\na_2\n")
+    assert named(find_inputs([tmp_path / "list.txt"])).keys() == {"a_3", "a/b", "a_2"}
+
+
 def test_names_keep_bytes_and_quotes(tmp_path: Path) -> None:
     odd = [b'a "quoted" name.mp4', b"line\nbreak.mp4", b"caf\xe9.mp4"]
     for name in odd:

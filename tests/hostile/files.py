@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -66,6 +67,7 @@ def kinds() -> dict[str, Kind]:
         "split file": Kind("splits", "EmoLabel_DataSplit/train(single-labeled)/set_1.csv", _splits, text=True),
         "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
         "detections": Kind("faces", "detections.csv", _detections, text=True),
+        "journal of crops": Kind("crops", "journal.jsonl", _journal, text=True),
         "detector": Kind("faces", "yunet.onnx", _detector),
         "prediction": Kind("prediction", "a.csv", _table, text=True),
         "summary": Kind("prediction", "a.json", _summary, text=True),
@@ -112,6 +114,17 @@ def build(folder: Path) -> Path:
     lines = [f"{n},{n / 25},{n % 2},{n * 3},4.5,30,{40 - n},0.{n + 1}" for n in range(9)]
     (folder / "faces" / "boxes.csv").write_text("\n".join([head, *lines, ""]))
     (folder / "faces" / "detections.csv").write_text(f"{head},cut\n" + "".join(f"{line},\n" for line in lines))
+    (folder / "crops").mkdir()
+    face = {"face": 1, "file": "a.mp4", "start": 0.0, "end": 2.4, "frames": 60, "width": 640, "height": 360}
+    entry = {
+        "name": "a",
+        "video": "in/a.mov",
+        "key": "/in/a.mov",
+        "state": [204871, 1764153344000000000],
+        "final": True,
+    }
+    entry |= {"faces": [face | {"box": [217.5, 74.25, 152.5, 222.25], "detection": 0.93}], "failure": ""}
+    (folder / "crops" / "journal.jsonl").write_text(f'{{"settings": {{"size": 224}}}}\n{json.dumps(entry)}\n')
     yunet(folder / "faces" / "yunet.onnx", ["n", 3, "height", "width"])
     _predict(folder)
     (folder / "recipes").mkdir()
@@ -246,6 +259,14 @@ def _detections(folder: Path) -> None:
     with DetectionRecord(folder / "detections.csv") as record:
         for frame in _FRAMES:
             record.get(frame.index)
+
+
+def _journal(folder: Path) -> None:
+    from maedfer.faces.crop_journal import CropJournal
+
+    with CropJournal(folder, {"size": 224}) as journal:
+        for entry in journal.entries():
+            assert not any(face.file in ("", entry.key) for face in entry.faces)
 
 
 def _detector(folder: Path) -> None:
