@@ -32,7 +32,7 @@ def add_commands(commands: Any) -> None:
         "                   prediction, confidence, p_CLASS, ...; status is ok, partial (the face is there for a part\n"
         "                   of the window) or no_face, with empty cells\n"
         "  NAME.json        what it comes to: minutes, shares of the classes, faces, speed, versions, settings\n"
-        "  NAME.png         the timeline of each face (--no-plot: none)\n"
+        "  NAME.png         the timeline of each face; not with --whole or --no-plot\n"
         "  NAME.boxes.csv   the faces that were found in frames, for --boxes\n"
         "  NAME.mp4, NAME.npz, NAME.segments.csv      with --annotate, --features, --segments\n"
         "and of all inputs summary.csv, a line each, and failed.csv, with the reason, where one could not be read; it\n"
@@ -95,7 +95,9 @@ def _add_writing(parser: Parser) -> None:
     parser.add_argument("--features", action="store_true", help="write the windows' features")
     parser.add_argument("--segments", metavar="FILE", type=path, help="pool over turns: start, end, label")
     parser.add_argument("--no-plot", action="store_true", help="write no timelines")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where results are there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="begin anew where results are there, rather than go on"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from maedfer.faces.follow import Follower
 from maedfer.faces.record import DetectionRecord
 from maedfer.prediction.one_video import detector_of, follower_of
@@ -29,6 +31,8 @@ def find_windows(task: WindowTask) -> Iterator[tuple[Any, Any]]:
         InputError: the video, or the file of its boxes, cannot be read.
     """
     options = task.options
+    if task.threads:
+        torch.set_num_threads(task.threads)
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_source(task.path, options)))
         detector = detector_of(options, source, task.threads)

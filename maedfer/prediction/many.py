@@ -78,7 +78,7 @@ class VideoJob:
     before: bool = False
     summary: dict[str, Any] = field(default_factory=dict)
     # Of the video what was told when it was opened and when it ended; its windows that are not scored yet; and where
-    # and when this process began.
+    # and when this process began to score it.
     about: dict[str, Any] = field(default_factory=dict)
     waiting: int = 0
     has_ended: bool = False
@@ -91,8 +91,8 @@ class VideoJob:
         """How much of it is done, as far as that is known."""
         if self.summary or self.failure is not None:
             return 1.0
-        duration = self.about.get("seconds")
-        return min(1.0, self.reached / duration) if duration else 0.0
+        duration, start = self.about.get("seconds"), self.about.get("start", 0.0)
+        return min(1.0, max(0.0, self.reached - start) / duration) if duration else 0.0
 
 
 def predict_jobs(
@@ -138,16 +138,20 @@ class _Run:
     def run(self, find: Find, workers: int) -> None:
         try:
             if workers:
+                # Each has a processor; more threads would be in the way of the others.
                 with Workers(workers, find) as pool:
-                    self._follow(pool.find(self._tasks()))
+                    self._follow(pool.find(self._tasks(threads=1)))
             else:
                 self._follow(find_here(find, self._tasks()))
+        except KeyboardInterrupt:
+            write_tables(self.folder, self.jobs, self.scorer.classes)
+            raise
         finally:
             for job in self.jobs:
                 job.files.close()
         write_tables(self.folder, self.jobs, self.scorer.classes)
 
-    def _tasks(self) -> Iterator[WindowTask]:
+    def _tasks(self, threads: int = 0) -> Iterator[WindowTask]:
         """What is still to be done; a video's files are opened when its turn comes."""
         for job in self.jobs:
             if job.before:
@@ -163,7 +167,7 @@ class _Run:
                 self._fail(job, str(error))
                 continue
             job.began = time.monotonic()
-            yield _continued(job)
+            yield dataclasses.replace(job.task, last=job.files.last, threads=threads)
 
     def _follow(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -184,8 +188,6 @@ class _Run:
     def _take(self, job: VideoJob, window: Window) -> None:
         if job.failure is not None:
             return
-        if job.first is None:
-            job.first = job.reached = window.start
         self.pending.append((job, window))
         job.waiting += 1
         self.clips += window.clip is not None
@@ -216,7 +218,9 @@ class _Run:
             except InputError as error:
                 self._fail(job, str(error))
                 continue
-            self.seconds += max(0.0, window.start - job.reached) if row is not None else 0.0
+            if row is not None:
+                job.first = window.start if job.first is None else job.first
+                self.seconds += max(0.0, window.start - max(job.first, job.reached))
             job.reached = max(job.reached, window.start)
             touched[job.task.number] = job
         for job in touched.values():
@@ -229,8 +233,9 @@ class _Run:
             return
         try:
             job.files.complete_table()
+            past = max(time.monotonic() - job.began, 1e-3)
             job.finish(job)
-            self._summarize(job)
+            self._summarize(job, past)
         except OutputError:
             raise
         except InputError as error:
@@ -239,11 +244,11 @@ class _Run:
         self.told.ended(job)
         self._tables()
 
-    def _summarize(self, job: VideoJob) -> None:
+    def _summarize(self, job: VideoJob, past: float) -> None:
         classes = self.scorer.classes
         seconds = job.about.get("seconds")
-        past = max(time.monotonic() - job.began, 1e-3)
-        done = (seconds or job.reached) - (job.first or 0.0)
+        end = job.reached if seconds is None else job.about.get("start", 0.0) + seconds
+        done = 0.0 if job.first is None else end - job.first
         options = job.task.options
         found = summarize(read_table(job.files.paths["table"])[1], classes, 0.0 if options.whole else options.hop)
         summary = {
@@ -300,7 +305,7 @@ def write_tables(folder: Path, jobs: Sequence[VideoJob], classes: Sequence[str])
     _write_table(folder / SUMMARY_FILE, head, lines)
     failures = [[job.files.video, job.failure] for job in jobs if job.failure is not None]
     if failures:
-        _write_table(folder / FAILED_FILE, ["video", "reason"], failures)
+        _write_table(folder / FAILED_FILE, ["input", "reason"], failures)
     else:
         (folder / FAILED_FILE).unlink(missing_ok=True)
 
@@ -325,10 +330,6 @@ def _write_table(path: Path, head: Sequence[str], lines: Iterable[Sequence[objec
             writer.writerows(lines)
     except InputError as error:
         raise OutputError(str(error)) from error
-
-
-def _continued(job: VideoJob) -> WindowTask:
-    return dataclasses.replace(job.task, last=job.files.last)
 
 
 def _without_clip(window: Window) -> Window:

@@ -43,7 +43,8 @@ class Products:
             # Turns may be others each time.
             format, rows = read_table(paths["table"])
             write_segments(paths["segments"], pool_segments(rows, self.segments, job.files.video), format.classes)
-        plot = self.plot and not (missing and paths["plot"].exists())
+        # One window is no course of time.
+        plot = self.plot and not job.task.options.whole and not (missing and paths["plot"].exists())
         annotate = self.annotate and not (missing and paths["video"].exists())
         if not (plot or annotate):
             return

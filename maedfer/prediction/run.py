@@ -87,6 +87,8 @@ class PredictionFiles:
             path = self.paths[key]
             if path.exists():
                 self._check_same(path)
+                if state == "done":
+                    self._check_whole()
                 return state  # type: ignore[return-value]
         for path in self.paths.values():
             if path.exists():
@@ -217,6 +219,14 @@ class PredictionFiles:
                 self.close()
                 self.remove()
         self.close()
+
+    def _check_whole(self) -> None:
+        for key in ("table", *(() if self.channels is None else ("features",))):
+            if not self.paths[key].exists():
+                raise InputError(
+                    f"{shown(self.paths[key])}: is gone, though {shown(self.paths['summary'])} says that it was "
+                    "completed: choose another --out, or --overwrite"
+                )
 
     def _check_same(self, path: Path) -> None:
         there = _read(path).get("settings")

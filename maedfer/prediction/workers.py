@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from maedfer.data.video.base import words
@@ -42,7 +43,7 @@ class WindowTask:
         record: file of the detections; None where none are kept.
         last: where the last row stands that is there already: windows up to it come without clip.
         live: whether it is a device or a stream.
-        threads: for the detector; 0 = as many as there are processors.
+        threads: of the processor that finding may keep busy; 0 = as many as there are.
     """
 
     number: int
@@ -155,12 +156,20 @@ class _Worker:
 
 def _serve(find: Find, connection: Any) -> None:
     """What a process does: tasks come in, events go out."""
-    # Whoever interrupts ends the process that asks, and this one with it.
+    # Whoever interrupts ends the process that asks, and this one with it, so that it writes into no file any more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             for event in _events(find, connection.recv()):
                 connection.send(event)
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _events(find: Find, task: WindowTask) -> Iterator[Event]:

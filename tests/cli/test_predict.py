@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -90,6 +92,12 @@ def test_a_folder_is_predicted_once(call: Call, videos: Path, trained: Path, tmp
     before = kept(out)
     done = call(*command(videos, trained, out, "--features", "--hop", 0.5))
     assert done.status == 0 and "2 of 2 videos done already" in done.out and kept(out) == before
+    more = ["--features", "--hop", 0.5, "--annotate"]
+    done = call(*(item for item in command(videos, trained, out, *more) if item != "--no-plot"))
+    assert done.status == 0 and "2 of 2 videos done already" in done.out, done.err
+    extra = {f"{name}{end}": kept(out)[f"{name}{end}"] for name in ("day 2/two", "one") for end in (".png", ".mp4")}
+    assert kept(out) == {**before, **extra} and all(len(str(content)) > 1000 for content in extra.values())
+    before = kept(out)
     status, _, err = call(*command(videos, trained, out, "--features"))
     assert status == 2 and "was made with another hop (0.5 there, 1.0 now): choose another --out, or --over" in err
     status, _, err = call(*command(videos, trained, out, "--hop", 0.5))
@@ -128,6 +136,60 @@ def test_killed_at_any_time_it_goes_on(call: Call, videos: Path, trained: Path, 
     assert kept(out) == kept(tmp_path / "whole")
 
 
+def test_what_was_found_in_frames_is_not_looked_for_again(
+    call: Call, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maedfer.faces.detector import PictureDetector
+    from maedfer.prediction.predictor import Predictor
+    from maedfer.synthetic.scene import write_scene
+
+    class End(BaseException):
+        """The process ends here."""
+
+    (tmp_path / "in").mkdir()
+    write_scene(tmp_path / "in" / "scene.mp4", 6.0).unlink()
+
+    def predict(out: Path) -> None:
+        argv = ["--checkpoint", trained, "--out", out, "--no-plot", "--features", "--window", 1, "--hop", 0.5]
+        assert call("predict", tmp_path / "in", *argv).status == 0
+
+    predict(tmp_path / "whole")
+    wanted = kept(tmp_path / "whole")
+    assert len(pandas.read_csv(tmp_path / "whole" / "scene.csv")) == 22
+    draw, looks = random.Random(0), 0
+    left = 0
+
+    def ending(whole: Any, looking: bool) -> Any:
+        def method(*args: Any) -> Any:
+            nonlocal left, looks
+            left, looks = left - 1, looks + looking
+            if not left:
+                raise End
+            return whole(*args)
+
+        return method
+
+    monkeypatch.setattr(PictureDetector, "detect", ending(PictureDetector.detect, looking=True))
+    monkeypatch.setattr(Predictor, "score", ending(Predictor.score, looking=False))
+    for out in (tmp_path / "a", tmp_path / "b"):
+        looks, ends = 0, 0
+        while True:
+            left = draw.randrange(8, 30)
+            try:
+                predict(out)
+                break
+            except End:
+                ends += 1
+            # What a process holds back is lost when it is killed.
+            for path in out.glob("scene.*"):
+                if path.suffix != ".json" and draw.random() < 0.7:
+                    content = path.read_bytes()
+                    path.write_bytes(content[: max(0, len(content) - draw.randrange(200))])
+        assert kept(out) == wanted
+        # 30 frames in all, and a few anew after each end.
+        assert ends >= 2 and looks < 31 + 8 * ends
+
+
 def test_what_cannot_be_read_is_listed(call: Call, videos: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     write_sound(tmp_path / "sound.mp4")
@@ -141,7 +203,7 @@ def test_what_cannot_be_read_is_listed(call: Call, videos: Path, trained: Path, 
     done = call("predict", *items)
     assert done.status == 1 and "4 videos have failed" in done.out
     failed = pandas.read_csv(out / "failed.csv")
-    assert [Path(video).name for video in failed["video"]] == ["absent.mp4", "text.mp4", "empty.mp4", "sound.mp4"]
+    assert [Path(video).name for video in failed["input"]] == ["absent.mp4", "text.mp4", "empty.mp4", "sound.mp4"]
     assert failed["reason"].str.contains("mp4: ").all()
     (table,) = (path for path in out.glob("*.csv") if path.stem not in ("failed", "summary"))
     row = pandas.read_csv(table, encoding_errors="surrogateescape")

@@ -183,7 +183,7 @@ def test_what_fails_is_listed_and_stops_nothing(tmp_path: Path) -> None:
     predict(paths, out, 4, workers=1)
     with open(out / "failed.csv", newline="") as file:
         head, *failed = csv.reader(file)
-    assert head == ["video", "reason"]
+    assert head == ["input", "reason"]
     assert [Path(video).stem for video, _ in failed] == ["bad", "breaks", "defect", "die"]
     reasons = [reason for _, reason in failed]
     assert reasons[0].endswith("bad.mp4: is no video") and reasons[1].endswith("breaks off")
@@ -218,6 +218,9 @@ def test_other_settings_in_one_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not say what it was made with"):
         job(0, tmp_path / "c.mp4", out).files.state()
     (out / "c.json").write_text("{")
+    (out / "a.csv").rename(out / "elsewhere")
+    with pytest.raises(InputError, match=r"a\.csv: is gone, though .*a\.json says that it was completed"):
+        predict(paths, out)
     with pytest.raises(InputError, match="is damaged"):
         job(0, tmp_path / "c.mp4", out).files.state()
 
@@ -251,6 +254,28 @@ def test_a_full_disk_stops_everything_and_is_gone_on_from(tmp_path: Path, monkey
     predict(paths, out)
     predict(paths, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_an_interrupt_leaves_tables_of_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, out = put(tmp_path / "in", {"bad": "bad", "a": "4 1", "c": "9 3"}), tmp_path / "out"
+    left = iter([True] * 10)
+
+    def interrupted(self: FakeModel, clips: np.ndarray) -> Any:
+        if not next(left, False):
+            raise KeyboardInterrupt
+        return score(self, clips)
+
+    score = FakeModel.score
+    monkeypatch.setattr(FakeModel, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(paths, out)
+    assert pandas.read_csv(out / "summary.csv")["name"].tolist() == ["a"]
+    assert pandas.read_csv(out / "failed.csv")["input"].tolist() == [str(paths[0])]
+    monkeypatch.undo()
+    rows_before = len(list(read_table(out / "c.csv")[1]))
+    resumed = predict(paths, out)[2]
+    # What was there does not count as speed.
+    assert rows_before and resumed.first == rows(str(paths[2]), windows(9, 3))[rows_before].window.start
 
 
 def test_lines_of_earlier_commands_stay(tmp_path: Path) -> None:
