@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -64,6 +65,8 @@ def annotate_video(
     path, options = Path(path), options or PredictionOptions()
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{shown(path)}: an annotated video is an mp4: give it a name that ends in .mp4")
+    if path.exists() and os.path.samefile(path, video):
+        raise InputError(f"{shown(path)}: is the video itself, which would be overwritten: give another name")
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(open_video(video))
         times = times_of(reader, options.fps)

@@ -16,7 +16,7 @@ import numpy as np
 from maedfer._files import atomic_path
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, require
-from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.options import PredictionOptions, options_from
 from maedfer.prediction.rows import Row
 from maedfer.prediction.segments import Segment, SegmentRow, pool_segments, read_segments, write_segments
 from maedfer.prediction.summary import calibration, summarize
@@ -71,7 +71,7 @@ class Prediction:
         summary = _read_summary(path.with_suffix(".json"))
         record = path.with_suffix(".boxes.csv")
         name = video if video is not None else known[0].video if known else ""
-        options = _options((summary or {}).get("settings"))
+        options = _options((summary or {}).get("settings"), path.with_suffix(".json"))
         return cls(known, format.classes, name, summary, options=options, record=record if record.exists() else None)
 
     @property
@@ -241,12 +241,12 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _options(settings: object) -> PredictionOptions:
-    """Of the options that a summary tells those with which pictures and boxes can be found again."""
+def _options(settings: object, path: Path) -> PredictionOptions:
+    """The options that a summary tells."""
     if not isinstance(settings, Mapping):
         return PredictionOptions()
     names = {field.name for field in dataclasses.fields(PredictionOptions)}
-    known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name in names
-    }
-    return PredictionOptions(**known)
+    try:
+        return options_from(**{name: value for name, value in settings.items() if name in names})
+    except InputError as error:
+        raise InputError(f"{shown(path)}: its settings are none of a prediction: {error}") from error

@@ -68,6 +68,7 @@ def kinds() -> dict[str, Kind]:
         "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
         "detections": Kind("faces", "detections.csv", _detections, text=True),
         "journal of crops": Kind("crops", "journal.jsonl", _journal, text=True),
+        "turns": Kind("turns", "turns.csv", _turns, text=True),
         "detector": Kind("faces", "yunet.onnx", _detector),
         "prediction": Kind("prediction", "a.csv", _table, text=True),
         "summary": Kind("prediction", "a.json", _summary, text=True),
@@ -125,6 +126,9 @@ def build(folder: Path) -> Path:
     }
     entry |= {"faces": [face | {"box": [217.5, 74.25, 152.5, 222.25], "detection": 0.93}], "failure": ""}
     (folder / "crops" / "journal.jsonl").write_text(f'{{"settings": {{"size": 224}}}}\n{json.dumps(entry)}\n')
+    (folder / "turns").mkdir()
+    turns = ["start,end,label,video,face", "0,1.5,hello,a.mp4,", '1:02.5,0:01:10,"a, b",,2', "3,4,,,1"]
+    (folder / "turns" / "turns.csv").write_text("\n".join([*turns, ""]))
     yunet(folder / "faces" / "yunet.onnx", ["n", 3, "height", "width"])
     _predict(folder)
     (folder / "recipes").mkdir()
@@ -267,6 +271,13 @@ def _journal(folder: Path) -> None:
     with CropJournal(folder, {"size": 224}) as journal:
         for entry in journal.entries():
             assert not any(face.file in ("", entry.key) for face in entry.faces)
+
+
+def _turns(folder: Path) -> None:
+    from maedfer.prediction.segments import read_segments
+
+    for segment in read_segments(folder / "turns.csv"):
+        assert 0 <= segment.start < segment.end < np.inf and segment.face != 0
 
 
 def _detector(folder: Path) -> None:

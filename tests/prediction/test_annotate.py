@@ -240,6 +240,8 @@ def test_what_cannot_be_annotated(tmp_path: Path) -> None:
         annotate_video(rows, CLASSES, tmp_path / "absent.mp4", tmp_path / "out.mp4")
     with pytest.raises(InputError, match="cannot write"):
         annotate_video(rows, CLASSES, source, tmp_path / "absent" / "out.mp4")
+    with pytest.raises(InputError, match="is the video itself"):
+        annotate_video(rows, CLASSES, source, tmp_path / ".." / tmp_path.name / "a.mp4")
     narrow = write_video(tmp_path / "n.avi", grey(2, 8, 300), codec="mjpeg", pixels="yuvj444p")
     with pytest.raises(InputError, match="300 x 8 pixels"):
         annotate_video(rows, CLASSES, narrow, tmp_path / "out.mp4", options=PredictionOptions(fps=25))

@@ -79,6 +79,9 @@ def test_options_and_boxes_are_found_beside_the_table(prediction: Prediction, tm
     again.record.write_text("boxes")
     elsewhere = Prediction.load(again.save(tmp_path / "other"))
     assert elsewhere.record is not None and elsewhere.record.read_text() == "boxes"
+    path.with_suffix(".json").write_text('{"settings": {"margin": "wide"}}')
+    with pytest.raises(InputError, match=r"a b\.json: its settings .* margin"):
+        Prediction.load(path)
     path.with_suffix(".json").write_text("[")
     with pytest.raises(InputError, match="cannot be read"):
         Prediction.load(path)
