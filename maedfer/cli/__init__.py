@@ -38,7 +38,8 @@ _USER_ERRORS = (InputError, MissingDependencyError, OSError)
 _NO_MEMORY = "DefaultCPUAllocator"
 # What to say of a command that was interrupted and can be gone on with.
 _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on from the last checkpoint") | {
-    "predict": "; the same command, without --overwrite, goes on after the last window that is written"
+    "predict": "; the same command, without --overwrite, goes on after the last window that is written",
+    "crop": "; the same command goes on with the videos that are not done",
 }
 
 

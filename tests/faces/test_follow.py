@@ -71,6 +71,14 @@ def test_two_faces_that_pass_each_other_stay_who_they_are() -> None:
         assert track.present(times).all()
 
 
+@pytest.mark.parametrize("speed", [200, 400, 800])
+def test_a_fast_face_stays_one(speed: int) -> None:
+    """There and back, with no overlap from one frame that is looked at in any case to the next."""
+    path = Actor(0, 149, lambda t: (100 + abs((t * speed) % 800 - 400), 40, 50, 60))
+    (track,) = follow(KnowingDetector([path], noise=0.5), frames_of(150))
+    assert present(track, 150) == list(range(150))
+
+
 def test_gaps_are_interpolated_and_longer_absences_make_another_face() -> None:
     moving = lambda t: (50 + 20 * t, 40, 50, 60)  # noqa: E731
     gap = Actor(0, 149, moving, missed=frozenset(range(40, 64)))
