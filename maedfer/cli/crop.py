@@ -14,6 +14,7 @@ from maedfer.errors import InputError
 if TYPE_CHECKING:
     from maedfer.data.inputs import Input
     from maedfer.faces.crop_options import CropOptions
+    from maedfer.faces.write_crops import CroppedFace
 
 
 def add_commands(commands: Any) -> None:
@@ -30,8 +31,8 @@ def add_commands(commands: Any) -> None:
         "  NAME.mp4         the largest face of the video; with --faces all or N, NAME_face1.mp4, ...; with\n"
         "                   --format frames, folders of jpg files\n"
         "  NAME.boxes.csv   with --save-boxes: frame, time, face, x, y, width, height, score; --boxes takes it\n"
-        "  faces.csv        video, face, file, start, end (seconds in the video), frames, size of the video's frames,\n"
-        "                   mean box, mean score of the detector\n"
+        "  faces.csv        video, face, file, start, end (seconds in the video), frames, video_frames, size of the\n"
+        "                   video's frames, mean box, mean score of the detector\n"
         "  failed.csv       the videos of which there is no crop, and why; they do not stop the others\n"
         "  LIST.csv         of each list that was given, with the crops in place of the videos, for finetune\n\n"
         "The same command goes on where an earlier one was ended; what is done is passed over. The status is 0, 1\n"
@@ -122,9 +123,19 @@ def run(args: argparse.Namespace) -> int:
             f"There is no crop of {counted(len(result.failed), 'video')}; {Path(args.out) / FAILED_FILE} says why. "
             f"The first: {result.failed[0].failure}"
         )
+    partly = [entry for entry in result.entries if entry.faces and max(map(_share, entry.faces)) < 0.5]
+    if partly:
+        print(
+            f"Of {counted(len(partly), 'video')} no crop has half of the frames, the first is "
+            f"{partly[0].faces[0].file}: compare frames with video_frames"
+        )
     for file in result.lists:
         print(f"List of crops: {file}")
     return 1 if result.failed else 0
+
+
+def _share(face: CroppedFace) -> float:
+    return face.frames / face.video_frames
 
 
 def _options(args: argparse.Namespace) -> CropOptions:

@@ -166,7 +166,7 @@ def _entry(content: Any) -> Entry:
 
 def _face(*, box: Any, file: Any, **numbers: Any) -> CroppedFace:
     x, y, width, height = map(float, box)
-    whole = {name: int(numbers.pop(name)) for name in ("face", "frames", "width", "height")}
+    whole = {name: int(numbers.pop(name)) for name in ("face", "frames", "video_frames", "width", "height")}
     rest = {name: float(value) for name, value in numbers.items()}
     return CroppedFace(file=_text(file), box=(x, y, width, height), **whole, **rest)  # type: ignore[arg-type]
 

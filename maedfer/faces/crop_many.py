@@ -32,8 +32,8 @@ from maedfer.faces.write_crops import CroppedFace, NoFaceError, crop_video
 
 FACES_FILE, FAILED_FILE = "faces.csv", "failed.csv"
 _FACE_COLUMNS = (
-    "video", "face", "file", "start", "end", "frames", "frame_width", "frame_height", "x", "y", "width", "height",
-    "detection",
+    "video", "face", "file", "start", "end", "frames", "video_frames", "frame_width", "frame_height", "x", "y",
+    "width", "height", "detection",
 )  # fmt: skip
 # The faces of a video, why there are none, and whether trying again makes no difference.
 _Outcome = tuple[list[CroppedFace], str, bool]
@@ -234,8 +234,9 @@ def _key(item: Input) -> str:
 def _write_tables(out: Path, entries: Sequence[Entry]) -> None:
     rows = [
         (
-            entry.video, face.face, face.file, f"{face.start:.6f}", f"{face.end:.6f}", face.frames, face.width,
-            face.height, *(f"{value:.2f}" for value in face.box), f"{face.detection:.4f}",
+            entry.video, face.face, face.file, f"{face.start:.6f}", f"{face.end:.6f}", face.frames,
+            face.video_frames, face.width, face.height, *(f"{value:.2f}" for value in face.box),
+            f"{face.detection:.4f}",
         )
         for entry in entries
         for face in entry.faces

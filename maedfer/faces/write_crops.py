@@ -52,6 +52,7 @@ class CroppedFace:
         file: relative to the folder of results.
         start, end: seconds since the video's start: when its first frame is shown, and until when its last one is.
         frames: how many there are.
+        video_frames: how many the video has.
         width, height: of the video's frames in pixels.
         box: x, y, width, height in pixels, mean over the frames.
         detection: mean score of the detector.
@@ -62,6 +63,7 @@ class CroppedFace:
     start: float
     end: float
     frames: int
+    video_frames: int
     width: int
     height: int
     box: tuple[float, float, float, float]
@@ -227,6 +229,7 @@ class _Crop:
             start=self.start,
             end=self.end,
             frames=len(self.places),
+            video_frames=len(self._times),
             width=size[1],
             height=size[0],
             box=(x, y, width, height),

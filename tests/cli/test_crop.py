@@ -76,7 +76,8 @@ def test_bad_command_lines(world: Path, capsys: pytest.CaptureFixture[str], word
     assert not Path("x").exists()
 
 
-def test_a_real_clip(clips: Path, tmp_path: Path) -> None:
+def test_a_real_clip(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["crop", str(clips / "pyfeat/noface_face.mov"), "--out", str(tmp_path / "out")]) == 0
+    assert "Of 1 video no crop has half of the frames, the first is noface_face.mp4" in capsys.readouterr().out
     with open_video(tmp_path / "out/noface_face.mp4") as crop:
         assert (len(crop), crop.size) == (72, (224, 224))

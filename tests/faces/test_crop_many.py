@@ -67,8 +67,8 @@ def test_faces_and_failures_are_listed(videos: Path, options: CropOptions, tmp_p
     first = table(out / "faces.csv")[0]
     assert first == {
         "video": f"{videos}/a/1.mp4", "face": "1", "file": "a/1.mp4", "start": "0.000000", "end": "0.240000",
-        "frames": "6", "frame_width": "64", "frame_height": "48", "x": "10.00", "y": "10.00", "width": "20.00",
-        "height": "20.00", "detection": "1.0000",
+        "frames": "6", "video_frames": "6", "frame_width": "64", "frame_height": "48", "x": "10.00", "y": "10.00",
+        "width": "20.00", "height": "20.00", "detection": "1.0000",
     }  # fmt: skip
     failed = table(out / "failed.csv")
     assert [row["video"] for row in failed] == [f"{videos}/b/broken.mp4", f"{videos}/b/empty.mp4"]

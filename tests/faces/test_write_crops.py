@@ -43,7 +43,7 @@ def test_crops_are_squares_of_the_frames_at_their_times(video: Path, tmp_path: P
     shares: list[float] = []
     first, second = crop_video(video, "in/a", tmp_path / "out", options, progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1
-    assert (first.face, first.file, first.frames) == (1, "in/a_face1.mp4", 18)
+    assert (first.face, first.file, first.frames, first.video_frames) == (1, "in/a_face1.mp4", 18, 24)
     assert (second.face, second.file, second.frames) == (2, "in/a_face2.mp4", 24)
     assert (first.start, first.end) == pytest.approx((UNITS[3] / 25, UNITS[21] / 25), abs=1e-6)
     assert (second.start, second.width, second.height, second.detection) == (0.0, 160, 120, 1.0)

@@ -116,7 +116,16 @@ def build(folder: Path) -> Path:
     (folder / "faces" / "boxes.csv").write_text("\n".join([head, *lines, ""]))
     (folder / "faces" / "detections.csv").write_text(f"{head},cut\n" + "".join(f"{line},\n" for line in lines))
     (folder / "crops").mkdir()
-    face = {"face": 1, "file": "a.mp4", "start": 0.0, "end": 2.4, "frames": 60, "width": 640, "height": 360}
+    face = {
+        "face": 1,
+        "file": "a.mp4",
+        "start": 0.0,
+        "end": 2.4,
+        "frames": 60,
+        "video_frames": 72,
+        "width": 640,
+        "height": 360,
+    }
     entry = {
         "name": "a",
         "video": "in/a.mov",
