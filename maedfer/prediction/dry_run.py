@@ -90,9 +90,9 @@ def dry_run(
     size += seconds * _ANNOTATED * wanted.products.annotate
     whole = pace.seconds(seconds, windows, count)
     say(
-        f"{counted(len(videos) - failed, 'video')}, {seconds / 3600:.2f} hours, {counted(windows, 'window')} for each "
-        f"face: about {whole / 3600:.2f} hours here with {counted(count, 'worker')} ({seconds / max(whole, 1e-9):.1f} "
-        f"times real time, measured on {shown(measured.path)} with {pace.faces:.1f} faces in a window) and "
+        f"{counted(len(videos) - failed, 'video')}, {duration(seconds)}, {counted(windows, 'window')} for each face: "
+        f"about {duration(whole)} here with {counted(count, 'worker')}, {seconds / max(whole, 1e-9):.1f} times real "
+        f"time as measured on {shown(measured.path)} with {pace.faces:.1f} faces in a window, and "
         f"{max(size / 1e6, 0.1):.1f} MB of disk"
     )
     return failed

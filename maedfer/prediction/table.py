@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -75,9 +76,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{shown(path)}: cannot be written ({error.strerror or error}); what is there is kept") from (
-            error
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        then = "make room, and the same command goes on" if full else "what is there is kept"
+        raise OutputError(f"{shown(path)}: cannot be written ({error.strerror or error}); {then}") from error
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,12 @@ def test_what_cannot_be_read_is_listed(call: Call, videos: Path, trained: Path, 
     out = tmp_path / "out"
     items = [tmp_path / "list.txt", tmp_path, "--checkpoint", trained, "--out", out, "--no-crop", "--no-plot"]
     dry = call("predict", *items, "--dry-run")
-    assert dry.status == 1 and "1 video, 0.00 hours" in dry.out and dry.out.count("fails: ") == 4 and not out.exists()
+    assert (
+        dry.status == 1
+        and "1 video, 0 s, 1 window for each face: about" in dry.out
+        and dry.out.count("fails: ") == 4
+        and not out.exists()
+    )
     done = call("predict", *items)
     assert done.status == 1 and "4 videos have failed" in done.out
     failed = pandas.read_csv(out / "failed.csv")
@@ -212,12 +217,43 @@ def test_what_cannot_be_read_is_listed(call: Call, videos: Path, trained: Path, 
 
 
 def test_whole_clips(call: Call, frames: Path, trained: Path, tmp_path: Path) -> None:
-    more = ["--whole", "--no-crop", "--fps", 25, "--precision", "fp32", "--no-plot"]
+    more = ["--whole", "--no-crop", "--fps", 25, "--precision", "fp32"]
     done = call("predict", frames / "clips.txt", "--checkpoint", trained, "--out", tmp_path, *more)
     assert done.status == 0, done.err
+    evaluated = pandas.read_csv(trained / "pred.csv").set_index("name")
     for clip in range(8):
         rows = pandas.read_csv(tmp_path / f"clip_{clip}.csv")
         assert len(rows) == 1 and rows["status"][0] == "ok"
+        if clip < 4:
+            scores = evaluated.loc[f"clip_{clip}", ["p_calm", "p_moved"]]
+            np.testing.assert_allclose(
+                rows.loc[0, ["p_calm", "p_moved"]].astype(float), scores.astype(float), atol=1e-5
+            )
+    assert len(evaluated) == 4 and not list(tmp_path.glob("*.png"))
+
+
+def test_names_of_results_are_their_own(call: Call, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    names = ["summary.mp4", "failed.mp4", "a.mp4", "a.avi", "c.mp4", "c.boxes.mp4", "c.part.mp4", "a/b.mp4", ".x.mp4"]
+    video = write_video(tmp_path / "v.mp4", pictures(8, 32, 32)).read_bytes()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(video)
+    out = tmp_path / "out"
+    done = call("predict", tmp_path / "in", "--checkpoint", trained, "--out", out, "--no-crop", "--no-plot")
+    assert done.status == 0, done.err
+    tables = sorted(str(path.relative_to(out)) for path in out.rglob("*.csv"))
+    assert tables == [
+        "a.avi.csv",
+        "a.mp4.csv",
+        "a/b.csv",
+        "c.boxes.mp4.csv",
+        "c.csv",
+        "c.part.mp4.csv",
+        "failed.mp4.csv",
+        "summary.csv",
+        "summary.mp4.csv",
+    ]
+    assert len(pandas.read_csv(out / "summary.csv")) == 8
 
 
 def test_a_stream_that_ends(call: Call, videos: Path, trained: Path, tmp_path: Path) -> None:
