@@ -118,26 +118,23 @@ class _Faces:
 
 
 class _Chances:
-    """The probabilities of a face at any moment that one of its windows spans."""
+    """The probabilities of a face at any moment of its stretches, and of its windows beyond them."""
 
     def __init__(self, course: Course) -> None:
         windows = [row.window for row in course.rows]
-        self.times = np.array([window.time for window in windows])
-        self.starts = np.array([window.start for window in windows])
-        self.ends = np.array([window.end for window in windows])
+        self._stretches = course.stretches
+        self._times = np.array([window.time for window in windows])
+        self._spans = [(window.start, window.end) for window in windows]
         self.values = np.array([row.probabilities for row in course.rows])
 
     def at(self, time: float) -> np.ndarray | None:
-        after = int(np.searchsorted(self.times, time))
-        before = max(0, after - 1)
-        after = min(after, len(self.times) - 1)
-        inside = [place for place in (before, after) if self.starts[place] <= time <= self.ends[place]]
-        if len(inside) < 2:
-            return self.values[inside[0]] if inside else None
-        gap = self.times[after] - self.times[before]
-        share = float(np.clip((time - self.times[before]) / gap, 0, 1)) if gap > 0 else 0.0
-        mean: np.ndarray = (1 - share) * self.values[before] + share * self.values[after]
-        return mean
+        for stretch in self._stretches:
+            if stretch.start <= time <= stretch.end:
+                values = stretch.probabilities.T
+                return np.array([np.interp(time, stretch.times, value) for value in values])
+        nearest = int(np.abs(self._times - time).argmin())
+        start, end = self._spans[nearest]
+        return self.values[nearest] if start <= time <= end else None
 
 
 def _boxes(

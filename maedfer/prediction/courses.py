@@ -61,8 +61,12 @@ def video_course(rows: Sequence[Row], duration: float = 0.0) -> VideoCourse:
         if row.window.face is not None and row.probabilities is not None:
             by_face.setdefault(row.window.face, []).append(row)
     first, last = float(starts[0]), float(starts[-1])
+    whole = all(len(own) == 1 for own in by_face.values())
 
     def edges(low: Row, high: Row) -> tuple[float, float]:
+        if whole and low.window.face is not None:
+            # There is no grid of windows: what is said of a face is said of all the time in which it is there.
+            return low.window.start, high.window.end
         # A window stands for its middle, the first and the last one for what is before and after as well.
         begin = start if low.window.start <= first else low.window.time - hop / 2
         finish = end if high.window.start >= last else high.window.time + hop / 2
@@ -72,8 +76,9 @@ def video_course(rows: Sequence[Row], duration: float = 0.0) -> VideoCourse:
     for face, own in sorted(by_face.items()):
         stretches = []
         for piece in _unbroken(own, hop):
+            times = np.array([row.window.time for row in piece])
             chances = np.array([row.probabilities for row in piece])
-            stretches.append(Stretch(*edges(piece[0], piece[-1]), np.array([r.window.time for r in piece]), chances))
+            stretches.append(Stretch(*edges(piece[0], piece[-1]), times, chances))
         courses.append(Course(face, stretches, own, sum(stretch.end - stretch.start for stretch in stretches)))
     nobody = [row for row in rows if row.window.status == "no_face" and row.window.face is None]
     empty = [edges(piece[0], piece[-1]) for piece in _unbroken(nobody, hop)]

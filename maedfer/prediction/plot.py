@@ -53,7 +53,7 @@ def plot_timeline(
     note: str = "",
     video: str | Path | None = None,
     fps: float | None = None,
-    margin: float = 1.3,
+    margin: float | None = 1.3,
     duration: float | None = None,
 ) -> Figure:
     """Draw a timeline for each face: probabilities as stacked areas, the most probable class below, faces at the peaks.
@@ -65,7 +65,7 @@ def plot_timeline(
         note: below, for example what confidences are worth.
         video: file or folder of frames that faces are cut out of; None = no pictures.
         fps: frames a second of a folder of frames.
-        margin: side of these squares, in longer sides of a face's box.
+        margin: side of these squares, in longer sides of a face's box; None = frames are crops of a face already.
         duration: seconds from the video's start to its end; None = up to the end of the last window.
 
     Returns:
@@ -347,7 +347,11 @@ def _subtitle(rows: Sequence[Row], scene: VideoCourse) -> str:
     window = rows[0].window.end - rows[0].window.start
     faces = "no face" if not count else "1 face" if count == 1 else f"{count} faces"
     windows = len({row.window.start for row in rows})
-    looked = f"1 window of {window:.2f} s" if windows == 1 else f"windows of {window:.2f} s every {scene.hop:.3g} s"
+    looked = f"windows of {window:.2f} s every {scene.hop:.3g} s"
+    if windows == 1:
+        looked = f"1 window of {window:.2f} s"
+    elif count and all(len(course.rows) == 1 for course in scene.courses):
+        looked = "1 window each"
     return f"{clock(scene.end - scene.start, True)} · {faces} · {looked}"
 
 

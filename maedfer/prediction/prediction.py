@@ -126,7 +126,7 @@ class Prediction:
             note=self._note(),
             video=self.video if pictures and self.video and Path(self.video).exists() else None,
             fps=self.options.fps,
-            margin=self.options.margin,
+            margin=self.options.margin if self.options.crop else None,
             duration=self._end(),
         )
         if path is not None:

@@ -57,7 +57,7 @@ def _still(rows: Sequence[Row]) -> list[bool]:
 
 
 def read_thumbnails(
-    video: str | Path, peaks: Mapping[int, Sequence[Row]], fps: float | None = None, margin: float = 1.3
+    video: str | Path, peaks: Mapping[int, Sequence[Row]], fps: float | None = None, margin: float | None = 1.3
 ) -> tuple[dict[int, list[tuple[Row, np.ndarray]]], str]:
     """Cut the faces of some rows out of their video.
 
@@ -65,11 +65,11 @@ def read_thumbnails(
         video: file or folder of frames.
         peaks: face -> rows.
         fps: frames a second of a folder of frames.
-        margin: side of the square, in longer sides of the box; rows without a box show the whole frame.
+        margin: side of the square, in longer sides of the box; None = frames are crops already.
 
     Returns:
-        Face -> pairs of a row and its picture, uint8 [S, S, 3] or, without a box, [H, W, 3]; and why there are none,
-        where the video cannot be read any more.
+        Face -> pairs of a row and its picture, uint8 [S, S, 3]; and why there are none, where the video cannot be read
+        any more.
     """
     from maedfer.faces.crop import crop_square
 
@@ -87,7 +87,14 @@ def read_thumbnails(
                 (face, _), row = list(wanted.items())[index]
                 picture = reader.read([int(frames[index])])[0]
                 box = row.window.box
-                cut = picture if box is None else crop_square(picture, np.array(box), _SIDE, margin)
+                if margin is None or box is None:
+                    # The middle of the frame.
+                    height, width = picture.shape[:2]
+                    side = min(height, width)
+                    middle = np.array([(width - side) / 2, (height - side) / 2, side, side])
+                    cut = crop_square(picture, middle, _SIDE, 1.0)
+                else:
+                    cut = crop_square(picture, np.array(box), _SIDE, margin)
                 found.setdefault(face, []).append((row, cut))
     except InputError as error:
         return {}, f"Without pictures: {error}."

@@ -13,8 +13,9 @@ from maedfer.errors import InputError
 from maedfer.faces.follow import Follower
 from maedfer.faces.frame import Detections, Frame
 from maedfer.faces.record import DetectionRecord
-from maedfer.prediction.annotate import annotate_video
+from maedfer.prediction.annotate import _Chances, annotate_video
 from maedfer.prediction.class_colours import class_colours, face_colour
+from maedfer.prediction.courses import video_course
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.overlay import FaceNow, Overlay
 from maedfer.prediction.rows import Row, Window
@@ -268,3 +269,15 @@ def test_real_clips_keep_their_times_and_their_sound(clips: Path, name: str, tmp
     (codec, old_sound), (new_codec, new_sound) = packets_of(clips / name), packets_of(tmp_path / "out.mp4")
     assert codec == new_codec and [data for _, data in old_sound] == [data for _, data in new_sound]
     assert np.allclose([time for time, _ in old_sound], [time for time, _ in new_sound], atol=1e-4)
+
+
+def test_between_windows_probabilities_are_in_between() -> None:
+    """At every moment of a stretch, and before and after it as long as a window goes on."""
+    rows = [Row("a.mp4", Window(k, k + 0.5, k + 0.25, 1, None, None, 16, "ok"), np.array([k / 8, 1 - k / 8]))
+            for k in (1, 2, 3, 6)]  # fmt: skip
+    rows.append(Row("a.mp4", Window(7, 7.5, 7.25, None, None, None, 0, "no_face"), None))
+    chances = _Chances(video_course(rows).courses[0])
+    for time, share in {1.0: 1, 1.25: 1, 1.75: 1.5, 2.5: 2.25, 3.7: 3, 6.2: 6}.items():
+        found = chances.at(time)
+        assert found is not None and np.allclose(found, [share / 8, 1 - share / 8]), time
+    assert chances.at(4.5) is None and chances.at(7.2) is None

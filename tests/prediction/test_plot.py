@@ -13,6 +13,7 @@ from PIL import Image
 
 from maedfer.errors import InputError
 from maedfer.prediction.class_colours import class_colours
+from maedfer.prediction.courses import video_course
 from maedfer.prediction.plot import clock, plot_timeline, save_timeline
 from maedfer.prediction.rows import Row, Window
 from maedfer.prediction.thumbnails import choose_peaks, read_thumbnails
@@ -187,3 +188,22 @@ def test_nothing_of_pyplot_is_touched(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_score_a_face_spans_the_time_in_which_it_is_there() -> None:
+    rows = []
+    for face, (start, end) in enumerate([(0.0, 20.0), (0.0, 8.0), (13.0, 20.0)], 1):
+        window = Window(start, end, (start + end) / 2, face, None, 0.9, 16, "ok")
+        rows.append(Row("talk.mp4", window, np.array([0.2, 0.3, 0.5])))
+    course = video_course(rows)
+    assert [(one.stretches[0].start, one.stretches[0].end) for one in course.courses] == [(0, 20), (0, 8), (13, 20)]
+    assert "0:20.0 · 3 faces · 1 window each" in words_of(plot_timeline(rows, CLASSES))
+
+
+def test_frames_that_are_crops_are_shown_as_they_are(tmp_path: Path) -> None:
+    frames = np.full((30, 64, 96, 3), 40, np.uint8)
+    frames[:, :, 16:80] = 200
+    path = write_video(tmp_path / "crop.mp4", frames, rate=10)
+    rows = make_rows({1: (0, 9)}, 3.0, box=(0.0, 0.0, 96.0, 64.0))
+    found, _ = read_thumbnails(path, {1: rows}, margin=None)
+    assert all(np.abs(picture.astype(int) - 200).max() < 30 for _, picture in found[1])
