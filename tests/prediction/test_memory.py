@@ -22,8 +22,8 @@ from tests.prediction.models import CONFIG, classifier
 RATE, SECONDS, MINUTES = 4, 20, 30
 MEGABYTE = 1 << 20
 
-# Goes through a video and notes what the process holds on the way, in bytes and in blocks of Python's own; then the most
-# bytes that it ever held.
+# Goes through a video and notes what the process holds on the way, in bytes and in blocks of Python's own; then the
+# most bytes that it ever held.
 WATCHED = """
 import gc, json, resource, sys
 from maedfer.cli import main
@@ -62,7 +62,7 @@ def write_long_video(path: Path, scratch: Path) -> None:
                 picture[top : top + 8, left : left + 8] = 220, 30, 30
     piece = write_video(scratch, pictures, rate=RATE, options={"bf": "0", "g": str(len(pictures))})
     with av.open(str(piece)) as source, av.open(str(path), "w") as target:
-        packets = [packet for packet in source.demux(video=0) if packet.size]
+        packets: list[Any] = [packet for packet in source.demux(video=0) if packet.size]
         stream: Any = target.add_stream_from_template(source.streams.video[0])
         length = sum(packet.duration for packet in packets)
         for turn in range(60 * MINUTES // SECONDS):
