@@ -260,7 +260,7 @@ class _Console:
         minutes = sum(job.summary.get("minutes") or 0.0 for job in self.jobs)
         past = duration(time.monotonic() - self.started)
         done = counted(len(self.jobs) - len(failed), "video")
-        self.say(f"{done}, {minutes:.1f} minutes, in {past}: {shown(out / SUMMARY_FILE)}")
+        self.say(f"{done}, {duration(60 * minutes)}, in {past}: {shown(out / SUMMARY_FILE)}")
         if failed:
             verb = "has" if len(failed) == 1 else "have"
             self.say(f"{counted(len(failed), 'video')} {verb} failed: {shown(out / FAILED_FILE)} says why")

@@ -88,7 +88,8 @@ def check_options(options: PredictionOptions, videos: Sequence[NamedVideo]) -> N
     if options.hop < _LEAST_HOP:
         raise InputError(f"--hop must be {_LEAST_HOP:g} s at least, got {options.hop:g}")
     plain = PredictionOptions()
-    for first, second in (("crop", "boxes"), ("crop", "detector"), ("whole", "hop"), ("whole", "window")):
+    useless = {"crop": ("boxes", "detector", "threshold", "every", "margin", "faces"), "whole": ("hop", "window")}
+    for first, second in ((first, second) for first, others in useless.items() for second in others):
         changed = getattr(options, second) != getattr(plain, second)
         if getattr(options, first) != getattr(plain, first) and changed:
             told = {"crop": "no-crop"}.get(first, first)

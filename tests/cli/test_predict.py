@@ -314,6 +314,7 @@ def test_an_interrupted_stream_is_completed(call: Call, trained: Path, tmp_path:
         (["v.mp4", "--workers", "-1"], "--workers must be at least 0, got -1"),
         (["v.mp4", "--columns", "other"], "argument --columns: invalid choice: 'other'"),
         (["v.mp4", "--no-crop", "--boxes", "b.csv"], "--no-crop and --boxes do not go together"),
+        (["v.mp4", "--no-crop", "--faces", "largest"], "--no-crop and --faces do not go together"),
         (["v.mp4", "--whole", "--hop", "2"], "--whole and --hop do not go together"),
         (["v.mp4", "--boxes", "absent.csv"], "absent.csv: no such file or folder"),
         (["v.mp4", "--segments", "b.csv"], "b.csv"),

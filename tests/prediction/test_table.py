@@ -91,11 +91,11 @@ def test_columns_of_other_tools(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", get_args(Columns))
 def test_any_torn_end_is_cut_off_and_gone_on_with(columns: Columns, tmp_path: Path) -> None:
-    found = rows('a "quoted"\nname\r\n', windows(4, 3))
+    found = rows('a "quoted"\nname\r\n', windows(2, 3))
     whole, torn = tmp_path / "whole.csv", tmp_path / "torn.csv"
     write(whole, found, columns)
     content = whole.read_bytes()
-    for size in range(len(content) + 1):
+    for size in range(0, len(content) + 1, 1 if columns == "maedfer" else 7):
         torn.write_bytes(content[:size])
         writer = TableWriter(torn, TableFormat(CLASSES, columns))
         assert content.startswith(torn.read_bytes())
