@@ -159,7 +159,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None, pa
             raise unknown("key", key, hints, where=f"in {path!r}" if path else "")
         changes[key] = _convert(hints[key], value, where, getattr(base, key, None))
         check_range(fields[key], changes[key], where)
-        if setting_of(fields[key]).path:
+        if setting_of(fields[key]).path and changes[key] is not None:
             changes[key] = _each(changes[key], partial(_path, where))
     if base is not None:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]

@@ -270,3 +270,12 @@ def test_paths_begin_at_home_and_texts_do_not(monkeypatch: pytest.MonkeyPatch) -
     changed = map_paths(House(places), lambda key, text: f"{key}:{text}").places
     assert changed.file == "places.file:/home/me/a" and changed.folders[1] == "places.folders:b/~"
     assert changed.text == "~/a"
+
+
+def test_a_path_may_be_none() -> None:
+    @dataclass(frozen=True)
+    class Door:
+        key: str | None = setting(None, path=True, doc="a file, if any")
+
+    assert from_dict(Door, {"key": None}) == from_dict(Door, {}) == Door(None)
+    assert from_dict(Door, {"key": "a"}).key == "a"

@@ -70,7 +70,7 @@ def test_what_is_saved_is_loaded(prediction: Prediction, tmp_path: Path) -> None
 def test_options_and_boxes_are_found_beside_the_table(prediction: Prediction, tmp_path: Path) -> None:
     path = prediction.save(tmp_path)
     assert Prediction.load(path).options == PredictionOptions()
-    settings = {"fps": 12.5, "margin": 2.0, "between": [1.0, 2.0], "every": 3, "weights_sha256": "ab"}
+    settings = {"fps": 12.5, "margin": 2.0, "between": [1.0, 2.0], "every": 3, "boxes": None, "weights_sha256": "ab"}
     path.with_suffix(".json").write_text(json.dumps({"settings": settings}))
     path.with_suffix(".boxes.csv").write_text("")
     again = Prediction.load(path, video="elsewhere.mp4")
