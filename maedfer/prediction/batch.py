@@ -17,7 +17,7 @@ from maedfer._progress import ProgressLine, counted, duration, is_terminal
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.prediction.find import find_windows, streams_end
-from maedfer.prediction.inputs import NamedVideo, hold, settings_of
+from maedfer.prediction.inputs import NamedVideo, check_name, hold, settings_of
 from maedfer.prediction.many import FAILED_FILE, SUMMARY_FILE, VideoJob, predict_jobs, size_of
 from maedfer.prediction.one_video import detector_of
 from maedfer.prediction.options import PredictionOptions
@@ -173,6 +173,7 @@ def make_jobs(
     for number, video in enumerate(videos):
         failure = None
         try:
+            check_name(wanted.out, video)
             settings = settings_of(video, options, model)
             weight = 1.0 if video.live else size_of(video.path)
         except (InputError, OSError) as error:

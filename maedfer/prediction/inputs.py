@@ -27,6 +27,8 @@ from maedfer.setting import setting_of
 LOCK_FILE = ".predict.lock"
 # Shorter hops would give rows of one time: tables have milliseconds.
 _LEAST_HOP = 0.001
+# Bytes that the name of a file has more while it is written.
+_TEMPORARY = 16
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,25 @@ def check_out(out: Path, videos: Sequence[NamedVideo], given: Sequence[str]) -> 
             path = os.path.realpath(out / f"{video.name}{suffix}")
             if path in read:
                 raise InputError(f"{shown(read[path])}: would be overwritten by a result: choose another --out")
+
+
+def check_name(out: Path, video: NamedVideo) -> None:
+    """Refuse a video whose results would have names that the folder cannot hold.
+
+    Args:
+        out: the folder, which is there.
+        video: the video.
+
+    Raises:
+        InputError: see above.
+    """
+    most = os.pathconf(out, "PC_NAME_MAX") - max(map(len, SUFFIXES.values())) - _TEMPORARY
+    length = max(len(os.fsencode(part)) for part in Path(video.name).parts)
+    if length > most:
+        raise InputError(
+            f"{shown(video.path)}: its name has {length} bytes, and for the names of its results {most} are the most: "
+            "rename it"
+        )
 
 
 @contextlib.contextmanager
