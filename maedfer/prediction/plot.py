@@ -76,7 +76,7 @@ def plot_timeline(
     told = _by_importance(scene.courses)[:MOST_FACES]
     courses = [course for course in scene.courses if course in told]
     pictures: dict[int, list[tuple[Row, Any]]] = {}
-    notes = [note] if note else []
+    notes = [note[0].upper() + note[1:].rstrip(".") + "."] if note else []
     if video is not None:
         peaks = {course.face: choose_peaks(course.rows, scene.start, scene.end) for course in courses}
         pictures, problem = read_thumbnails(video, peaks, fps, margin)

@@ -99,7 +99,7 @@ def test_words_and_pictures_of_a_prediction(prediction: Prediction, tmp_path: Pa
         assert picture.width == 2000
     prediction.summary |= {"calibration": "told otherwise", "minutes": 0.1}
     words = words_of(prediction.plot())
-    assert "told otherwise" in words and any(text.startswith("0:06.0 · 2 faces") for text in words)
+    assert "Told otherwise." in words and any(text.startswith("0:06.0 · 2 faces") for text in words)
 
 
 def test_segments_of_a_prediction(prediction: Prediction, tmp_path: Path) -> None:
