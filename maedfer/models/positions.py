@@ -11,6 +11,9 @@ from torch import Tensor
 
 def sincos_positions(num_tokens: int, dim: int) -> Tensor:
     """The fixed table of "Attention Is All You Need" over flat token numbers: [1, num_tokens, dim], float32."""
+    if torch.get_default_device().type == "meta":
+        # What is computed there imports PyTorch's compiler: a second or two, and 160 MB.
+        return torch.empty(1, num_tokens, dim)
     channel = torch.arange(dim, dtype=torch.float64)
     angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
