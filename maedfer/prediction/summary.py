@@ -51,13 +51,15 @@ class _Count:
         self.confidence += float(sure.max())
 
     def tell(self, names: Sequence[str]) -> dict[str, Any]:
-        count = max(self.windows, 1)
-        shares, chances = self.predicted / count, self.chances / count
+        def means(totals: Sequence[float]) -> list[float | None]:
+            # Of nothing there are none: zeros would count where tables are averaged.
+            return [round(total / self.windows, 6) if self.windows else None for total in totals]
+
         return {
             "windows": self.windows,
-            "shares": {name: round(float(share), 6) for name, share in zip(names, shares, strict=True)},
-            "mean_probabilities": {name: round(float(value), 6) for name, value in zip(names, chances, strict=True)},
-            "mean_confidence": round(self.confidence / count, 6) if self.windows else None,
+            "shares": dict(zip(names, means(self.predicted.tolist()), strict=True)),
+            "mean_probabilities": dict(zip(names, means(self.chances.tolist()), strict=True)),
+            "mean_confidence": means([self.confidence])[0],
         }
 
 
@@ -72,8 +74,8 @@ def summarize(rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0) -> 
     Returns:
         "windows" and "windows_without_a_face": spans of time, and those of them in which no face was for long enough;
         "minutes_with_a_face": covered by the others, a hop for each at least; "scored": rows with probabilities,
-        "shares" of the classes among these, means of probabilities and confidence; "faces": the same for each face,
-        with its seconds.
+        "shares" of the classes among these, means of probabilities and confidence, None where there are none;
+        "faces": the same for each face, with its seconds.
     """
     all_faces, faces = _Count(len(classes)), dict[int, _Count]()
     windows = empty = 0
