@@ -108,7 +108,12 @@ needs_tools = pytest.mark.skipif(
 @needs_tools
 def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_path: Path) -> None:
     folder = tmp_path / "with a space"
-    done = run_build(folder, MAEDFER_BUILD_CUDA="0")
+    # Installing compiles the same sources as fast code; that they are compiled, and which, is seen without.
+    fast = tmp_path / "fast"
+    fast.write_text('#!/bin/sh\nexec g++ "$@" -O0\n')
+    fast.chmod(0o755)
+    how = {"MAEDFER_BUILD_CUDA": "0", "CXX": str(fast)}
+    done = run_build(folder, **how)
     assert done.returncode == 0, done.stderr
     assert "maedfer: installing without csrc's CUDA part: MAEDFER_BUILD_CUDA=0" in done.stderr
     record = json.loads((folder / "maedfer" / "_build.json").read_text())
@@ -136,7 +141,7 @@ def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_p
     assert "clips.cpp\n flags = -ffp-contract=off\n" in plan
     source = folder / "csrc" / "cpu" / "tubelets.cpp"
     source.write_text(source.read_text() + "\n")
-    assert run_build(folder, MAEDFER_BUILD_CUDA="0").returncode == 0
+    assert run_build(folder, **how).returncode == 0
     changed = [path.name for path in objects if path.stat().st_mtime_ns != objects[path]]
     assert changed == ["tubelets.cpp.o"]
 
@@ -144,17 +149,19 @@ def test_with_a_compiler_the_cpu_part_is_built_and_again_only_what_changed(tmp_p
 @needs_tools
 def test_what_does_not_compile_is_left_out_unless_it_was_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "broken"
-    shutil.copytree(REPOSITORY / "csrc", folder / "csrc")
-    run_build(folder / "unused", MAEDFER_BUILD_CPU="0", MAEDFER_BUILD_CUDA="0")
-    broken = folder / "unused" / "csrc" / "cpu" / "tubelets.cpp"
-    broken.write_text("this is no C++\n")
-    done = run_build(folder / "unused", MAEDFER_BUILD_CUDA="auto")
+    run_build(folder, MAEDFER_BUILD_CPU="0", MAEDFER_BUILD_CUDA="0")
+    # Alone: what is whole beside it would be compiled for minutes before it is found.
+    for source in (folder / "csrc" / "cpu").rglob("*.cpp"):
+        if source.name != "tubelets.cpp":
+            source.unlink()
+    (folder / "csrc" / "cpu" / "tubelets.cpp").write_text("this is no C++\n")
+    done = run_build(folder, MAEDFER_BUILD_CUDA="auto")
     assert done.returncode == 0 and "without csrc's CPU part: it does not compile" in done.stderr
-    record = json.loads((folder / "unused" / "maedfer" / "_build.json").read_text())
+    record = json.loads((folder / "maedfer" / "_build.json").read_text())
     assert not record["cpu"]["built"] and not record["cuda"]["built"]
-    done = run_build(folder / "unused", MAEDFER_BUILD_CPU="1")
+    done = run_build(folder, MAEDFER_BUILD_CPU="1")
     assert done.returncode != 0 and "maedfer: MAEDFER_BUILD_CPU=1, but it does not compile" in done.stderr
-    done = run_build(folder / "unused", MAEDFER_BUILD_CUDA="maybe")
+    done = run_build(folder, MAEDFER_BUILD_CUDA="maybe")
     assert done.returncode != 0 and "MAEDFER_BUILD_CUDA must be 0, 1 or auto, got 'maybe'" in done.stderr
 
 
