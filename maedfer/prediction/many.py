@@ -250,7 +250,10 @@ class _Run:
         end = job.reached if seconds is None else job.about.get("start", 0.0) + seconds
         done = 0.0 if job.first is None else end - job.first
         options = job.task.options
-        found = summarize(read_table(job.files.paths["table"])[1], classes, 0.0 if options.whole else options.hop)
+        hop = 0.0 if options.whole else options.hop
+        found = summarize(
+            read_table(job.files.paths["table"])[1], classes, hop, float("inf") if seconds is None else end
+        )
         summary = {
             "video": shown(job.files.video),
             "minutes": None if seconds is None else round(seconds / 60, 4),

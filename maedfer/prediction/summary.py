@@ -63,13 +63,16 @@ class _Count:
         }
 
 
-def summarize(rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0) -> dict[str, Any]:
+def summarize(
+    rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0, ends: float = float("inf")
+) -> dict[str, Any]:
     """Add up the rows of one video; memory grows with the number of faces only.
 
     Args:
         rows: in their order in the table.
         classes: names of the classes.
         hop: seconds that a window stands for at least.
+        ends: when the video ends, after which none stands for anything.
 
     Returns:
         "windows" and "windows_without_a_face": spans of time, and those of them in which no face was for long enough;
@@ -91,7 +94,7 @@ def summarize(rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0) -> 
         all_faces.add(row)
         if window.face is not None:
             faces.setdefault(window.face, _Count(len(classes))).add(row)
-        end = max(window.end, window.start + hop)
+        end = max(window.end, min(window.start + hop, ends))
         covered += max(0.0, end - max(until, window.start))
         until = max(until, end)
     told = all_faces.tell(classes)

@@ -76,6 +76,9 @@ def test_what_is_bad_is_listed_and_stops_nothing(
         f"bad {'x' * 245}.mp4": "rename it",
     }.items():
         assert words in failed[name] and name in failed[name] and "\n" not in failed[name]
+    with open(tmp_path / "out" / "summary.csv", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        for row in csv.DictReader(file):
+            assert 0 < float(row["minutes_with_a_face"]) <= float(row["minutes"]) + 1e-4
     rows = {}
     for path in (tmp_path / "out").glob("*.csv"):
         if path.stem not in ("failed", "summary"):
