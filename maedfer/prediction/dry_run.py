@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ def dry_run(
     """
     for line in headlines(predictor, options):
         say(line)
-    failed, seconds, windows, frames = 0, 0.0, 0, 0
-    measured: NamedVideo | None = None
+    failed = 0
+    readable: list[tuple[NamedVideo, dict[str, Any]]] = []
     for video in videos:
         if video.live:
             say(f"{shown(video.path)}: goes on until it ends")
@@ -77,11 +78,20 @@ def dry_run(
             f"{shown(video.path)}: {duration(known['seconds'])}, {counted(known['frames'], 'frame')}, "
             f"{counted(known['windows'], 'window')} for each face"
         )
-        seconds, windows, frames = seconds + known["seconds"], windows + known["windows"], frames + known["frames"]
-        measured = measured or video
-    if measured is None:
+        readable.append((video, known))
+    # The first one is measured; those before it turned out to fail.
+    pace: MeasuredPace | None = None
+    while readable and pace is None:
+        measured = readable[0][0]
+        try:
+            pace = measure(measured, predictor, options)
+        except InputError as error:
+            failed += 1
+            say(f"{shown(measured.path)}: fails: {error}")
+            del readable[0]
+    if pace is None:
         return failed
-    pace = measure(measured, predictor, options)
+    seconds, windows, frames = (sum(known[name] for _, known in readable) for name in ("seconds", "windows", "frames"))
     count = default_workers(len(videos), predictor.device.type) if workers is None else min(workers, len(videos))
     row = len(",".join(TableFormat(predictor.classes, wanted.columns).fields(_row(measured.path, predictor), 0))) + 2
     rows = windows * max(1.0, pace.faces)
@@ -99,10 +109,18 @@ def dry_run(
 
 
 def measure(video: NamedVideo, predictor: Predictor, options: PredictionOptions) -> MeasuredPace:
-    """Look at the first seconds of a video, and score what is there; without a face, score noise."""
+    """Look at the first seconds of a video, and score what is there; without a face, score noise.
+
+    Where one score a clip is wanted windows are looked at instead: the first of the others comes at the end only.
+
+    Raises:
+        InputError: the video, or the file of its boxes, cannot be read.
+    """
     finding = scoring = 0.0
     found: list[Window] = []
-    events: Iterator[tuple[Any, Any]] = find_windows(WindowTask(0, video.path, options, predictor.input))
+    events: Iterator[tuple[Any, Any]] = find_windows(
+        WindowTask(0, video.path, dataclasses.replace(options, whole=False), predictor.input)
+    )
     begun = time.monotonic()
     # The first window waits for frames that all of them wait for: what comes after it is the pace.
     first: float | None = None
@@ -117,13 +135,18 @@ def measure(video: NamedVideo, predictor: Predictor, options: PredictionOptions)
     clips = [window.clip for window in found if window.clip is not None][: predictor.batch_size]
     if not clips:
         clips = [np.zeros((1, predictor.input.frames, *predictor.input.size, 3), np.uint8)]
+    if options.whole:
+        clips = [np.repeat(clip[:1], predictor.input.views, axis=0) for clip in clips]
     for _ in range(2):
         begun = time.monotonic()
         predictor.score(np.stack(clips))
         scoring = (time.monotonic() - begun) / len(clips)
-    past = max(found[-1].end - found[0].start, 1e-3) if found else 1.0
     starts = len({window.start for window in found})
-    return MeasuredPace(finding / past, scoring, sum(window.clip is not None for window in found) / max(1, starts))
+    faces = sum(window.clip is not None for window in found) / max(1, starts)
+    if starts > 1:
+        return MeasuredPace((finding - (first or 0.0)) / (found[-1].start - found[0].start), scoring, faces)
+    past = max(found[-1].end - found[0].start, 1e-3) if found else 1.0
+    return MeasuredPace(finding / past, scoring, faces)
 
 
 def _row(video: str, predictor: Predictor) -> Row:

@@ -43,17 +43,21 @@ def find_windows(task: WindowTask) -> Iterator[tuple[Any, Any]]:
         follower = follower_of(detector, options, live=task.live, record=record)
         known = {} if detector is None else {"detector": detector.name, "detector_note": detector.note}
         yield "opened", {**describe(source, task.model, options), **known}
+        first: float | None = None
         last = 0.0
         for window in _windows(source, follower, task):
             if record is not None:
                 record.flush()
-            last = window.end
+            first, last = window.start if first is None else first, window.end
             yield "window", window
         if record is not None:
             # Before anybody takes the video for done.
             record.flush()
-        ended = {"seconds": last, "ended": source.ended or "it was ended"} if isinstance(source, LiveSource) else {}
-        yield "ended", ended
+        if isinstance(source, FileSource):
+            yield "ended", {}
+            return
+        start = last if first is None else first
+        yield "ended", {"seconds": last - start, "start": round(start, 6), "ended": source.ended or "it was ended"}
 
 
 def describe(source: FileSource | LiveSource, model: Any, options: PredictionOptions) -> dict[str, Any]:

@@ -87,6 +87,17 @@ class VideoJob:
     reached: float = 0.0
 
     @property
+    def known(self) -> dict[str, Any]:
+        """What NAME.json says of the video itself: how long it is, and its stream."""
+        if self.before:
+            return {key: self.summary.get(key) for key in ("minutes", "video_stream")}
+        seconds = self.about.get("seconds")
+        return {
+            "minutes": None if seconds is None else round(seconds / 60, 4),
+            "video_stream": {key: value for key, value in self.about.items() if key != "seconds"},
+        }
+
+    @property
     def share(self) -> float:
         """How much of it is done, as far as that is known."""
         if self.summary or self.failure is not None:
@@ -256,9 +267,8 @@ class _Run:
         )
         summary = {
             "video": shown(job.files.video),
-            "minutes": None if seconds is None else round(seconds / 60, 4),
+            **job.known,
             **found,
-            "video_stream": {key: value for key, value in job.about.items() if key != "seconds"},
             **self.common,
             "speed": {"times_real_time": round(done / past, 2), "seconds": round(past, 2)},
         }

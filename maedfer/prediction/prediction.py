@@ -19,7 +19,7 @@ from maedfer.errors import InputError, require
 from maedfer.prediction.options import PredictionOptions, options_from
 from maedfer.prediction.rows import Row
 from maedfer.prediction.segments import Segment, SegmentRow, pool_segments, read_segments, write_segments
-from maedfer.prediction.summary import calibration, summarize
+from maedfer.prediction.summary import UNCALIBRATED, summarize
 from maedfer.prediction.table import TableFormat, TableWriter, read_table
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Prediction:
         record: str | Path | None = None,
     ) -> None:
         self.rows, self.classes, self.video = tuple(rows), tuple(classes), str(video)
-        self.summary: dict[str, Any] = dict(summarize(self.rows, self.classes) if summary is None else summary)
         self.options = options or PredictionOptions()
+        self.summary: dict[str, Any] = dict(self._summarize() if summary is None else summary)
         self.record = None if record is None else Path(record)
 
     @classmethod
@@ -220,13 +220,19 @@ class Prediction:
         return buffer.getvalue()
 
     def _end(self) -> float | None:
-        """When the video ends, in seconds, where the summary tells how long it is."""
-        minutes = self.summary.get("minutes")
-        return self.rows[0].window.start + 60 * minutes if self.rows and isinstance(minutes, float) else None
+        """When the video ends, in seconds, where the summary tells how long it is and when it starts."""
+        minutes, stream = self.summary.get("minutes"), self.summary.get("video_stream")
+        start = stream.get("start", 0.0) if isinstance(stream, Mapping) else 0.0
+        return start + 60 * minutes if isinstance(minutes, int | float) and isinstance(start, int | float) else None
+
+    def _summarize(self) -> dict[str, Any]:
+        # When the video ends nobody knows, but that it does not before its last window.
+        ends = max((row.window.end for row in self.rows), default=0.0)
+        return summarize(self.rows, self.classes, 0.0 if self.options.whole else self.options.hop, ends)
 
     def _note(self) -> str:
         told = self.summary.get("calibration")
-        return told if isinstance(told, str) else calibration(self.summary.get("temperature"))
+        return told if isinstance(told, str) else UNCALIBRATED
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from maedfer.evaluation.score import check_finite
 from maedfer.faces.frame import Frame
 from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
+from maedfer.prediction.find import describe
 from maedfer.prediction.one_video import rows_of_file, stream_rows
 from maedfer.prediction.options import PredictionOptions, options_from
 from maedfer.prediction.prediction import Prediction
@@ -172,12 +173,14 @@ class Predictor:
             record = Path(folder, "boxes.csv")
             with FileSource(video, chosen.fps, chosen.between) as source:
                 rows, detector = rows_of_file(self, source, chosen, progress, record)
-                seconds = source.end_time - source.first_time
+                known, ends = describe(source, self.input, chosen), source.end_time
+            seconds = known["seconds"]
             past = max(time.monotonic() - begun, 1e-3)
             summary = {
                 "video": shown(video),
                 "minutes": round(seconds / 60, 4),
-                **summarize(rows, self.classes),
+                **summarize(rows, self.classes, 0.0 if chosen.whole else chosen.hop, ends),
+                "video_stream": {name: value for name, value in known.items() if name != "seconds"},
                 "detector": None if detector is None else detector.name,
                 "detector_note": None if detector is None else detector.note,
                 "calibration": calibration(self.temperature),

@@ -31,6 +31,8 @@ class Products:
     def make(self, job: VideoJob, missing: bool = False) -> None:
         """Make what is wanted of a video whose table is whole.
 
+        A timeline and an annotated video take all rows at once, about 300 bytes each.
+
         Args:
             job: the video.
             missing: leave pictures that are there already.
@@ -54,7 +56,7 @@ class Products:
             list(rows),
             format.classes,
             job.task.path,
-            {"calibration": self.note},
+            {**job.known, "calibration": self.note},
             options=job.task.options,
             record=record,
         )

@@ -64,7 +64,7 @@ def read_thumbnails(
     Args:
         video: file or folder of frames.
         peaks: face -> rows.
-        fps: frames a second of a folder of frames.
+        fps: frames a second of a folder of frames, or of another video that tells no times.
         margin: side of the square, in longer sides of the box; None = frames are crops already.
 
     Returns:
@@ -72,13 +72,14 @@ def read_thumbnails(
         any more.
     """
     from maedfer.faces.crop import crop_square
+    from maedfer.faces.find import times_of
 
     if not any(peaks.values()):
         return {}, ""
     found: dict[int, list[tuple[Row, np.ndarray]]] = {}
     try:
         with open_video(video) as reader:
-            times = np.arange(len(reader)) / fps if fps else reader.times
+            times = times_of(reader, fps)
             wanted = {(face, place): row for face, rows in peaks.items() for place, row in enumerate(rows)}
             moments = np.array([row.window.time for row in wanted.values()])
             # The frame that is shown at that moment.

@@ -28,7 +28,7 @@ def whole_windows(
     scored: IsScored,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Window]:
-    """One window for each face of a clip, in the order of their numbers, from its first frame to its last.
+    """One window for each face of a clip, in the order in which they appear, from its first frame to its last.
 
     Frames are sampled as `maedfer evaluate` samples them (`maedfer.data.sampling.view_indices`), of those in which the
     face is. Without a follower the clip is one face, and what the model sees is what an evaluation shows it.
@@ -45,7 +45,8 @@ def whole_windows(
         faces.append(found)
         where[face] = frames
     cutter = Cutter(model, options)
-    for found in chosen(faces, options.faces):
+    # A file of boxes may number faces otherwise; tables have rows at rising times, and are gone on with by these.
+    for found in sorted(chosen(faces, options.faces), key=lambda one: (where[one.face][0], one.face)):
         frames = where[found.face]
         start = float(source.times[frames[0]])
         end = float(source.times[frames[-1] + 1]) if frames[-1] + 1 < len(source.times) else source.end_time

@@ -216,6 +216,17 @@ def test_what_cannot_be_read_is_listed(call: Call, videos: Path, trained: Path, 
     assert not list(out.glob("*.part*")) and not list(out.glob("[!a]*.json"))
 
 
+def test_a_dry_run_measures_a_video_that_can_be_read(call: Call, videos: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("video,frame,face,x,y,width,height\na.mp4,500,1,0,0,9,9\nb.mp4,0,1,0,0,9,9\n")
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", pictures(30, 32, 32))
+    argv = [tmp_path / "a.mp4", tmp_path / "b.mp4", "--checkpoint", trained, "--out", tmp_path / "out", "--dry-run"]
+    done = call("predict", *argv, "--boxes", tmp_path / "boxes.csv")
+    assert done.status == 1 and "a.mp4: fails: " in done.out and "1 video, 1 s" in done.out, done
+    done = call("predict", *argv, "--whole", "--no-crop")
+    assert done.status == 0 and "2 videos, 2 s, 2 windows for each face: about" in done.out, done
+
+
 def test_whole_clips(call: Call, frames: Path, trained: Path, tmp_path: Path) -> None:
     more = ["--whole", "--no-crop", "--fps", 25, "--precision", "fp32"]
     done = call("predict", frames / "clips.txt", "--checkpoint", trained, "--out", tmp_path, *more)
@@ -264,6 +275,14 @@ def test_a_stream_that_ends(call: Call, videos: Path, trained: Path, tmp_path: P
     (table,) = (path for path in (tmp_path / "out").glob("*.csv") if path.stem != "summary")
     assert table.name.endswith("one.mp4.csv") and len(pandas.read_csv(table)) >= 3
     assert json.loads(table.with_suffix(".json").read_text())["video_stream"]["live"] is True
+    # Seconds are counted from the first window on.
+    done = call(*[tmp_path / "later" if one == tmp_path / "out" else one for one in argv], "--between", 1, 9)
+    assert done.status == 0, done.err
+    (later,) = (path for path in (tmp_path / "later").glob("*.csv") if path.stem != "summary")
+    rows, summary = pandas.read_csv(later), json.loads(later.with_suffix(".json").read_text())
+    span = rows["end"].max() - rows["start"].min()
+    assert rows["start"].min() >= 1 and summary["minutes"] * 60 == pytest.approx(span, abs=0.01)
+    assert summary["video_stream"]["start"] == pytest.approx(rows["start"].min(), abs=0.001)
     status, _, err = call(*argv)
     assert status == 2 and "which nobody can go on with: choose another --out, or --overwrite" in err
 

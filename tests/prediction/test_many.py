@@ -14,8 +14,9 @@ import pandas
 import pytest
 
 from maedfer.errors import InputError
-from maedfer.prediction import many, run, table
+from maedfer.prediction import Prediction, many, run, table
 from maedfer.prediction.many import VideoJob, predict_jobs
+from maedfer.prediction.products import Products
 from maedfer.prediction.table import TableWriter, read_table
 from tests.prediction.fakes import CLASSES, FakeModel, Silent, find, job, rows, windows
 
@@ -283,6 +284,20 @@ def test_lines_of_earlier_commands_stay(tmp_path: Path) -> None:
     predict(paths[2:], out)
     predict(paths[:3], out)
     assert pandas.read_csv(out / "summary.csv")["name"].tolist() == ["d", "a", "b", "c"]
+
+
+def test_a_timeline_ends_where_the_video_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[float | None] = []
+    monkeypatch.setattr(Prediction, "plot", lambda self, path: ends.append(self._end()))
+    (path,) = put(tmp_path / "in", {"a": "9 1"})
+    one = job(0, path, tmp_path / "out")
+    one.finish = Products(plot=True, note="calm").make
+    (tmp_path / "out").mkdir()
+    predict_jobs([one], FakeModel(), find=find, folder=tmp_path / "out", common={}, told=Silent())
+    one.before, one.about = True, {}
+    one.finish(one)
+    # Nine windows, and 11 seconds of video.
+    assert ends == [pytest.approx(11.0, abs=0.01)] * 2
 
 
 def test_rows_are_held_until_their_window_is_whole(tmp_path: Path) -> None:

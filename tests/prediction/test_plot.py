@@ -142,6 +142,9 @@ def test_thumbnails_show_the_face_at_that_moment(tmp_path: Path) -> None:
         assert abs(picture[40:-40, 40:-40, 0].mean() - float(levels[number])) < 12
     figure = plot_timeline(rows, ["happy", "sad"], video=path)
     assert sum(len(axis.images) for axis in figure.axes) == 3 and "sad 90%" in words_of(figure)
+    # A rate is for what tells no times.
+    again, _ = read_thumbnails(path, {1: rows}, fps=3, margin=1.0)
+    assert all(np.array_equal(one[1], other[1]) for one, other in zip(found[1], again[1], strict=True))
     # It is said why there are none.
     gone = plot_timeline(rows, ["happy", "sad"], video=tmp_path / "gone.mp4")
     assert any("Without pictures" in words and "gone.mp4" in words for words in words_of(gone))

@@ -15,6 +15,7 @@ from maedfer.data.dataset import ClipDataset
 from maedfer.data.sampling import view_indices
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
+from maedfer.faces.boxes import read_boxes
 from maedfer.faces.crop import crop_square
 from maedfer.faces.follow import Follower
 from maedfer.models import ClipSettings
@@ -139,6 +140,15 @@ def test_the_largest_face_nobody_and_what_is_scored() -> None:
         dataclasses.replace(row, clip=None) for row in full
     ]
     np.testing.assert_array_equal(left[2].clip, full[2].clip)
+
+
+def test_rows_come_in_the_order_in_which_faces_appear(tmp_path: Path) -> None:
+    scene = Scene(np.arange(50) / 25, [])
+    lines = [f"{frame},{face},4,4,20,20" for frame in range(50) for face in (2, 5, 1) if frame >= 10 * (face == 1)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["frame,face,x,y,width,height", *lines]))
+    follower = Follower(read_boxes(tmp_path / "boxes.csv"))
+    found = list(windows_of(InMemory(scene), follower, ModelInput(4, (12, 12), 3), WHOLE))
+    assert [(row.start, row.face) for row in found] == [(0.0, 2), (0.0, 5), (0.4, 1)]
 
 
 def test_a_stream_has_no_score_as_a_whole() -> None:
