@@ -14,6 +14,7 @@ from maedfer.errors import InputError
 
 _WHOLE = re.compile(r"[-+]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.?(?:inf|nan))", re.IGNORECASE)
+_CLOCK = re.compile(r"(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,2}(?:\.[0-9]*)?)")
 _NULL = frozenset(("", "null", "none", "~"))
 # An item in double quotes, in single quotes, or as it is; then the comma or the end.
 _ITEM = re.compile(r"""(?:("(?:[^"\\]|\\.)*")|'((?:[^']|'')*)'|((?!["'])[^,]*))\s*(,|$)""", re.DOTALL)
@@ -33,6 +34,15 @@ def whole_number(text: str) -> int | None:
 def number(text: str) -> float | None:
     """The number that a decimal stands for (3e-4, .5, also inf and nan), None for any other text."""
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if _NUMBER.fullmatch(text) else None
+
+
+def seconds(text: str) -> float | None:
+    """Seconds that a decimal, m:ss or h:mm:ss stands for (90, 1:30, 1:02:03.5), None for any other text."""
+    clock = _CLOCK.fullmatch(text)
+    if clock is None:
+        return number(text)
+    hours, minutes, rest = int(clock[1] or 0), int(clock[2]), float(clock[3])
+    return 3600 * hours + 60 * minutes + rest if rest < 60 and (not clock[1] or minutes < 60) else None
 
 
 def boolean(text: str) -> bool | None:

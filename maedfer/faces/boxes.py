@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from maedfer._values import number
-from maedfer.data.list_text import UnclosedQuoteError, column_name, declared_delimiter, read_text, split_fields
+from maedfer.data.list_text import column_name, likeness, read_fields
 from maedfer.data.video.base import look_at, shown
 from maedfer.errors import InputError, some
 from maedfer.faces.frame import Detections, Frame
 
 _BOX = ("x", "y", "width", "height")
-_DELIMITERS = "\t;,"
 # Beyond the first and the last frame of a video that has no other one, seconds that a box may be away from it.
 _ALONE = 0.02
 _MOST = 2**31 - 1
@@ -35,6 +35,7 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
     - `x`, `y`, `width`, `height`, in pixels of the frame; all four are empty where nobody is in the frame.
     - `score`, in [0, 1], if there is one; 1 elsewhere.
     - `face`, if there is one: whole numbers, or names, which get numbers from 1 on in the order in which they appear.
+    - `cut`, if there is one: 1 on the lines of a frame directly before which the scene changes, 0 or empty elsewhere.
     - `video`, if there is one: of several videos in one file; its name, with its suffix or without, or its path.
 
     Args:
@@ -50,7 +51,7 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
     table = _read(path)
     rows = _of_video(table, video)
     by = "frame" if "frame" in table.columns else "time"
-    keys, boxes, scores = [], [], []
+    keys, boxes, scores, cuts = [], [], [], []
     for row in rows:
         keys.append(table.number(row, by, *((0, _MOST) if by == "frame" else ())))
         if by == "frame" and keys[-1] % 1:
@@ -59,6 +60,9 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
         if table.filled(row) and min(boxes[-1][2:]) <= 0:
             raise table.error(row, f"width and height must be above 0, got {boxes[-1][2]:g} and {boxes[-1][3]:g}")
         scores.append(table.number(row, "score", least=0, most=1) if table.cell(row, "score") else 1.0)
+        cuts.append(table.number(row, "cut") if table.cell(row, "cut") else 0)
+        if cuts[-1] not in (0, 1):
+            raise table.error(row, f"cut must be 1, 0 or empty, got {table.cell(row, 'cut')}")
     frames = _frames(table, rows, np.array(keys), times, by)
     faces = _faces(table, rows, keys)
     if faces is not None:
@@ -67,7 +71,9 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
             if frame >= 0 and table.filled(row) and seen.setdefault((frame, face), row) is not row:
                 other = seen[frame, face].line
                 raise table.error(row, f"face {table.cell(row, 'face')} is in this frame already, by line {other}")
-    return BoxFile(path, frames, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), faces)
+    begun = frozenset(frame for frame, cut in zip(frames.tolist(), cuts, strict=True) if cut)
+    shape = np.array(boxes, np.float32).reshape(-1, 4)
+    return BoxFile(path, frames, shape, np.array(scores, np.float32), faces, begun)
 
 
 class BoxFile:
@@ -79,13 +85,21 @@ class BoxFile:
         boxes: float32 [n, 4]; NaN in rows that say that nobody is there.
         scores: float32 [n].
         faces: int64 [n], who it is; None where nobody said so.
+        cuts: frames directly before which the scene changes.
     """
 
     needs_pictures = False
 
     def __init__(
-        self, path: Path, frames: np.ndarray, boxes: np.ndarray, scores: np.ndarray, faces: np.ndarray | None
+        self,
+        path: Path,
+        frames: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        faces: np.ndarray | None,
+        cuts: frozenset[int] = frozenset(),
     ) -> None:
+        self.cuts = cuts
         self.name = f"boxes of {shown(path.name)}"
         self.note = "the boxes were made elsewhere"
         kept = np.flatnonzero((frames >= 0) & ~np.isnan(boxes[:, 0]))
@@ -143,34 +157,23 @@ def _read(path: Path) -> _BoxTable:
 
 @lru_cache(maxsize=1)
 def _parse(path: Path, _changed: int, _size: int) -> _BoxTable:
-    lines = read_text(path).split("\n")
-    declared = declared_delimiter(lines[0])
-    start = next((at for at, line in enumerate(lines) if line.strip() and not (declared and at == 0)), None)
-    if start is None:
-        raise InputError(f"{shown(path)}: the file of boxes is empty: it needs a header and a line for each box")
-    delimiter = declared or next((mark for mark in _DELIMITERS if mark in lines[start]), ",")
-    try:
-        fields = list(split_fields(lines[start:], delimiter))
-    except UnclosedQuoteError as error:
-        raise InputError(f"{shown(path)}:{start + 1 + error.args[0]}: quotes are not closed on this line") from None
-    names = [column_name(field) for field in fields[0]]
+    empty = "the file of boxes is empty: it needs a header and a line for each box"
+    delimiter, ((head, fields), *rest) = read_fields(path, empty)
+    names = [column_name(field) for field in fields]
     columns = {name: place for place, name in reversed([*enumerate(names)])}
     lacking = [name for name in _BOX if name not in columns]
     if not lacking and not {"frame", "time"} & columns.keys():
         lacking = ["frame or time"]
     if lacking:
         raise InputError(
-            f"{shown(path)}:{start + 1}: the header has no column {', '.join(lacking)}: boxes need frame or time, and "
-            "x, y, width, height; score, face and video may be there"
+            f"{shown(path)}:{head}: the header has no column {', '.join(lacking)}: boxes need frame or time, and "
+            "x, y, width, height; score, face, cut and video may be there"
         )
     twice = [name for name in columns if name and names.count(name) > 1]
     if twice:
-        raise InputError(f"{shown(path)}:{start + 1}: the header names {', '.join(twice)} twice")
+        raise InputError(f"{shown(path)}:{head}: the header names {', '.join(twice)} twice")
     table = _BoxTable(path, columns, [], comma=delimiter != ",")
-    for at, row in enumerate(fields[1:], start + 2):
-        # Spreadsheets write lines of nothing but delimiters, and more of these than there are columns.
-        if not any(row):
-            continue
+    for at, row in rest:
         row += [""] * (len(names) - len(row))
         table.rows.append(_Row(at, row))
         if any(row[len(names) :]):
@@ -189,21 +192,12 @@ def _of_video(table: _BoxTable, video: str | Path | None) -> list[_Row]:
                 f"{shown(table.path)}: it has boxes of {some([shown(name) for name in named])}: say of which video"
             )
         return table.rows
-    path = PurePath(video)
-    likeness = {name: _likeness(PurePath(name), path) for name in named}
-    best = max(likeness.values(), default=0)
+    fits = {name: likeness(name, video) for name in named}
+    best = max(fits.values(), default=0)
     if not best:
-        raise InputError(f"{shown(table.path)}: no line of it is of {shown(path.name)!r}, by its column video")
-    return [row for row in table.rows if likeness[table.cell(row, "video")] == best]
-
-
-def _likeness(name: PurePath, path: PurePath) -> int:
-    """How well a name in a file fits a path: how many parts of it are the path's last ones, suffix and all, less one
-    for a name without suffix; 0 where it does not fit."""
-    parts = len(name.parts)
-    if parts and name.parts == path.parts[-parts:]:
-        return 2 * parts
-    return 2 * parts - 1 if parts and name.parts == path.with_suffix("").parts[-parts:] else 0
+        name = os.path.basename(os.path.abspath(video))
+        raise InputError(f"{shown(table.path)}: no line of it is of {shown(name)!r}, by its column video")
+    return [row for row in table.rows if fits[table.cell(row, "video")] == best]
 
 
 def _faces(table: _BoxTable, rows: list[_Row], keys: Sequence[float]) -> np.ndarray | None:

@@ -18,8 +18,9 @@ class Follower:
     the frame. A cut ends every track. A face that is not found for up to `gap` seconds is taken to be there, on the way
     from where it was to where it is found again; one that is away for longer comes back under another number. Faces
     that are there for less than `shortest` seconds are none; in a scene that is shorter than twice that, a face must
-    be there for half of it. Where boxes come from elsewhere, every frame is asked for and cuts are not looked for, and
-    where they come with numbers of faces, these are the tracks.
+    be there for half of it. Where boxes come from elsewhere, every frame is asked for and cuts are those alone
+    that come with them (an attribute `cuts` of the detector, numbers of the frames directly after them); where they
+    come with numbers of faces, these are the tracks.
 
     What is followed depends on nothing but the frames, their times and what was found in them: a record of that
     gives the same tracks.
@@ -47,6 +48,8 @@ class Follower:
             raise ValueError(f"every is 1 or more, gap and shortest are not negative; got {every}, {gap}, {shortest}")
         self._detector, self._live, self._record = detector, live, record
         self._every = every if detector.needs_pictures else 1
+        # Whoever made boxes elsewhere may know of the cuts as well.
+        self._known_cuts: frozenset[int] = getattr(detector, "cuts", frozenset())
         self._tracker = Tracker(gap, shortest, live)
         # Frames since the last one that was looked at, which is known by its time and its signature.
         self._waiting: list[Frame] = []
@@ -127,9 +130,10 @@ class Follower:
 
     def _cuts(self, frames: list[Frame], mark: Signature | None) -> set[int]:
         """Positions of the frames directly before which the scene changes."""
+        known = {place for place, frame in enumerate(frames) if frame.index in self._known_cuts}
         before = self._last_signature
         if before is None or mark is None or not differ(before, mark):
-            return set()
+            return known
         between = [signature(frame.picture) for frame in frames[:-1] if frame.picture is not None]
         return (
             {place - 1 for place in find_cuts([before, *between, mark])} if len(between) == len(frames) - 1 else set()

@@ -5,22 +5,20 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from maedfer._files import atomic_path
-from maedfer._values import number
-from maedfer.data.list_text import UnclosedQuoteError, read_text, split_fields
+from maedfer._values import seconds
+from maedfer.data.list_text import likeness, read_fields, unfitting
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.prediction.rows import Row, Status
 
-_DELIMITERS = "\t;,"
 _COLUMNS = ("video", "face", "start", "end", "label")
 _HEAD = ("video", "face", "start", "end", "label", "windows", "status", "prediction", "confidence")
-_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,4}):(\d{1,2}(?:\.\d*)?)")
 # A face that windows cover so much of a turn is there for all of it: the last window may end before the video does.
 _WHOLE = 0.9
 
@@ -50,7 +48,8 @@ class SegmentRow(NamedTuple):
         face: its number; None where no face is in the segment.
         segment: start, end and label.
         windows: how many windows of the face overlap with it.
-        status: "ok", "partial" where windows cover less than nine tenths of it, "no_face".
+        status: "ok", "partial" where windows cover less than nine tenths of it, "no_face",
+            "no_window" where no window of the video overlaps with it: it is after the video's end, say.
         probabilities: float64 [classes], means over the windows, each counted by the seconds that it has in the
             segment; None where no face is.
     """
@@ -59,7 +58,7 @@ class SegmentRow(NamedTuple):
     face: int | None
     segment: Segment
     windows: int
-    status: Status
+    status: Status | Literal["no_window"]
     probabilities: np.ndarray | None
 
 
@@ -73,26 +72,19 @@ def read_segments(path: str | Path) -> list[Segment]:
         InputError: naming file and line of what cannot be read.
     """
     path = Path(path)
-    lines = read_text(path).split("\n")
-    filled = [place for place, line in enumerate(lines) if line.strip(" \t;,")]
-    if not filled:
-        raise InputError(f"{shown(path)}: is empty: it needs a header with start and end, and a line for each segment")
-    delimiter = next((mark for mark in _DELIMITERS if mark in lines[filled[0]]), ",")
-    try:
-        head, *fields = split_fields([lines[place] for place in filled], delimiter)
-    except UnclosedQuoteError as error:
-        raise InputError(f"{shown(path)}:{filled[error.args[0]] + 1}: quotes are not closed on this line") from None
+    empty = "is empty: it needs a header with start and end, and a line for each segment"
+    delimiter, ((first, head), *rest) = read_fields(path, empty)
     names = [name.strip().lower() for name in head]
     columns = {name: names.index(name) for name in _COLUMNS if name in names}
     lacking = [name for name in ("start", "end") if name not in columns]
     if lacking:
         raise InputError(
-            f"{shown(path)}:{filled[0] + 1}: the header has no column {' and '.join(lacking)}: a segment needs start "
+            f"{shown(path)}:{first}: the header has no column {' and '.join(lacking)}: a segment needs start "
             "and end, in seconds or as m:ss; label, video and face may be there"
         )
     segments = []
-    for place, row in zip(filled[1:], fields, strict=True):
-        line = f"{shown(path)}:{place + 1}"
+    for number, row in rest:
+        line = f"{shown(path)}:{number}"
         if any(row[len(names) :]):
             raise InputError(f"{line}: the line has {len(row)} fields, and the header names {len(names)}")
         cells = {name: row[at] if at < len(row) else "" for name, at in columns.items()}
@@ -116,29 +108,39 @@ def pool_segments(rows: Iterable[Row], segments: Sequence[Segment], video: str |
         video: as it was given.
 
     Returns:
-        For each segment in its order a row for each face that is in it, by number, or one with "no_face".
+        For each segment in its order a row for each face that is in it, by number, or one with "no_face" or
+        "no_window".
     """
-    own = [segment for segment in segments if segment.video is None or _is_of(segment.video, PurePath(video))]
+    own = [segment for segment in segments if segment.video is None or likeness(segment.video, video)]
     pools: list[dict[int, _Pool]] = [{} for _ in own]
     starts, ends = (np.array([segment[place] for segment in own]) for place in (0, 1))
+    seen = np.zeros(len(own), bool)
     for row in rows:
         window = row.window
+        inside = (starts < window.end) & (ends > window.start)
+        seen |= inside
         if row.probabilities is None or window.face is None:
             continue
-        for place in np.flatnonzero((starts < window.end) & (ends > window.start)):
+        for place in np.flatnonzero(inside):
             segment = own[place]
             if segment.face in (None, window.face):
                 pool = pools[place].setdefault(window.face, _Pool(len(row.probabilities)))
                 pool.add(max(window.start, segment.start), min(window.end, segment.end), row.probabilities)
     found = []
-    for segment, faces in zip(own, pools, strict=True):
+    for segment, faces, looked_at in zip(own, pools, seen.tolist(), strict=True):
         for face, pool in sorted(faces.items()):
             whole = pool.covered() >= _WHOLE * (segment.end - segment.start)
             status: Status = "ok" if whole else "partial"
             found.append(SegmentRow(str(video), face, segment, len(pool.pieces), status, pool.total / pool.weight))
         if not faces:
-            found.append(SegmentRow(str(video), segment.face, segment, 0, "no_face", None))
+            nobody: Literal["no_face", "no_window"] = "no_face" if looked_at else "no_window"
+            found.append(SegmentRow(str(video), segment.face, segment, 0, nobody, None))
     return found
+
+
+def strangers(segments: Sequence[Segment], videos: Sequence[str]) -> list[str]:
+    """The names of videos in segments that are none of some videos', each once."""
+    return unfitting(list(dict.fromkeys(each.video for each in segments if each.video is not None)), videos)
 
 
 def write_segments(path: str | Path, rows: Iterable[SegmentRow], classes: Sequence[str]) -> None:
@@ -197,20 +199,7 @@ def _seconds(text: str, delimiter: str, where: str) -> float:
     if delimiter != "," and "." not in text:
         # A decimal comma.
         text = text.replace(",", ".")
-    clock = _CLOCK.fullmatch(text)
-    if clock:
-        hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3])
-        value: float | None = 3600 * hours + 60 * minutes + seconds
-        if seconds >= 60 or (clock[1] and minutes >= 60):
-            value = None
-    else:
-        value = number(text)
+    value = seconds(text)
     if value is None or not 0 <= value < np.inf:
         raise InputError(f"{where} must be seconds or m:ss or h:mm:ss, got {shown(text)!r}")
     return value
-
-
-def _is_of(name: str, video: PurePath) -> bool:
-    """Whether a name in a list means a video: its path, or the last parts of it, with its suffix or without."""
-    parts = PurePath(name).parts
-    return bool(parts) and parts in (video.parts[-len(parts) :], video.with_suffix("").parts[-len(parts) :])

@@ -97,6 +97,19 @@ def test_several_videos_in_one_file(video: str, x: int, tmp_path: Path) -> None:
         read_boxes(path, "one/c.mp4")
 
 
+def test_a_video_that_is_where_one_is_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _file(tmp_path, f"video,frame,x,y,width,height\n{tmp_path.name},0,1,0,9,9\n")
+    monkeypatch.chdir(tmp_path)
+    assert _found(read_boxes(path, "."))[0][0][0][0] == 1
+    with pytest.raises(InputError, match=r"no line of it is of ''"):
+        read_boxes(path, "/")
+
+
+def test_cuts_are_those_of_their_frames(tmp_path: Path) -> None:
+    path = _file(tmp_path, "frame,x,y,width,height,cut\n0,1,0,9,9,\n2,1,0,9,9,1\n2,50,0,9,9,1\n3,,,,,0\n4,,,,,1\n")
+    assert read_boxes(path).cuts == {2, 4}
+
+
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     head = "frame,x,y,width,height\n"
     assert _found(read_boxes(_file(tmp_path, head))) == {}
@@ -126,6 +139,7 @@ H = "frame,x,y,width,height"
         (f"{H}\n6,1,2,3,4\n", ":2: frame 6 is not in the video, which has 6, from 0 on"),
         (f'{H}\n0,"1,2,3,4\n', ":2: quotes are not closed"),
         (f'{H}\n0,"1,5",2,3,4\n', ":2: x must be a number, got '1,5'"),
+        (f"{H},cut\n0,1,2,3,4,2\n", ":2: cut must be 1, 0 or empty, got 2"),
         (f"{H},score\n0,1,2,3,4,1.5\n", ":2: score must be a number from 0 to 1, got '1.5'"),
         (f"{H},face\n0,1,2,3,4,a\n1,1,2,3,4,\n", ":3: face is empty, and other lines have one"),
         (f"{H},face\n0,1,2,3,4,a\n0,1,2,3,4,b\n0,1,2,3,4,a\n", ":4: face a is in this frame already, by line 2"),

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maedfer.faces.boxes import read_boxes
 from maedfer.faces.follow import Follower
-from maedfer.faces.frame import Frame
+from maedfer.faces.frame import Detector, Frame
 from maedfer.faces.record import DetectionRecord
 from maedfer.faces.track import FaceTrack
 from tests.faces.acted import RATE, Actor, KnowingDetector, frames_of, still
 
 
-def follow(detector: KnowingDetector, frames: Iterable[Frame], **options: object) -> list[FaceTrack]:
+def follow(detector: Detector, frames: Iterable[Frame], **options: object) -> list[FaceTrack]:
     follower = Follower(detector, **options)  # type: ignore[arg-type]
     for frame in frames:
         follower.push(frame)
@@ -278,3 +279,16 @@ def test_impossible_options_and_lacking_pictures_are_refused() -> None:
 def test_nothing_is_followed_through_nothing() -> None:
     assert follow(script(), []) == []
     assert follow(KnowingDetector([]), frames_of(30)) == []
+
+
+@pytest.mark.parametrize("cut", [50, 53])
+def test_the_file_of_a_run_gives_its_tracks(cut: int, tmp_path: Path) -> None:
+    """Two people in one place, a scene each: without the cut they are one face."""
+    actors = [Actor(7, cut - 1, still(100)), Actor(cut, 99, still(102)), Actor(cut + 2, 80, still(250))]
+    with DetectionRecord(tmp_path / "boxes.csv") as record:
+        seen = follow(KnowingDetector(actors), frames_of(100, scenes={cut: 1}), record=record)
+    assert [present(track, 100)[0] for track in seen] == [7, cut, cut + 2]
+    for pictures in (True, False):
+        frames = [frame if pictures else replace(frame, picture=None) for frame in frames_of(100, scenes={cut: 1})]
+        again = follow(read_boxes(tmp_path / "boxes.csv"), frames)
+        assert same(again, seen)

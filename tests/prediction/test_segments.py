@@ -8,7 +8,7 @@ import pytest
 
 from maedfer.errors import InputError
 from maedfer.prediction.rows import Row, Window
-from maedfer.prediction.segments import Segment, pool_segments, read_segments, write_segments
+from maedfer.prediction.segments import Segment, pool_segments, read_segments, strangers, write_segments
 
 
 def row(start: float, end: float, face: int | None, *probabilities: float) -> Row:
@@ -39,7 +39,7 @@ def test_a_face_may_be_there_for_a_part_or_not_at_all() -> None:
     assert [(entry.status, entry.face, entry.windows) for entry in found] == [
         ("ok", 1, 2),
         ("partial", 1, 2),
-        ("no_face", None, 0),
+        ("no_window", None, 0),
         ("no_face", 1, 0),
         ("no_face", None, 0),
     ]
@@ -76,6 +76,8 @@ def test_lists_of_spreadsheets(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("sep=;\n;;\n", "is empty"),
+        ("sep=;\nstart;end\n\n2;1\n", ":4: it ends at 1"),
         ("", "is empty"),
         ("begin,end\n1,2\n", ":1: the header has no column start:"),
         ("start,end\n\n1,two\n", ":3: end must be seconds or m:ss or h:mm:ss, got 'two'"),
@@ -97,6 +99,21 @@ def test_what_is_no_list_of_segments(tmp_path: Path, text: str, sentence: str) -
     assert str(path) in str(error.value) and sentence in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_folder_that_is_where_one_is_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talk.1").mkdir()
+    monkeypatch.chdir(tmp_path / "talk.1")
+    segments = [Segment(0, 1, video=name) for name in ("talk.1", "talk", ".", "alk", str(tmp_path / "talk.1"))]
+    found = pool_segments([row(0, 2, 1, 0.9, 0.1)], segments, ".")
+    assert [each.segment.video for each in found] == ["talk.1", "talk", segments[-1].video]
+    assert pool_segments([], [Segment(0, 1, video="a")], "/") == []
+    assert strangers([*segments, Segment(0, 1)], [".", "b/c.mp4"]) == [".", "alk"]
+
+
+def test_a_declared_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "turns.csv").write_text("sep=;\nstart;end;label\n0;1,5;a, b\n\n2;3;\n")
+    assert read_segments(tmp_path / "turns.csv") == [Segment(0, 1.5, "a, b"), Segment(2, 3)]
+
+
 def test_table(tmp_path: Path) -> None:
     rows = [row(0, 2, 1, 0.25, 0.75)]
     found = pool_segments(rows, [Segment(0, 2, 'so, "well"'), Segment(5, 6)], "talk.mp4")
@@ -107,6 +124,6 @@ def test_table(tmp_path: Path) -> None:
         "video": "talk.mp4", "face": "1", "start": "0.000", "end": "2.000", "label": 'so, "well"', "windows": "1",
         "status": "ok", "prediction": "sad", "confidence": "0.750000", "p_happy": "0.250000", "p_sad": "0.750000",
     }  # fmt: skip
-    assert second["status"] == "no_face" and second["prediction"] == second["p_sad"] == ""
+    assert second["status"] == "no_window" and second["prediction"] == second["p_sad"] == ""
     with pytest.raises(InputError, match="cannot write"):
         write_segments(tmp_path / "absent" / "out.csv", found, ["happy", "sad"])
