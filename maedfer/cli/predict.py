@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import list_items, number, whole_number
+from maedfer._values import expand_home, list_items, seconds, whole_number
 from maedfer.cli._parser import Parser, add_command, examples, path
-from maedfer.errors import InputError
-
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")
+from maedfer.errors import InputError, require
 
 
 def add_commands(commands: Any) -> None:
@@ -107,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.checkpoint!r} does not exist: give a run, a saved model or a published file")
     if args.workers is not None and args.workers < 0:
         raise InputError(f"--workers must be at least 0, got {args.workers}")
+    from maedfer.data.video.base import shown
     from maedfer.prediction.inputs import check_options, check_out, find_videos
-    from maedfer.prediction.segments import read_segments
+    from maedfer.prediction.segments import read_segments, strangers
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -116,9 +114,20 @@ def run(args: argparse.Namespace) -> int:
     videos = find_videos(args.items, say)
     check_options(options, videos)
     if args.annotate and videos[0].live:
-        raise InputError(f"--annotate reads the video again, which cannot be done with {args.items[0]!r}: leave it out")
+        raise InputError(
+            f"--annotate reads the video again, which cannot be done with {shown(videos[0].told)}: leave it out"
+        )
+    # Found only after the first video, it would be found after hours.
+    if not (args.no_plot or options.whole):
+        require("matplotlib.figure", "predict")
+    if args.annotate:
+        require("PIL.ImageDraw", "video")
     given = [file for file in (options.boxes, options.detector, args.segments, args.checkpoint) if file is not None]
+    # Lists of videos.
+    given += [item for item in map(expand_home, args.items) if os.path.isfile(item)]
     segments = None if args.segments is None else read_segments(args.segments)
+    for name in strangers(segments or (), [video.path for video in videos]):
+        say(f"{shown(args.segments)}: {shown(name)!r} is none of the videos: its turns are passed over")
     if not args.dry_run:
         check_out(Path(args.out), videos, given)
     from maedfer.prediction.batch import Wanted, predict_videos
@@ -169,12 +178,7 @@ def _classes(text: str | None) -> list[str] | str | None:
 
 
 def _seconds(text: str) -> float:
-    clock = _CLOCK.fullmatch(text)
-    if clock:
-        hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3])
-        if seconds < 60 and (not clock[1] or minutes < 60):
-            return 3600 * hours + 60 * minutes + seconds
-    value = None if clock else number(text)
+    value = seconds(text)
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither seconds nor minutes:seconds")
     return value

@@ -65,7 +65,7 @@ def annotate_video(
     path, options = Path(path), options or PredictionOptions()
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{shown(path)}: an annotated video is an mp4: give it a name that ends in .mp4")
-    if path.exists() and os.path.samefile(path, video):
+    if path.exists() and os.path.exists(video) and os.path.samefile(path, video):
         raise InputError(f"{shown(path)}: is the video itself, which would be overwritten: give another name")
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(open_video(video))
@@ -306,10 +306,23 @@ class _Writer:
                 self._file.close()
 
 
-def _scale(size: tuple[int, int], video: str | Path) -> int:
+def check_size(size: tuple[int, int], video: str | Path) -> None:
+    """Refuse a video whose pictures are too small to be annotated.
+
+    Args:
+        size: height and width.
+        video: whose they are.
+
+    Raises:
+        InputError: they are.
+    """
     if min(size) < _LEAST:
         raise InputError(
             f"{shown(video)}: its frames have {size[1]} x {size[0]} pixels; of less than {_LEAST} in a direction no "
-            "annotated video can be made"
+            "annotated video can be made: leave --annotate out"
         )
+
+
+def _scale(size: tuple[int, int], video: str | Path) -> int:
+    check_size(size, video)
     return max(1, min(-(-_SMALL // min(size)), _LARGE // max(size)))

@@ -180,7 +180,7 @@ def make_jobs(
             # A line of a list whose file is not there does not keep the others waiting.
             failure = str(error) if isinstance(error, InputError) else f"{shown(video.path)}: {error.strerror}"
             settings, weight = {}, 1.0
-        files = PredictionFiles(wanted.out, video.name, video.path, settings, format, channels)
+        files = PredictionFiles(wanted.out, video.name, video.told, settings, format, channels)
         task = WindowTask(
             number,
             video.path,
@@ -188,6 +188,7 @@ def make_jobs(
             predictor.input,
             record=None if options.boxes is not None else str(files.paths["boxes"]),
             live=video.live,
+            annotate=wanted.products.annotate,
         )
         job = VideoJob(files, task, weight, wanted.products.make, failure)
         jobs.append(job)

@@ -11,6 +11,7 @@ import torch
 
 from maedfer.faces.follow import Follower
 from maedfer.faces.record import DetectionRecord
+from maedfer.prediction.annotate import check_size
 from maedfer.prediction.one_video import detector_of, follower_of
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.rows import Window
@@ -35,6 +36,8 @@ def find_windows(task: WindowTask) -> Iterator[tuple[Any, Any]]:
         torch.set_num_threads(task.threads)
     with contextlib.ExitStack() as opened:
         source = opened.enter_context(contextlib.closing(open_source(task.path, options)))
+        if task.annotate:
+            check_size(source.size, task.path)
         detector = detector_of(options, source, task.threads)
         # What was found is kept, so that nobody looks for it twice; what a file says needs no copy.
         record = None

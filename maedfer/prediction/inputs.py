@@ -17,16 +17,18 @@ from maedfer._values import expand_home
 from maedfer.data.inputs import find_inputs
 from maedfer.data.video.base import look_at, shown
 from maedfer.errors import InputError
-from maedfer.prediction.many import RESERVED
+from maedfer.prediction.many import FAILED_FILE, RESERVED, SUMMARY_FILE
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.run import SUFFIXES
-from maedfer.prediction.sources import is_live
+from maedfer.prediction.sources import is_live, without_password
 from maedfer.prediction.table import writing
 from maedfer.setting import setting_of
 
 LOCK_FILE = ".predict.lock"
 # Shorter hops would give rows of one time: tables have milliseconds.
 _LEAST_HOP = 0.001
+# Letters of the name of a stream.
+_STREAM_NAME = 100
 # Bytes that the name of a file has more while it is written.
 _TEMPORARY = 16
 
@@ -45,6 +47,11 @@ class NamedVideo:
     name: str
     live: bool = False
 
+    @property
+    def told(self) -> str:
+        """What it is called wherever something is told or written of it."""
+        return without_password(self.path) if self.live else self.path
+
 
 def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[NamedVideo]:
     """Find what is to be predicted.
@@ -59,6 +66,10 @@ def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[Named
     if not items:
         raise InputError("predict needs an INPUT: video files, folders, lists, a device or a URL")
     streams = [item for item in items if is_live(item)]
+    for stream in streams:
+        file = stream.partition("://")[2]
+        if stream.lower().startswith("file://") and (os.path.isfile(file) or os.path.isdir(file)):
+            raise InputError(f"{shown(stream)}: is a file or a folder, and no stream: give its path, {shown(file)}")
     files = [expand_home(item) for item in items if not is_live(item)]
     reserved = {*RESERVED}
     found = find_inputs(files, reserved=reserved, tell=tell) if files else []
@@ -71,7 +82,7 @@ def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[Named
     videos = [NamedVideo(str(clip.path), clip.name) for clip in found]
     names = {video.name for video in videos} | reserved
     for stream in streams:
-        name = base = re.sub(r"[^\w.-]+", "_", stream.partition("://")[2] or Path(stream).name).strip("._") or "stream"
+        name = base = _stream_name(stream)
         number = 1
         while name in names:
             number += 1
@@ -79,6 +90,13 @@ def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[Named
         names.add(name)
         videos.append(NamedVideo(stream, name, live=True))
     return videos
+
+
+def _stream_name(stream: str) -> str:
+    """What the results of a stream are called: its host and path, without passwords and questions."""
+    address = without_password(stream, "").partition("://")[2]
+    address = re.split(r"[?#]", address)[0] or Path(stream).name
+    return re.sub(r"[^\w.-]+", "_", address, flags=re.ASCII)[:_STREAM_NAME].strip("._") or "stream"
 
 
 def check_options(options: PredictionOptions, videos: Sequence[NamedVideo]) -> None:
@@ -103,11 +121,11 @@ def check_options(options: PredictionOptions, videos: Sequence[NamedVideo]) -> N
             raise InputError(f"{shown(file)}: is a folder: give a file")
     live = [video for video in videos if video.live]
     if live and options.whole:
-        raise InputError(f"--whole needs videos that end, which {shown(live[0].path)} does not: leave it out")
+        raise InputError(f"--whole needs videos that end, which {shown(live[0].told)} does not: leave it out")
     if live and options.boxes is not None:
-        raise InputError(f"--boxes needs videos that end, which {shown(live[0].path)} does not: leave it out")
+        raise InputError(f"--boxes needs videos that end, which {shown(live[0].told)} does not: leave it out")
     if len(live) > 1 or (live and len(videos) > 1):
-        raise InputError(f"{shown(live[0].path)} goes on until it ends: give it as the only INPUT")
+        raise InputError(f"{shown(live[0].told)} goes on until it ends: give it as the only INPUT")
 
 
 def check_out(out: Path, videos: Sequence[NamedVideo], given: Sequence[str]) -> None:
@@ -128,11 +146,11 @@ def check_out(out: Path, videos: Sequence[NamedVideo], given: Sequence[str]) -> 
     with writing(there), tempfile.TemporaryFile(dir=there):
         pass
     read = {os.path.realpath(file): file for file in (*given, *(video.path for video in videos if not video.live))}
-    for video in videos:
-        for suffix in SUFFIXES.values():
-            path = os.path.realpath(out / f"{video.name}{suffix}")
-            if path in read:
-                raise InputError(f"{shown(read[path])}: would be overwritten by a result: choose another --out")
+    results = [f"{video.name}{suffix}" for video in videos for suffix in SUFFIXES.values()]
+    for name in (*results, SUMMARY_FILE, FAILED_FILE):
+        path = os.path.realpath(out / name)
+        if path in read:
+            raise InputError(f"{shown(read[path])}: would be overwritten by a result: choose another --out")
 
 
 def check_name(out: Path, video: NamedVideo) -> None:
@@ -202,7 +220,7 @@ def settings_of(video: NamedVideo, options: PredictionOptions, model: dict[str, 
     for name in ("boxes", "detector"):
         if chosen[name] is not None:
             chosen[f"{name}_sha256"] = hashlib.sha256(Path(chosen[name]).read_bytes()).hexdigest()
-    return {"video": video.path, "content": None if video.live else _content(Path(video.path)), **model, **chosen}
+    return {"video": video.told, "content": None if video.live else _content(Path(video.path)), **model, **chosen}
 
 
 def _content(path: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -177,7 +178,7 @@ class LiveSource(FrameSource):
 
     def __init__(self, name: str, between: tuple[float, float] | None = None) -> None:
         self._av = require("av", "video")
-        self.name, self.between = name, between
+        self.name, self.between = without_password(name), between
         self.ended = ""
         try:
             self._container = self._av.open(
@@ -187,17 +188,17 @@ class LiveSource(FrameSource):
                 timeout=(_SILENCE, _SILENCE),
             )
         except (self._av.FFmpegError, OSError, ValueError) as error:
-            raise InputError(f"{shown(name)}: cannot be opened as a stream ({words(error)})") from error
+            raise InputError(f"{shown(self.name)}: cannot be opened as a stream ({words(error)})") from error
         video = self._container.streams.video
         if not video:
             self._container.close()
-            raise InputError(f"{shown(name)}: the stream has no video")
+            raise InputError(f"{shown(self.name)}: the stream has no video")
         self._stream = video[0]
         height, width = self._stream.height, self._stream.width
         if not 0 < height * width <= MAX_PIXELS:
             self._container.close()
             raise InputError(
-                f"{shown(name)}: the stream does not say how large its pictures are, or they are too large"
+                f"{shown(self.name)}: the stream does not say how large its pictures are, or they are too large"
             )
         self.size = height, width
 
@@ -256,6 +257,11 @@ def open_source(item: str | Path, options: PredictionOptions) -> FileSource | Li
 def is_live(item: str | Path) -> bool:
     """Whether something is a device or the URL of a stream, and no file or folder."""
     return (isinstance(item, str) and "://" in item) or _is_device(str(item))
+
+
+def without_password(url: str, instead: str = "***@") -> str:
+    """A URL with something else in place of the name and password for its host, if it has them."""
+    return re.sub(r"(?<=://)[^/?#]*@", instead, url, count=1)
 
 
 def _is_device(name: str) -> bool:

@@ -44,6 +44,7 @@ class WindowTask:
         last: where the last row stands that is there already: windows up to it come without clip.
         live: whether it is a device or a stream.
         threads: of the processor that finding may keep busy; 0 = as many as there are.
+        annotate: whether an annotated video is to be made, of pictures that may be too small for it.
     """
 
     number: int
@@ -54,6 +55,7 @@ class WindowTask:
     last: Place | None = None
     live: bool = False
     threads: int = 0
+    annotate: bool = False
 
 
 class Event(NamedTuple):

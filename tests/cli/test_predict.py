@@ -268,7 +268,8 @@ def test_names_of_results_are_their_own(call: Call, trained: Path, tmp_path: Pat
 
 
 def test_a_stream_that_ends(call: Call, videos: Path, trained: Path, tmp_path: Path) -> None:
-    stream = f"file://{videos}/in/one.mp4"
+    # What a protocol of FFmpeg reads is no file of ours.
+    stream = f"async:file://{videos}/in/one.mp4"
     argv = ["predict", stream, "--checkpoint", trained, "--out", tmp_path / "out", "--no-crop", "--no-plot"]
     done = call(*argv)
     assert done.status == 0, done.err
@@ -340,6 +341,9 @@ def test_an_interrupted_stream_is_completed(call: Call, trained: Path, tmp_path:
         (["v.mp4", "file://x.mp4"], "goes on until it ends: give it as the only INPUT"),
         (["file://x.mp4", "--whole"], "--whole needs videos that end"),
         (["v.mp4", "--out", "v.mp4"], "v.mp4: is a file: give a folder with --out"),
+        (["file://v.mp4"], "file://v.mp4: is a file or a folder, and no stream: give its path, v.mp4"),
+        (["rtsp://me:secret@host/a", "--whole"], "needs videos that end, which rtsp://***@host/a does not"),
+        (["rtsp://me:secret@host/a", "--annotate"], "cannot be done with rtsp://***@host/a: leave it out"),
         (["v.mp4", "--out", "."], "v.mp4: would be overwritten by a result: choose another --out"),
         (["v.mp4", "--checkpoint", "absent"], "'absent' does not exist"),
         (["v.mp4", "--bogus"], "unrecognised argument '--bogus'"),
@@ -357,6 +361,59 @@ def test_what_cannot_be_is_told_at_once(
     status, out, err = call("predict", *argv)
     assert (status, out, err.count("\n")) == (2, "", 1) and message in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.csv", "c.pth", "v.mp4"]
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "failed.csv", "v.csv"])
+def test_lists_are_not_overwritten(name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.avi").write_text("x")
+    (tmp_path / "c.pth").write_text("x")
+    (tmp_path / name).write_text("v.avi\n")
+    argv = ["predict", name, "--checkpoint", "c.pth", "--out", ".", "--overwrite"]
+    assert call(*argv).err == f"maedfer: error: {name}: would be overwritten by a result: choose another --out\n"
+    assert (tmp_path / name).read_text() == "v.avi\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "more"), [("matplotlib.figure", []), ("PIL.ImageDraw", ["--no-plot", "--annotate"])]
+)
+def test_what_is_not_installed_is_told_at_once(
+    module: str, more: list[str], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("v.mp4", "c.pth"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "maedfer.prediction.predictor", None)
+    argv = [tmp_path / "v.mp4", "--checkpoint", tmp_path / "c.pth", "--out", tmp_path / "out", *more]
+    status, _, err = call("predict", *argv)
+    assert status != 0 and f"{module.partition('.')[0]!r} is needed here" in err and not (tmp_path / "out").exists()
+
+
+def test_turns_of_no_video_and_pictures_too_small_to_be_annotated(call: Call, trained: Path, tmp_path: Path) -> None:
+    write_video(tmp_path / "flat.mp4", pictures(30, 8, 64))
+    write_video(tmp_path / "good.mp4", pictures(30, 64, 64))
+    (tmp_path / "turns.csv").write_text("video,start,end\ngood,0,1\ngood.mp4,50,60\nodd,0,1\n")
+    more = ["--segments", tmp_path / "turns.csv", "--annotate", "--no-plot", "--no-crop", "--window", 1]
+    items = [tmp_path / "flat.mp4", tmp_path / "good.mp4", "--checkpoint", trained, "--out", tmp_path / "out"]
+    done = call("predict", *items, *more)
+    assert done.status == 1 and "turns.csv: 'odd' is none of the videos: its turns are passed over" in done.out
+    (reason,) = pandas.read_csv(tmp_path / "out" / "failed.csv")["reason"]
+    assert "flat.mp4: its frames have 64 x 8 pixels" in reason and reason.endswith("leave --annotate out")
+    assert not list((tmp_path / "out").glob("flat*"))
+    turns = pandas.read_csv(tmp_path / "out" / "good.segments.csv")
+    assert turns["status"].tolist() == ["ok", "no_window"]
+
+
+def test_passwords_are_nowhere(tmp_path: Path) -> None:
+    from maedfer.prediction.inputs import find_videos
+
+    def name(url: str) -> tuple[str, str]:
+        (video,) = find_videos([url], print)
+        return video.name, video.told
+
+    assert name("rtsp://me:secret@host:554/a/b?token=x") == ("host_554_a_b", "rtsp://***@host:554/a/b?token=x")
+    assert name("http://host/@me/live") == ("host_me_live", "http://host/@me/live")
+    assert len(name(f"http://host/{'é' * 300}/{'x' * 300}")[0]) <= 100
 
 
 def test_two_commands_do_not_write_into_one_folder(call: Call, videos: Path, trained: Path, tmp_path: Path) -> None:
