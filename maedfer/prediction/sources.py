@@ -25,7 +25,7 @@ from maedfer.prediction.windows import EPSILON, RATE
 AnySource = TypeVar("AnySource", bound="FrameSource")
 
 # Pictures that are read at once: few enough that those of 4K do not fill the memory.
-_AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 26
+_AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 25
 # Seconds after which a stream that sends nothing has ended.
 _SILENCE = 30.0
 # Seconds by which a clock does not go forth or back from one frame to the next, unless it is set anew.
