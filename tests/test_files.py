@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maedfer._files import atomic_path, read_file
+from maedfer._files import atomic_folder, atomic_path, read_file
 from maedfer.errors import InputError
 
 
@@ -57,3 +57,15 @@ def test_other_errors_pass_through_and_leave_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(InputError, match="cannot write .*absent"), atomic_path(tmp_path / "absent" / "file.bin"):
         pass
+
+
+def test_a_folder_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "crops"
+    for content in ("old", "new"):
+        with atomic_folder(path) as folder:
+            (folder / content).touch()
+        assert [file.name for file in path.iterdir()] == [content]
+    with pytest.raises(InputError, match="cannot write .*crops: No space left"), atomic_folder(path) as folder:
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+    assert [file.relative_to(tmp_path).as_posix() for file in sorted(tmp_path.rglob("*"))] == ["crops", "crops/new"]

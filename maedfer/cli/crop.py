@@ -82,15 +82,20 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
     options, classes = _options(args), _classes(args.classes)
     from maedfer._progress import ProgressLine, counted, duration
+    from maedfer._values import expand_home
     from maedfer.data.inputs import LIST_SUFFIXES, find_inputs
+    from maedfer.data.video.base import shown
 
-    inputs = find_inputs(args.items, root=args.root, classes=classes, tell=lambda sentence: print(sentence))
+    items = [expand_home(item) for item in args.items]
     # Crops in a folder below the one that is searched are no videos to crop.
+    inputs = find_inputs(
+        items, root=args.root, classes=classes, leave_out=args.out, tell=lambda sentence: print(sentence)
+    )
     out = os.path.realpath(args.out)
-    inputs = [item for item in inputs if not os.path.realpath(item.path).startswith(f"{out}/")]
-    if not inputs:
-        raise InputError(f"there is nothing to do: all videos that were found are below {args.out}")
-    lists = [item for item in args.items if Path(item).suffix.lower() in LIST_SUFFIXES and not os.path.isdir(item)]
+    for item in inputs:
+        if os.path.realpath(item.path).startswith(f"{out}/"):
+            raise InputError(f"{shown(item.path)} is in the folder that crops go to: choose another --out")
+    lists = [item for item in items if Path(item).suffix.lower() in LIST_SUFFIXES and not os.path.isdir(item)]
     if args.dry_run:
         return _dry_run(inputs, options)
     from maedfer.faces.crop_many import FACES_FILE, FAILED_FILE, crop_videos
@@ -167,8 +172,9 @@ def _classes(text: str | None) -> tuple[str, ...]:
 
 def _dry_run(inputs: list[Input], options: CropOptions) -> int:
     from maedfer._progress import counted, duration
-    from maedfer.faces.crop_many import measure
+    from maedfer.faces.crop_many import check_files, measure
 
+    check_files(options)
     frames, seconds, failed = 0, 0.0, 0
     for item in inputs:
         try:

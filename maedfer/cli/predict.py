@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    videos = find_videos(args.items, say)
+    videos = find_videos(args.items, args.out, say)
     check_options(options, videos)
     if args.annotate and videos[0].live:
         raise InputError(

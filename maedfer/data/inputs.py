@@ -30,16 +30,10 @@ class Input:
         name: where what becomes of it goes, relative to a folder of results and without a suffix: its place below the
             folder that was searched, its place in a list, or its file's name. No two inputs of one command have one
             name, or one that is a folder of the other's, so that a suffix can be put behind each.
-        label: class number from a list; None where there is none.
-        source: the list that it is from; "" where it was given itself.
-        line: of the list.
     """
 
     path: Path
     name: str
-    label: int | None = None
-    source: str = ""
-    line: int = 0
 
 
 def find_inputs(
@@ -48,6 +42,7 @@ def find_inputs(
     root: str | Path | None = None,
     classes: Sequence[str] = (),
     reserved: Collection[str] = (),
+    leave_out: str | Path | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> list[Input]:
     """Find the clips that are meant by the items of a command line.
@@ -62,6 +57,7 @@ def find_inputs(
         root: folder that the relative paths of lists start from; None = the list's own folder.
         classes: names of the classes in label order, for lists that name them.
         reserved: names that no input may have, as files of results are called so.
+        leave_out: folder that is passed over where it lies below one that is searched, as results go there.
         tell: takes a sentence on what was left out.
 
     Returns:
@@ -71,21 +67,22 @@ def find_inputs(
         InputError: an item is not there or neither file nor folder, a folder or all items hold no clip, a list cannot
             be read, or none of its clips exists.
     """
-    found: dict[str, tuple[Input, PurePosixPath]] = {}
+    found: dict[str, tuple[Path, PurePosixPath]] = {}
+    passed = None if leave_out is None else os.path.realpath(leave_out)
     for item in items:
         if item == "":
             # Of which a path would make the folder that one is in.
             raise InputError("an item is an empty name: give video files, folders or lists of them")
         path = Path(item)
-        status = look_at(path)
+        look_at(path)
         if path.is_dir():
-            clips = _of_folder(path, tell)
-        elif path.suffix.lower() in LIST_SUFFIXES and status.st_size:
+            clips = _of_folder(path, passed, tell)
+        elif path.suffix.lower() in LIST_SUFFIXES:
             clips = _of_list(path, root, classes)
         else:
-            clips = iter([(Input(path, ""), PurePosixPath(path.name))])
+            clips = iter([(path, PurePosixPath(path.name))])
         for clip, place in clips:
-            found.setdefault(clip_key(clip.path), (clip, place))
+            found.setdefault(clip_key(clip), (clip, place))
     if not found:
         raise InputError("there is nothing to do: give video files, folders or lists of them")
     names = _names([place for _, place in found.values()], reserved)
@@ -95,28 +92,25 @@ def find_inputs(
         common = os.path.commonpath([path.parent for path in paths])
         places = [PurePosixPath(path.relative_to(common).as_posix()) for path in paths]
         names = _names(places, reserved) or _beside_folders(places)
-    return [
-        Input(clip.path, name, clip.label, clip.source, clip.line)
-        for (clip, _), name in zip(found.values(), names, strict=True)
-    ]
+    return [Input(path, name) for (path, _), name in zip(found.values(), names, strict=True)]
 
 
-def _of_folder(root: Path, tell: Callable[[str], None]) -> Iterator[tuple[Input, PurePosixPath]]:
-    found = sorted(_search(root, tell, set()))
+def _of_folder(root: Path, passed: str | None, tell: Callable[[str], None]) -> Iterator[tuple[Path, PurePosixPath]]:
+    found = sorted(_search(root, passed, tell, set()))
     if not found:
         raise InputError(f"{shown(root)}: neither a video nor pictures are in the folder or in those below it")
     for path in found:
         # A folder that is a clip itself is called by its name, which "." does not tell.
         place = path.relative_to(root).as_posix() if path != root else os.path.basename(os.path.abspath(root))
-        yield Input(path, ""), PurePosixPath(place or "frames")
+        yield path, PurePosixPath(place or "frames")
 
 
-def _search(folder: Path, tell: Callable[[str], None], seen: set[str]) -> list[Path]:
+def _search(folder: Path, passed: str | None, tell: Callable[[str], None], seen: set[str]) -> list[Path]:
     """Clips in a folder and below it; the folder itself where it is one."""
     real = os.path.realpath(folder)
-    if real in seen:
-        return []
     first = not seen
+    if real in seen or (real == passed and not first):
+        return []
     seen.add(real)
     try:
         with os.scandir(folder) as entries:
@@ -131,7 +125,7 @@ def _search(folder: Path, tell: Callable[[str], None], seen: set[str]) -> list[P
     clips = [folder / name for name, suffix in suffixes.items() if suffix in _VIDEOS]
     for name, is_folder in inside:
         if is_folder and name != "__MACOSX":
-            clips += _search(folder / name, tell, seen)
+            clips += _search(folder / name, passed, tell, seen)
     pictures = sum(suffix in PICTURE_SUFFIXES for suffix in suffixes.values())
     if pictures and not clips:
         return [folder]
@@ -147,7 +141,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _of_list(file: Path, root: str | Path | None, classes: Sequence[str]) -> Iterator[tuple[Input, PurePosixPath]]:
+def _of_list(file: Path, root: str | Path | None, classes: Sequence[str]) -> Iterator[tuple[Path, PurePosixPath]]:
     clips = read_annotations(file, root, classes=classes, labelled=False)
     if not any(os.path.exists(clip.path) for clip in clips):
         raise InputError(
@@ -158,7 +152,10 @@ def _of_list(file: Path, root: str | Path | None, classes: Sequence[str]) -> Ite
         place = PurePosixPath(os.path.normpath(clip.name.replace(os.sep, "/")))
         if place.is_absolute() or place.parts[:1] == ("..",):
             place = PurePosixPath(os.path.abspath(clip.path)).relative_to("/")
-        yield Input(clip.path, "", clip.label, str(file), clip.line), place
+        if not place.parts:
+            # The folder that paths start from.
+            place = PurePosixPath(os.path.basename(os.path.abspath(clip.path)) or "frames")
+        yield clip.path, place
 
 
 def _names(places: Sequence[PurePosixPath], reserved: Collection[str]) -> list[str] | None:

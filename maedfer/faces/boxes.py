@@ -21,6 +21,8 @@ _BOX = ("x", "y", "width", "height")
 # Beyond the first and the last frame of a video that has no other one, seconds that a box may be away from it.
 _ALONE = 0.02
 _MOST = 2**31 - 1
+# What no number of a box or a time has to do with; float32 holds it.
+_LARGE = 1e9
 
 
 def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndarray | None = None) -> BoxFile:
@@ -57,7 +59,7 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
         if by == "frame" and keys[-1] % 1:
             raise table.error(row, f"frame must be a whole number, got {table.cell(row, 'frame')}")
         boxes.append([table.number(row, name) for name in _BOX] if table.filled(row) else [math.nan] * 4)
-        if table.filled(row) and min(boxes[-1][2:]) <= 0:
+        if table.filled(row) and np.array(boxes[-1][2:], np.float32).min() <= 0:
             raise table.error(row, f"width and height must be above 0, got {boxes[-1][2]:g} and {boxes[-1][3]:g}")
         scores.append(table.number(row, "score", least=0, most=1) if table.cell(row, "score") else 1.0)
         cuts.append(table.number(row, "cut") if table.cell(row, "cut") else 0)
@@ -74,6 +76,15 @@ def read_boxes(path: str | Path, video: str | Path | None = None, times: np.ndar
     begun = frozenset(frame for frame, cut in zip(frames.tolist(), cuts, strict=True) if cut)
     shape = np.array(boxes, np.float32).reshape(-1, 4)
     return BoxFile(path, frames, shape, np.array(scores, np.float32), faces, begun)
+
+
+def check_boxes(path: str | Path) -> None:
+    """Refuse a file that is no table of boxes, whatever videos it is of.
+
+    Raises:
+        InputError: it cannot be read, or its header or the shape of a line is wrong.
+    """
+    _read(Path(path))
 
 
 class BoxFile:
@@ -138,15 +149,16 @@ class _BoxTable:
         """Whether the line has a box."""
         return any(self.cell(row, name) for name in _BOX)
 
-    def number(self, row: _Row, name: str, least: float = -math.inf, most: float = math.inf) -> float:
+    def number(self, row: _Row, name: str, least: float = -_LARGE, most: float = _LARGE) -> float:
         text = self.cell(row, name)
         value = number(text.replace(",", ".") if self._comma and "." not in text else text)
-        if value is None or not math.isfinite(value) or not least <= value <= most:
-            allowed = f"from {least:g} on" if most == math.inf else f"from {least:g} to {most:g}"
-            raise self.error(
-                row, f"{name} must be a number{'' if least == -math.inf else ' ' + allowed}, got {shown(text)!r}"
-            )
+        if value is None or not least <= value <= most:
+            raise self.error(row, f"{name} must be a number from {_told(least)} to {_told(most)}, got {shown(text)!r}")
         return value
+
+
+def _told(value: float) -> str:
+    return f"{value:g}".replace("e+0", "e")
 
 
 def _read(path: Path) -> _BoxTable:
@@ -209,6 +221,9 @@ def _faces(table: _BoxTable, rows: list[_Row], keys: Sequence[float]) -> np.ndar
         if table.filled(row) and not text:
             raise table.error(row, "face is empty, and other lines have one")
     values = {text: number(text) for text in texts if text}
+    for row, text in zip(rows, texts, strict=True):
+        if (value := values.get(text)) is not None and value < 0:
+            raise table.error(row, f"face must be a whole number from 0 on or a name, got {text}")
     if all(value is not None and 0 <= value <= _MOST and value % 1 == 0 for value in values.values()):
         numbers = {text: int(value or 0) for text, value in values.items()}
     else:

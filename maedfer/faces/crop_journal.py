@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from maedfer._files import read_file
@@ -21,6 +22,8 @@ from maedfer.errors import InputError
 from maedfer.faces.write_crops import CroppedFace
 
 JOURNAL_FILE = "journal.jsonl"
+# What the first line of a journal begins with.
+_BEGINNING = b'{"settings": '
 # Names that `tempfile` makes of those of files, as in `maedfer._files.atomic_path`.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp", re.DOTALL)
 
@@ -63,6 +66,8 @@ class CropJournal:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = folder, json.loads(json.dumps(settings))
         self._entries: dict[str, Entry] = {}
+        # Files that were ever written, by the name of the video.
+        self._files: dict[str, set[str]] = {}
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> CropJournal:
@@ -79,8 +84,7 @@ class CropJournal:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{shown(self._folder)}: another process is writing crops there") from None
-            self._read(path)
-            if self._entries:
+            if self._read(path):
                 _remove_leftovers(self._folder)
         except OSError as error:
             self.__exit__()
@@ -92,7 +96,9 @@ class CropJournal:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            # What could not be written is not told of once more, in place of what ends the run.
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
     def find(self, item: Input) -> Entry | None:
@@ -113,7 +119,17 @@ class CropJournal:
         return entry if entry.final and there and entry.state == _state(item.path) else None
 
     def add(self, item: Input, faces: Sequence[CroppedFace], failure: str, final: bool) -> None:
-        """Note what came of a video."""
+        """Note what came of a video; files of an earlier time that are not among those of `faces` are removed.
+
+        Where the video could not be read, which may be its drive's fault, these stay.
+
+        Raises:
+            InputError: they cannot be removed, or nothing can be written.
+        """
+        files = {face.file for face in faces}
+        if final:
+            self._remove(self._files.pop(item.name, set()) - files, item.name if not faces else None)
+        self._files.setdefault(item.name, set()).update(files)
         entry = Entry(item.name, str(item.path), clip_key(item.path), _state(item.path), tuple(faces), failure, final)
         self._write(dataclasses.asdict(entry))
         self._entries[item.name] = entry
@@ -126,6 +142,19 @@ class CropJournal:
         """What came of all videos, by name."""
         return [self._entries[name] for name in sorted(self._entries)]
 
+    def _remove(self, files: Iterable[str], without: str | None) -> None:
+        """Remove crops, and the boxes of a video that is now without any."""
+        try:
+            for path in [self._folder / file for file in files]:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            if without is not None and self._settings.get("save_boxes"):
+                (self._folder / f"{without}.boxes.csv").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot remove {shown(error.filename or '')}: {error.strerror or error}") from error
+
     def _write(self, content: Mapping[str, Any]) -> None:
         assert self._file is not None
         try:
@@ -134,26 +163,33 @@ class CropJournal:
         except OSError as error:
             raise InputError(f"cannot write to {shown(self._folder)}: {error.strerror or error}") from error
 
-    def _read(self, path: Path) -> None:
-        """Read what is there, all but a line without an end, which a process that was killed has left."""
+    def _read(self, path: Path) -> bool:
+        """Read what is there, all but a line without an end, which a process that was killed has left; gives whether
+        crops may be there."""
         assert self._file is not None
-        lines = read_file(path).split(b"\n")
-        self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        content = read_file(path)
+        whole = content[: content.rfind(b"\n") + 1]
         try:
-            contents = [json.loads(line) for line in lines[:-1]]
-            settings = contents[0]["settings"] if contents else None
+            if not whole and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
+                raise ValueError
+            contents = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+            settings = dict(contents[0]["settings"]) if contents else None
             entries = [_entry(content) for content in contents[1:]]
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             raise InputError(f"{shown(path)} is no journal of crops: choose another folder") from None
-        if settings is None:
-            self._write({"settings": self._settings})
-        elif settings != self._settings:
+        if settings is not None and settings != self._settings:
             other = [name for name in self._settings if settings.get(name) != self._settings[name]]
             raise InputError(
                 f"{shown(self._folder)} holds crops with other settings ({', '.join(other) or 'of another version'}): "
                 "choose another folder, or delete it"
             )
+        self._file.truncate(len(whole))
+        if settings is None:
+            self._write({"settings": self._settings})
         self._entries = {entry.name: entry for entry in entries}
+        for entry in entries:
+            self._files.setdefault(entry.name, set()).update(face.file for face in entry.faces)
+        return settings is not None
 
 
 def _entry(content: Any) -> Entry:
@@ -168,7 +204,11 @@ def _face(*, box: Any, file: Any, **numbers: Any) -> CroppedFace:
     x, y, width, height = map(float, box)
     whole = {name: int(numbers.pop(name)) for name in ("face", "frames", "video_frames", "width", "height")}
     rest = {name: float(value) for name, value in numbers.items()}
-    return CroppedFace(file=_text(file), box=(x, y, width, height), **whole, **rest)  # type: ignore[arg-type]
+    place = PurePath(_text(file))
+    if place.is_absolute() or not place.parts or ".." in place.parts:
+        # It is removed one day, and nothing beside it must be.
+        raise ValueError
+    return CroppedFace(file=file, box=(x, y, width, height), **whole, **rest)  # type: ignore[arg-type]
 
 
 def _text(value: Any) -> str:

@@ -8,10 +8,11 @@ import errno
 import hashlib
 import io
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from maedfer.data.inputs import Input
 from maedfer.data.video import open_video
 from maedfer.data.video.base import look_at, shown, words
 from maedfer.errors import InputError, MissingDependencyError
+from maedfer.faces.boxes import check_boxes
 from maedfer.faces.crop_journal import CropJournal, Entry
 from maedfer.faces.crop_options import CropOptions
 from maedfer.faces.crop_processes import in_processes
@@ -108,12 +110,15 @@ def crop_videos(
         progress: takes the share that is done.
 
     Raises:
-        InputError: `out` holds something else or cannot be written, or another process is at work in it.
+        InputError: `out` holds something else or cannot be written, another process is at work in it, or the name of
+            a crop is that of a folder of others.
     """
     options, out, began = options or CropOptions(), Path(out), time.monotonic()
+    _check_names([item.name for item in inputs], options)
     detector = None if options.boxes else open_detector(options.detector, threshold=options.threshold)
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
     with CropJournal(out, _about(options, detector)) as journal:
+        _check_names((*(item.name for item in inputs), *(entry.name for entry in journal.entries())), options)
         jobs = [
             CropJob(number, str(item.path), item.name, str(out), options, threads)
             for number, item in enumerate(inputs)
@@ -143,6 +148,18 @@ def crop_videos(
     return CropResult(entries, written, time.monotonic() - began, len(inputs) - len(jobs))
 
 
+def check_files(options: CropOptions) -> None:
+    """Refuse boxes or a detector of one's own that cannot be used.
+
+    Raises:
+        InputError: what is wrong with them.
+    """
+    if options.boxes is not None:
+        check_boxes(options.boxes)
+    elif options.detector is not None:
+        open_detector(options.detector, threshold=options.threshold)
+
+
 def measure(item: Input, fps: float | None) -> tuple[int, float]:
     """How many frames a video has, and how long it is, in seconds.
 
@@ -152,6 +169,22 @@ def measure(item: Input, fps: float | None) -> tuple[int, float]:
     with open_video(item.path) as reader:
         times = times_of(reader, fps)
         return len(times), float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+
+
+def _check_names(names: Collection[str], options: CropOptions) -> None:
+    """Refuse names of which one has crops where another one has its folder."""
+    own = re.compile(
+        "(.*)" + ("" if options.faces == "largest" else r"_face\d+") + (r"\.mp4" if options.format == "mp4" else ""),
+        re.DOTALL,
+    )
+    for name in names:
+        for folder in map(str, PurePosixPath(name).parents):
+            found = own.fullmatch(folder)
+            if found is not None and found[1] in names:
+                raise InputError(
+                    f"crops of {shown(found[1])!r} may be called {shown(folder)!r}, which is the folder that those of "
+                    f"{shown(name)!r} go to: rename one of the videos, or crop them to folders of their own"
+                )
 
 
 def _in_turn(jobs: Sequence[CropJob], work: Callable[[CropJob], _Outcome]) -> Iterator[tuple[CropJob, _Outcome]]:
@@ -264,7 +297,8 @@ def _write_lists(
 ) -> list[Path]:
     """Write lists again, with the files of crops in place of the videos."""
     written = []
-    for file, name in zip(lists, list_names(lists), strict=True):
+    # One that is given twice is written once.
+    for name, file in dict(zip(list_names(lists), lists, strict=True)).items():
         rows = [
             (face.file, clip.label)
             for clip in read_annotations(file, root, classes=classes, labelled=False)
@@ -278,11 +312,21 @@ def _write_lists(
 
 
 def list_names(lists: Sequence[str | Path]) -> list[str]:
-    """Names of the lists of crops: those of the lists, with the folders before them where that tells them apart."""
+    """Names of the lists of crops: those of the lists, with the folders before them where that tells them apart, and
+    else with numbers behind; one list has one name."""
     paths = [Path(os.path.abspath(file)) for file in lists]
     stems = [path.stem for path in paths]
     if len(set(stems)) < len(set(paths)):
         common = os.path.commonpath([path.parent for path in paths])
         stems = ["_".join(path.relative_to(common).with_suffix("").parts) for path in paths]
-    taken = {Path(name).stem for name in (FACES_FILE, FAILED_FILE)}
-    return [(f"{stem}_list" if stem in taken else stem) + ".csv" for stem in stems]
+    reserved = {Path(name).stem for name in (FACES_FILE, FAILED_FILE)}
+    names: dict[Path, str] = {}
+    for path, stem in zip(paths, stems, strict=True):
+        if path not in names:
+            name = base = f"{stem}_list" if stem in reserved else stem
+            number = 1
+            while name in names.values():
+                number += 1
+                name = f"{base}_{number}"
+            names[path] = name
+    return [f"{names[path]}.csv" for path in paths]

@@ -6,9 +6,6 @@ import abc
 import contextlib
 import csv
 import io
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_folder, atomic_path
 from maedfer._progress import counted
 from maedfer.data.video import VideoReader, open_video
 from maedfer.data.video.base import shown
@@ -207,7 +204,7 @@ class _Crop:
             rate = Fraction(len(self.places) / max(self.end - self.start, 1e-3)).limit_denominator(1001)
             self._writer: _CropWriter = _VideoWriter(temporary, options.size, rate, options.written_quality)
         else:
-            self._writer = _FolderWriter(files.enter_context(_atomic_folder(path)), options.written_quality)
+            self._writer = _FolderWriter(files.enter_context(atomic_folder(path)), options.written_quality)
 
     def add(self, place: int, picture: np.ndarray) -> bool:
         """Cut the face out of the frame at `place`, if it is there; gives whether it is in later ones."""
@@ -306,34 +303,6 @@ class _FolderWriter(_CropWriter):
 
     def close(self) -> None:
         pass
-
-
-@contextlib.contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a folder beside `path` that takes its place on leaving; on any error nothing is left behind.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        yield temporary
-        temporary.chmod(0o777 & ~_mask())
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _mask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _boxes_text(crops: Sequence[_Crop], times: np.ndarray) -> str:

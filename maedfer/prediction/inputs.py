@@ -53,11 +53,12 @@ class NamedVideo:
         return without_password(self.path) if self.live else self.path
 
 
-def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[NamedVideo]:
+def find_videos(items: Sequence[str], out: str | Path, tell: Callable[[str], None]) -> list[NamedVideo]:
     """Find what is to be predicted.
 
     Args:
         items: files, folders, lists, devices and URLs.
+        out: folder of results, which is left out where it lies below a folder that is searched.
         tell: takes a sentence on what was left out.
 
     Raises:
@@ -72,13 +73,13 @@ def find_videos(items: Sequence[str], tell: Callable[[str], None]) -> list[Named
             raise InputError(f"{shown(stream)}: is a file or a folder, and no stream: give its path, {shown(file)}")
     files = [expand_home(item) for item in items if not is_live(item)]
     reserved = {*RESERVED}
-    found = find_inputs(files, reserved=reserved, tell=tell) if files else []
+    found = find_inputs(files, reserved=reserved, leave_out=out, tell=tell) if files else []
     names = {clip.name for clip in found}
     # "a.boxes" is a name that would make a file of "a".
     ends = tuple(suffix[: -len(Path(suffix).suffix)] for suffix in SUFFIXES.values() if suffix.count(".") > 1)
     taken = {name for name in names for end in ends if name.endswith(end) and name.removesuffix(end) in names}
     if taken:
-        found = find_inputs(files, reserved=reserved | taken)
+        found = find_inputs(files, reserved=reserved | taken, leave_out=out)
     videos = [NamedVideo(str(clip.path), clip.name) for clip in found]
     names = {video.name for video in videos} | reserved
     for stream in streams:

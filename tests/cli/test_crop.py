@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from maedfer.cli import main
 from maedfer.data import open_video, read_annotations
@@ -56,6 +57,24 @@ def test_failures_are_told(world: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "there is no crop of 1 video; the first: videos/3.mp4" in capsys.readouterr().err
 
 
+def test_a_folder_of_frames_is_gone_on_with(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("home").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(world / "home"))
+        frames = Path("home/take")
+        frames.mkdir()
+        for number, picture in enumerate(pictures(6, 48, 64)):
+            Image.fromarray(picture).save(frames / f"{number}.jpg")
+        Path("boxes.csv").write_text("frame,x,y,width,height\n" + "".join(f"{at},5,9,20,20\n" for at in range(6)))
+        options = ["--out", "home/take/crops", "--boxes", "boxes.csv", "--size", "32", "--fps", "25"]
+        assert main(["crop", "~/take", *options]) == 0
+        assert main(["crop", "~/take", *options]) == 0
+        assert "1 face of 1 video, 1 of them done before" in capsys.readouterr().out
+    assert Path("home/take/crops/take.mp4").is_file()
+    assert main(["crop", "home/take/crops/take.mp4", *options]) == 2
+    assert "take.mp4 is in the folder that crops go to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -68,6 +87,9 @@ def test_failures_are_told(world: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--out", "x"], "there is nothing to do"),
         (["videos", "--out", "list.csv", "--boxes", "boxes.csv"], "list.csv"),
         (["videos", "--out", "x", "--boxes", "absent.csv"], "absent.csv: no such file"),
+        (["videos", "--out", "x", "--boxes", "absent.csv", "--dry-run"], "absent.csv: no such file"),
+        (["videos", "--out", "x", "--boxes", "list.csv", "--dry-run"], "the header has no column"),
+        (["videos", "--out", "x", "--detector", "absent.onnx", "--dry-run"], "absent.onnx"),
     ],
 )
 def test_bad_command_lines(world: Path, capsys: pytest.CaptureFixture[str], words: list[str], answer: str) -> None:

@@ -408,7 +408,7 @@ def test_passwords_are_nowhere(tmp_path: Path) -> None:
     from maedfer.prediction.inputs import find_videos
 
     def name(url: str) -> tuple[str, str]:
-        (video,) = find_videos([url], print)
+        (video,) = find_videos([url], tmp_path, print)
         return video.name, video.told
 
     assert name("rtsp://me:secret@host:554/a/b?token=x") == ("host_554_a_b", "rtsp://***@host:554/a/b?token=x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from maedfer.faces.crop_journal import JOURNAL_FILE, CropJournal
 from maedfer.faces.crop_many import crop_videos, list_names
 from maedfer.faces.crop_options import CropOptions
 from maedfer.faces.crop_processes import in_processes
+from maedfer.faces.write_crops import CroppedFace
 from tests.data.media import pictures, write_video
 from tests.faces.dying import square_or_die
 
@@ -141,6 +143,76 @@ def test_lists_are_written_with_the_crops(videos: Path, options: CropOptions, tm
     assert [(clip.name, clip.label) for clip in clips] == [("a/2.mp4", 3), ("a/1.mp4", 0)]
     assert all(clip.path.is_file() for clip in clips)
     assert list_names(["x/faces.csv", "x/test.txt"]) == ["faces_list.csv", "test.csv"]
+    assert list_names(["l/test.csv", "l/test.txt", "l/../l/test.csv"]) == ["test.csv", "test_2.csv", "test.csv"]
+
+
+def test_what_is_no_journal_stays_as_it_is(options: CropOptions, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for text in ("a line without an end", "{}\nand one", '{"settings": 3}\nand one'):
+        (out / JOURNAL_FILE).write_text(text)
+        with pytest.raises(InputError, match="is no journal of crops"), CropJournal(out, {}):
+            pass
+        assert (out / JOURNAL_FILE).read_text() == text
+    with CropJournal(tmp_path / "new", {}) as journal:
+        journal.add(Input(tmp_path, "1"), [CroppedFace(1, "..", 0, 1, 1, 1, 64, 48, (1, 2, 3, 4), 1.0)], "", True)
+    with pytest.raises(InputError, match="is no journal of crops"), CropJournal(tmp_path / "new", {}):
+        pass
+    # A process that was killed with its first line.
+    for text in ("", '{"set', '{"settings": {"si'):
+        (out / JOURNAL_FILE).write_text(text)
+        with CropJournal(out, {"size": 3}):
+            pass
+        assert (out / JOURNAL_FILE).read_text() == '{"settings": {"size": 3}}\n'
+    # Or with its first video.
+    (out / ".a.mp4.abcd1234.tmp").touch()
+    with CropJournal(out, {"size": 3}):
+        assert not (out / ".a.mp4.abcd1234.tmp").exists()
+
+
+def test_crops_that_a_changed_video_has_no_more_are_removed(videos: Path, options: CropOptions, tmp_path: Path) -> None:
+    item, out = Input(videos / "a/1.mp4", "1"), tmp_path / "out"
+
+    def face(number: int) -> CroppedFace:
+        return CroppedFace(number, f"1_face{number}", 0, 1, 1, 1, 64, 48, (1, 2, 3, 4), 1.0)
+
+    for number in (1, 2):
+        (out / f"1_face{number}").mkdir(parents=True)
+    (out / "1.boxes.csv").touch()
+    (out / JOURNAL_FILE).touch()
+    with CropJournal(out, {"save_boxes": True}) as journal:
+        journal.add(item, [face(1), face(2)], "", True)
+    with CropJournal(out, {"save_boxes": True}) as journal:
+        journal.add(item, [], "cannot be read", False)
+        assert (out / "1_face1").exists() and (out / "1_face2").exists()
+        journal.add(item, [face(2)], "", True)
+        assert not (out / "1_face1").exists() and (out / "1_face2").exists() and (out / "1.boxes.csv").exists()
+        journal.add(item, [], "no face", True)
+    assert [path.name for path in out.iterdir()] == [JOURNAL_FILE]
+
+
+@pytest.mark.parametrize(
+    ("format", "faces", "names"),
+    [("frames", "all", ["a", "a_face1/b"]), ("mp4", 2, ["a", "a_face1.mp4/x/b"]), ("mp4", "largest", ["a", "a.mp4/b"])],
+)
+def test_crops_do_not_take_the_place_of_folders(
+    videos: Path, options: CropOptions, tmp_path: Path, format: Any, faces: Any, names: list[str]
+) -> None:
+    inputs = [Input(videos / f"a/{number}.mp4", name) for number, name in enumerate(names, 1)]
+    options = replace(options, format=format, faces=faces)
+    with pytest.raises(InputError, match="crops of 'a' may be called .*, which is the folder that those of 'a"):
+        crop_videos(inputs, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_of_the_journal(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    journal = CropJournal(tmp_path, {})
+    with pytest.raises(InputError, match="cannot write to .*: No space left"), journal:
+        journal._file = full.open("ab")
+        journal._write({"a": 1})
 
 
 @pytest.mark.parametrize(
