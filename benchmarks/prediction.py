@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: a number is out of range, video or checkpoint cannot be used, or the results cannot be written.
     """
-    for option, value in (("threads", args.threads or 1), ("rounds", args.rounds), ("batch", min(args.batch))):
+    threads = 1 if args.threads is None else args.threads
+    for option, value in (("threads", threads), ("rounds", args.rounds), ("batch", min(args.batch))):
         if value < 1:
             raise InputError(f"--{option} must be positive, got {value}")
     if args.threads:

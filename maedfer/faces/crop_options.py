@@ -36,9 +36,9 @@ class CropOptions:
         None,
         doc="of mp4: x264's crf, 0 to 51, lower is better (12 when None); of jpg: 1 to 100, higher is better (95)",
     )
-    margin: float = setting(1.3, low=1, doc="side of the square that is cut out, in longer sides of the face's box")
+    margin: float = setting(1.3, low=0.5, doc="side of the square that is cut out, in longer sides of the face's box")
     threshold: float = setting(0.5, above=0, below=1, doc="least score of a face")
-    every: int = setting(5, low=1, doc="frames from one that faces are looked for in to the next one")
+    every: int = setting(5, low=1, high=50, doc="frames from one that faces are looked for in to the next one")
     fps: float | None = setting(None, above=0, doc="frames a second of a folder of frames, which tells no times")
     detector: str | None = setting(None, doc="file of a detector (CenterFace, YuNet); None = CenterFace", path=True)
     boxes: str | None = setting(None, doc="CSV of boxes made elsewhere, instead of a detector", path=True)
@@ -47,8 +47,10 @@ class CropOptions:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_range(field, getattr(self, field.name), field.name)
-        if not isinstance(self.faces, str) and self.faces < 1:
-            raise InputError(f"faces must be largest, all, or a number from 1 on, got {self.faces}")
+        if self.format not in _QUALITIES:
+            raise InputError(f"format must be {' or '.join(_QUALITIES)}, got {self.format!r}")
+        if self.faces not in ("largest", "all") and (not isinstance(self.faces, int) or self.faces < 1):
+            raise InputError(f"faces must be largest, all, or a number from 1 on, got {self.faces!r}")
         if self.format == "mp4" and self.size % 2:
             raise InputError(f"size must be even, as pictures of mp4 files are; got {self.size}")
         lowest, _, highest = _QUALITIES[self.format]

@@ -188,7 +188,7 @@ def _by_frame(path: Path, end: int | None = None) -> Iterator[_Lines]:
                         raise ValueError
                     found.cells.append(cells)
                     found.detections()
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise InputError(
                     f"{shown(path)}:{number}: is no record of detections that a run wrote: delete it to look at the "
                     "video anew"

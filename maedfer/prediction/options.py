@@ -35,7 +35,7 @@ class PredictionOptions:
     detector: str | None = setting(None, doc="file of a detector (CenterFace, YuNet); None = CenterFace", path=True)
     boxes: str | None = setting(None, doc="CSV of boxes made elsewhere, instead of a detector", path=True)
     threshold: float = setting(0.5, above=0, below=1, doc="least score of a face")
-    every: int = setting(5, low=1, doc="frames from one that faces are looked for in to the next one")
+    every: int = setting(5, low=1, high=50, doc="frames from one that faces are looked for in to the next one")
     margin: float = setting(1.3, low=0.5, doc="side of the square that is cut out, in longer sides of the face's box")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto", doc="arithmetic of the model; auto = bf16 where the processor or the GPU multiplies it fast"

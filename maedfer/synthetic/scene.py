@@ -122,7 +122,7 @@ def write_scene(path: str | os.PathLike[str], seconds: float = 20.0, seed: Seed 
         InputError: not .mp4, shorter than a frame, or it cannot be written.
     """
     path = Path(path)
-    frames = round(seconds * FPS)
+    frames = round(seconds * FPS) if np.isfinite(seconds) else 0
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{str(path)!r} must end in .mp4, as a scene is written as one")
     if frames < 1:

@@ -49,6 +49,7 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--video", "nowhere.mp4"], "nowhere.mp4: no such file"),
         (["--rounds", "0"], "--rounds must be positive, got 0"),
+        (["--threads", "0"], "--threads must be positive, got 0"),
         (["--batch", "2", "0"], "--batch must be positive, got 0"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--model", "mae_dfer_tiny"], "--model mae_dfer_tiny is a masked autoencoder"),

@@ -329,7 +329,7 @@ def test_an_interrupted_stream_is_completed(call: Call, trained: Path, tmp_path:
         (["v.mp4", "--faces", "some"], "argument --faces: 'some' is neither all, largest, nor a number"),
         (["v.mp4", "--threshold", "1"], "--threshold must be between 0 and 1, both excluded, got 1"),
         (["v.mp4", "--coverage", "nan"], "--coverage must be a finite number above 0 and at most 1, got nan"),
-        (["v.mp4", "--every", "0"], "--every must be at least 1, got 0"),
+        (["v.mp4", "--every", "0"], "--every must be between 1 and 50, got 0"),
         (["v.mp4", "--batch-size", "0"], "--batch-size must be at least 1, or null, got 0"),
         (["v.mp4", "--workers", "-1"], "--workers must be at least 0, got -1"),
         (["v.mp4", "--columns", "other"], "argument --columns: invalid choice: 'other'"),

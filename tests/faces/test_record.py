@@ -105,6 +105,7 @@ def test_without_a_file_nothing_is_kept() -> None:
         (HEAD + "0,0.0,,1,2,3,4,x,\n1,0.1,,,,,,,\n", 2),
         (HEAD + "1,0.0,,,,,,,\n0,0.1,,,,,,,\n", 3),
         (HEAD + "0,0.0,,1,2,3,4,\u00bd,\n", 2),
+        (HEAD + f"0,0.0,{10**20},1,2,3,4,1,\n", 2),
     ],
 )
 def test_other_files_stay_as_they_are(text: str, line: int, tmp_path: Path) -> None:

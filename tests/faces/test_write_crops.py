@@ -134,7 +134,10 @@ def test_faces_are_chosen_by_their_area_over_time() -> None:
         ({"faces": 0}, "faces must be largest, all, or a number from 1 on"),
         ({"quality": 60}, "quality must be between 0 and 51 where format is mp4"),
         ({"quality": 0, "format": "frames"}, "quality must be between 1 and 100 where format is frames"),
-        ({"margin": 0.5}, "margin must be at least 1"),
+        ({"margin": 0.4}, "margin must be at least 0.5"),
+        ({"every": 51}, "every must be between 1 and 50"),
+        ({"format": "gif"}, "format must be mp4 or frames, got 'gif'"),
+        ({"faces": "foo"}, "faces must be largest, all, or a number from 1 on, got 'foo'"),
         ({"boxes": "a.csv", "detector": "b.onnx"}, "give boxes or detector"),
     ],
 )

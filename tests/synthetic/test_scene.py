@@ -89,6 +89,8 @@ def test_what_is_no_scene_is_refused(tmp_path: Path) -> None:
         write_scene(tmp_path / "scene.avi")
     with pytest.raises(InputError, match="at least one frame"):
         write_scene(tmp_path / "scene.mp4", 0.0)
+    with pytest.raises(InputError, match="at least one frame"):
+        write_scene(tmp_path / "scene.mp4", float("nan"))
     with pytest.raises(InputError, match="cannot write"):
         write_scene(tmp_path / "absent" / "scene.mp4", 0.04)
     assert not list(tmp_path.iterdir())
