@@ -81,13 +81,13 @@ def calibration_facts(logits: np.ndarray, labels: np.ndarray, temperature: float
     """How calibrated clips are, as they are and at a temperature.
 
     Returns:
-        n; "before" and "after" with ece, nll and brier each.
+        n; "before" and "after" with ece, nll and brier each; nll is the loss that `fit_temperature` makes least.
     """
-    return {
-        "n": len(labels),
-        "before": calibration_scores(calibrated(logits, 1.0), labels),
-        "after": calibration_scores(calibrated(logits, temperature), labels),
-    }
+    before, after = (
+        {**calibration_scores(calibrated(logits, each), labels), "nll": _mean_loss(logits, labels, each)}
+        for each in (1.0, temperature)
+    )
+    return {"n": len(labels), "before": before, "after": after}
 
 
 def _mean_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:

@@ -102,8 +102,8 @@ def calibration_scores(probabilities: Any, labels: Any, bins: int = 15) -> dict[
 
     Returns:
         ece, the expected calibration error: the mean over clips of |share that is right - mean confidence| of the bin
-        that a clip's confidence is in; nll, the mean of -log p of the true class; brier, the mean over clips of the
-        sum over classes of (p - 1 where it is true)^2.
+        that a clip's confidence is in; nll, the mean of -log p of the true class, where p below 1e-12 counts as that;
+        brier, the mean over clips of the sum over classes of (p - 1 where it is true)^2.
     """
     values, true = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
     confidence, right = values.max(1), values.argmax(1) == true

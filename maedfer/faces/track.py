@@ -174,6 +174,8 @@ class Tracker:
         self._open: list[_Candidate] = []
         self._undecided: list[_Candidate] = []
         self._numbered: list[_Candidate] = []
+        # When and where faces that are numbered by others were seen first, whatever is forgotten.
+        self._firsts: dict[int, tuple[float, float, float]] = {}
         self._matched: set[_Candidate] = set()
         self._count = 0
         self._newest = -math.inf
@@ -254,7 +256,10 @@ class Tracker:
         known = (item for item in self._numbered if given is not None and item.given == given)
         candidate = next(known, None)
         if candidate is None:
-            candidate = _Candidate((time, float(box[0]), float(box[1])), given, OneEuro() if self._live else None)
+            first = time, float(box[0]), float(box[1])
+            if given is not None:
+                first = self._firsts.setdefault(given, first)
+            candidate = _Candidate(first, given, OneEuro() if self._live else None)
             if given is None:
                 self._undecided.append(candidate)
             else:

@@ -53,6 +53,15 @@ def test_probabilities_at_a_temperature_are_the_mean_of_the_views() -> None:
         fit_temperature(huge, labels)
 
 
+def test_losses_before_and_after_are_those_that_are_fitted() -> None:
+    """Where the true class has exp(-40), the loss before is 40, and not that of the least probability of a table."""
+    logits = np.array([[[40.0, 0.0]]] * 4)
+    labels = np.array([0, 0, 0, 1])
+    facts = calibration_facts(logits, labels, 20.0)
+    assert facts["before"]["nll"] == pytest.approx(10.0)
+    assert facts["after"]["nll"] == pytest.approx(np.log1p(np.exp(-2)) + 0.5)
+
+
 def test_the_temperature_of_two_classes_has_a_formula() -> None:
     """With logits (a, 0) everywhere and the first class right in a share s, sigmoid(a / T) = s."""
     logits = np.zeros((100, 1, 2))

@@ -12,9 +12,9 @@ import pytest
 
 from maedfer.faces.boxes import read_boxes
 from maedfer.faces.follow import Follower
-from maedfer.faces.frame import Detector, Frame
+from maedfer.faces.frame import Detections, Detector, Frame
 from maedfer.faces.record import DetectionRecord
-from maedfer.faces.track import FaceTrack
+from maedfer.faces.track import FaceTrack, Tracker
 from tests.faces.acted import RATE, Actor, KnowingDetector, frames_of, still
 
 
@@ -193,6 +193,18 @@ def test_what_is_forgotten_makes_no_difference() -> None:
             assert np.array_equal(track.boxes_at(there), final[track.face].boxes_at(there))
             assert final[track.face].present(there).all() and track.start == final[track.face].start
     assert most < 30
+
+
+def test_a_named_face_that_was_forgotten_keeps_its_start() -> None:
+    tracker = Tracker(gap=1.0, shortest=0.5, live=False)
+    box = np.array([[1, 2, 30, 40]], np.float32)
+    somebody = Detections(box, np.ones(1, np.float32), np.array([7]))
+    nobody = Detections(box[:0], np.ones(0, np.float32), np.array([], np.int64))
+    for time in np.arange(0.0, 8.0, 0.5).tolist():
+        tracker.step(time, nobody if 2.0 <= time < 6.0 else somebody)
+        tracker.forget(time - 1.0)
+    (track,) = tracker.tracks()
+    assert (track.face, track.start, track.times[0] >= 6.0) == (7, 0.0, True)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 37, 50, 80, 93, 149])
