@@ -8,7 +8,7 @@ from typing import Any
 
 from maedfer.errors import InputError
 from maedfer.models import LGIFormer
-from maedfer.prediction.options import options_from
+from maedfer.prediction.options import check_together, options_from
 from maedfer.prediction.prediction import Prediction
 from maedfer.prediction.predictor import Predictor, open_predictor
 
@@ -42,8 +42,8 @@ def predict(
     Raises:
         InputError: see `open_predictor` and `Predictor.predict`.
     """
-    # What is mistyped is told before a model is loaded.
-    options_from(**options)
+    # What is mistyped, or does nothing, is told before a model is loaded.
+    check_together(options_from(**options))
     of_model = {name: options.pop(name) for name in _OF_MODEL if name in options}
     if isinstance(checkpoint, Predictor):
         given = [*of_model, *(["classes"] if classes is not None else []), *([] if calibrate else ["calibrate"])]

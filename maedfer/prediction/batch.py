@@ -166,6 +166,8 @@ def make_jobs(
     """
     about = predictor.about
     model = {name: about[name] for name in ("weights_sha256", "classes", "precision", "temperature", "clip")}
+    # A GPU, and whoever else multiplies, gives other last digits.
+    model |= {"device": predictor.device.type, "products": about["products"]}
     model |= {"columns": wanted.columns, "features": wanted.features}
     format = TableFormat(predictor.classes, wanted.columns)
     channels = predictor.config.embed_dim if wanted.features else None

@@ -1,4 +1,4 @@
-"""Features of the windows of a video, kept as they come and put into one file in the end, in constant memory."""
+"""Features of the windows of a video, kept as they come and put into one file in the end, never all in memory."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class FeatureLog:
 
         Args:
             target: file to write.
-            rows: of the table, from the first one on; those without probabilities are passed over.
+            rows: of the table, from the first one on; those without probabilities are passed over. Of the others
+                four numbers each are held at once, some hundred bytes; vectors are not.
 
         Raises:
             InputError: it cannot be written.

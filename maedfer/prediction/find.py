@@ -84,7 +84,7 @@ def describe(source: FileSource | LiveSource, model: Any, options: PredictionOpt
 
 def _windows(source: FileSource | LiveSource, follower: Follower | None, task: WindowTask) -> Iterator[Window]:
     scored = is_there(task.last)
-    if isinstance(source, FileSource) or task.options.whole:
+    if isinstance(source, FileSource):
         yield from windows_of(source, follower, task.model, task.options, scored)
         return
     timeline = Timeline(follower, task.model, task.options, scored)

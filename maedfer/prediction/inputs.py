@@ -18,15 +18,13 @@ from maedfer.data.inputs import find_inputs
 from maedfer.data.video.base import look_at, shown
 from maedfer.errors import InputError
 from maedfer.prediction.many import FAILED_FILE, RESERVED, SUMMARY_FILE
-from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.options import PredictionOptions, check_together
 from maedfer.prediction.run import SUFFIXES
 from maedfer.prediction.sources import is_live, without_password
 from maedfer.prediction.table import writing
 from maedfer.setting import setting_of
 
 LOCK_FILE = ".predict.lock"
-# Shorter hops would give rows of one time: tables have milliseconds.
-_LEAST_HOP = 0.001
 # Letters of the name of a stream.
 _STREAM_NAME = 100
 # Bytes that the name of a file has more while it is written.
@@ -106,17 +104,7 @@ def check_options(options: PredictionOptions, videos: Sequence[NamedVideo]) -> N
     Raises:
         InputError: it does not, or a file of the options is absent.
     """
-    if options.hop < _LEAST_HOP:
-        raise InputError(f"--hop must be {_LEAST_HOP:g} s at least, got {options.hop:g}")
-    plain = PredictionOptions()
-    useless = {"crop": ("boxes", "detector", "threshold", "every", "margin", "faces"), "whole": ("hop", "window")}
-    for first, second in ((first, second) for first, others in useless.items() for second in others):
-        changed = getattr(options, second) != getattr(plain, second)
-        if getattr(options, first) != getattr(plain, first) and changed:
-            told = {"crop": "no-crop"}.get(first, first)
-            raise InputError(f"--{told} and --{second} do not go together: leave one of them out")
-    if options.boxes is not None and options.detector is not None:
-        raise InputError("--boxes and --detector do not go together: leave one of them out")
+    check_together(options, lambda name: "--no-crop" if name == "crop" else f"--{name}")
     for file in (options.boxes, options.detector):
         if file is not None and look_at(Path(file)) and not os.path.isfile(file):
             raise InputError(f"{shown(file)}: is a folder: give a file")
@@ -228,5 +216,8 @@ def _content(path: Path) -> dict[str, int]:
     """What tells that a file or a folder of frames is not what it was."""
     status = look_at(path)
     if path.is_dir():
-        return {"files": len(os.listdir(path))}
+        with os.scandir(path) as entries:
+            found = [entry.stat() for entry in entries if entry.is_file()]
+        newest = max((one.st_mtime_ns for one in found), default=0)
+        return {"files": len(found), "bytes": sum(one.st_size for one in found), "modified_ns": newest}
     return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

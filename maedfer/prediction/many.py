@@ -17,7 +17,7 @@ import numpy as np
 from maedfer._files import atomic_path
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
-from maedfer.prediction.rows import Row, Window
+from maedfer.prediction.rows import Row, Window, score_windows
 from maedfer.prediction.run import PredictionFiles
 from maedfer.prediction.summary import summarize
 from maedfer.prediction.table import OutputError, read_table
@@ -153,7 +153,7 @@ class _Run:
                 with Workers(workers, find) as pool:
                     self._follow(pool.find(self._tasks(threads=1)))
             else:
-                self._follow(find_here(find, self._tasks()))
+                self._follow(find_here(find, self._tasks(), lambda task: self.by_number[task].failure is None))
         except KeyboardInterrupt:
             write_tables(self.folder, self.jobs, self.scorer.classes)
             raise
@@ -208,18 +208,15 @@ class _Run:
 
     def _score(self) -> None:
         """Score what is waiting, and write it."""
-        clips = [window.clip for _, window in self.pending if window.clip is not None]
-        scores = iter(zip(*self.scorer.score(np.stack(clips)), strict=True)) if clips else iter(())
         self.clips = 0
         touched: dict[int, VideoJob] = {}
-        while self.pending:
-            job, window = self.pending.popleft()
+        for window, probabilities, features in score_windows(self.scorer.score, [one for _, one in self.pending]):
+            job, _ = self.pending.popleft()
             job.waiting -= 1
-            probabilities, features = (None, None) if window.clip is None else next(scores)
             if job.failure is not None:
                 continue
             try:
-                row = job.files.take(_without_clip(window), probabilities, features)
+                row = job.files.take(window, probabilities, features)
                 if row is not None:
                     if job.task.live:
                         job.files.flush()
@@ -295,7 +292,7 @@ class _Run:
 def write_tables(folder: Path, jobs: Sequence[VideoJob], classes: Sequence[str]) -> None:
     """Write summary.csv, a line for each video that is done, and failed.csv, which is absent where none has failed.
 
-    Lines of summary.csv that earlier commands wrote for other videos stay, before those of this one.
+    Lines that earlier commands wrote for other videos stay, before those of this one.
 
     Raises:
         OutputError: they cannot be written.
@@ -316,9 +313,11 @@ def write_tables(folder: Path, jobs: Sequence[VideoJob], classes: Sequence[str])
         values += [found["shares"].get(name) for name in classes]
         lines.append(["" if value is None else str(value) for value in [*values, found["speed"]["times_real_time"]]])
     _write_table(folder / SUMMARY_FILE, head, lines)
-    failures = [[job.files.video, job.failure] for job in jobs if job.failure is not None]
+    head, given = ["input", "reason"], {job.files.video for job in jobs}
+    failures = [line for line in _lines(folder / FAILED_FILE, head) if line[0] not in given]
+    failures += [[job.files.video, job.failure] for job in jobs if job.failure is not None]
     if failures:
-        _write_table(folder / FAILED_FILE, ["input", "reason"], failures)
+        _write_table(folder / FAILED_FILE, head, failures)
     else:
         (folder / FAILED_FILE).unlink(missing_ok=True)
 
@@ -343,10 +342,6 @@ def _write_table(path: Path, head: Sequence[str], lines: Iterable[Sequence[objec
             writer.writerows(lines)
     except InputError as error:
         raise OutputError(str(error)) from error
-
-
-def _without_clip(window: Window) -> Window:
-    return dataclasses.replace(window, clip=None)
 
 
 def size_of(path: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from maedfer.faces.follow import Follower
 from maedfer.faces.frame import Detector, Frame
 from maedfer.faces.record import DetectionRecord
 from maedfer.prediction.options import PredictionOptions
-from maedfer.prediction.rows import Row, Window
+from maedfer.prediction.rows import Row, Window, score_windows
 from maedfer.prediction.sources import FileSource, LiveSource
 from maedfer.prediction.timeline import Timeline, windows_of
 from maedfer.prediction.windows import ModelInput
@@ -44,15 +43,8 @@ def detector_of(
         threads: of the detector; 0 = as many as there are processors.
 
     Raises:
-        InputError: a file cannot be read, or options contradict each other.
+        InputError: a file cannot be read.
     """
-    chosen = [name for name in ("detector", "boxes") if getattr(options, name) is not None]
-    if chosen and not options.crop:
-        raise InputError(
-            f"{chosen[0]} finds faces, and crop=False says that none are looked for: leave one of them out"
-        )
-    if len(chosen) > 1:
-        raise InputError("detector and boxes both say where faces are: give one of them")
     if not options.crop:
         return None
     if options.boxes is not None:
@@ -187,8 +179,5 @@ def checked_frames(frames: Iterable[Frame | tuple[float, np.ndarray]]) -> Iterat
 
 
 def _score(scorer: ClipScorer, windows: list[Window], video: str) -> Iterator[tuple[Row, np.ndarray | None]]:
-    clips = [window.clip for window in windows if window.clip is not None]
-    scores = iter(zip(*scorer.score(np.stack(clips)), strict=True)) if clips else iter(())
-    for window in windows:
-        probabilities, features = (None, None) if window.clip is None else next(scores)
-        yield Row(video, dataclasses.replace(window, clip=None), probabilities), features
+    for window, probabilities, features in score_windows(scorer.score, windows):
+        yield Row(video, window, probabilities), features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,6 +47,16 @@ class PredictionOptions:
     )
 
 
+# Options that do nothing where another one is not as it is by default.
+_USELESS = {
+    "crop": ("boxes", "detector", "threshold", "every", "margin", "faces"),
+    "whole": ("hop", "window", "coverage"),
+    "boxes": ("detector", "threshold", "every"),
+}
+# Shorter hops would give rows of one time: tables have milliseconds.
+_LEAST_HOP = 0.001
+
+
 def options_from(base: PredictionOptions | None = None, **values: Any) -> PredictionOptions:
     """Options from what is given by name.
 
@@ -63,3 +74,29 @@ def options_from(base: PredictionOptions | None = None, **values: Any) -> Predic
         start, end = found.between
         raise InputError(f"between must be two seconds, the earlier one first, got {start:g} and {end:g}")
     return found
+
+
+def spelled_here(name: str) -> str:
+    """How an option is written in Python, where it is not as it is by default."""
+    return "crop=False" if name == "crop" else name
+
+
+def check_together(options: PredictionOptions, spelled: Callable[[str], str] = spelled_here) -> PredictionOptions:
+    """Refuse options that do not go together.
+
+    Args:
+        options: which are given back.
+        spelled: how whoever gave them writes the name of one.
+
+    Raises:
+        InputError: one of them does nothing beside another one, or rows would have the same times.
+    """
+    if options.hop < _LEAST_HOP:
+        raise InputError(f"{spelled('hop')} must be {_LEAST_HOP:g} s at least, got {options.hop:g}")
+    plain = PredictionOptions()
+    changed = {name for name in vars(plain) if getattr(options, name) != getattr(plain, name)}
+    for first, others in _USELESS.items():
+        for second in others:
+            if first in changed and second in changed:
+                raise InputError(f"{spelled(first)} and {spelled(second)} do not go together: leave one of them out")
+    return options

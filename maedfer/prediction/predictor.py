@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from maedfer import __version__
+from maedfer._progress import counted
 from maedfer.data.protocols import PROTOCOLS, find_protocol
 from maedfer.data.video.base import shown
 from maedfer.dataclass_tree import to_dict
@@ -31,7 +32,7 @@ from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.prediction.find import describe
 from maedfer.prediction.one_video import rows_of_file, stream_rows
-from maedfer.prediction.options import PredictionOptions, options_from
+from maedfer.prediction.options import PredictionOptions, check_together, options_from
 from maedfer.prediction.prediction import Prediction
 from maedfer.prediction.rows import Row
 from maedfer.prediction.sources import FileSource, is_live
@@ -224,7 +225,7 @@ class Predictor:
         for name in ("precision", "device", "batch_size"):
             if name in values:
                 raise InputError(f"{name} is chosen when a model is loaded: give it to open_predictor")
-        return options_from(**values)
+        return check_together(options_from(**values))
 
     @torch.inference_mode()
     def _batch(self, clips: np.ndarray) -> Scored:
@@ -233,7 +234,13 @@ class Predictor:
             clips = np.concatenate([clips, np.repeat(clips[-1:], self.batch_size - count, axis=0)])
         frames = torch.from_numpy(clips).flatten(0, 1).permute(0, 4, 1, 2, 3).contiguous()
         with arithmetic.steady_products():
-            logits, features = (one.cpu()[: count * views] for one in self._passes(frames) if one is not None)
+            try:
+                logits, features = (one.cpu()[: count * views] for one in self._passes(frames) if one is not None)
+            except torch.cuda.OutOfMemoryError as error:
+                raise InputError(
+                    f"the GPU has not enough memory for {counted(len(clips), 'window')} at once: choose a smaller "
+                    "batch_size (--batch-size)"
+                ) from error
         if not logits.isfinite().all():
             check_finite(self.model, "the model")
             raise InputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,3 +52,23 @@ class Row:
     video: str
     window: Window
     probabilities: np.ndarray | None
+
+
+def score_windows(
+    score: Callable[[np.ndarray], Any], windows: Sequence[Window]
+) -> Iterator[tuple[Window, np.ndarray | None, np.ndarray | None]]:
+    """Score windows at once.
+
+    Args:
+        score: gives probabilities and features of clips.
+        windows: some of them without a clip.
+
+    Returns:
+        Each without its clip, with its probabilities, float64 [classes], and its features, float32 [C]; None for those
+        that had no clip.
+    """
+    clips = [window.clip for window in windows if window.clip is not None]
+    scores = iter(zip(*score(np.stack(clips)), strict=True)) if clips else iter(())
+    for window in windows:
+        probabilities, features = (None, None) if window.clip is None else next(scores)
+        yield dataclasses.replace(window, clip=None), probabilities, features

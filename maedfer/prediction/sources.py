@@ -43,12 +43,10 @@ class FrameSource(abc.ABC):
     Attributes:
         name: as it was given.
         size: height and width of its frames.
-        live: whether frames come as they happen, so that nothing of what will come is known.
     """
 
     name: str
     size: tuple[int, int]
-    live = False
 
     @abc.abstractmethod
     def frames(self, wanted: Callable[[int], bool] = always) -> Iterator[Frame]:
@@ -173,8 +171,6 @@ class LiveSource(FrameSource):
     Raises:
         InputError: it cannot be opened, or has no video.
     """
-
-    live = True
 
     def __init__(self, name: str, between: tuple[float, float] | None = None) -> None:
         self._av = require("av", "video")

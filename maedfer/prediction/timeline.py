@@ -17,7 +17,7 @@ from maedfer.faces.track import FaceTrack
 from maedfer.prediction.clips import Cutter, Found, IsScored, chosen, nobody, nothing_scored, whole_frame
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.rows import Window
-from maedfer.prediction.sources import FileSource, LiveSource
+from maedfer.prediction.sources import FileSource
 from maedfer.prediction.whole import whole_windows
 from maedfer.prediction.windows import EPSILON, Grid, ModelInput, OpenWindow, shown_frames, window_count, window_seconds
 
@@ -26,7 +26,7 @@ _MOST_HELD = 1 << 28
 
 
 def windows_of(
-    source: FileSource | LiveSource,
+    source: FileSource,
     follower: Follower | None,
     model: ModelInput,
     options: PredictionOptions,
@@ -44,26 +44,21 @@ def windows_of(
         progress: is told the time up to which the video has been looked at, in seconds since its start.
 
     Raises:
-        InputError: the video cannot be read to its end, or a stream is to be looked at as a whole.
+        InputError: the video cannot be read to its end.
     """
     if options.whole:
         yield from whole_windows(source, follower, model, options, scored, progress)
         return
-    if isinstance(source, LiveSource):
-        timeline = Timeline(follower, model, options)
-        frames = source.frames()
-    else:
-        timeline = Timeline(
-            follower,
-            model,
-            options,
-            scored,
-            duration=source.end_time - source.first_time,
-            size=source.size,
-            read=lambda index: source.read([index])[0],
-        )
-        frames = source.frames(_wanted(source, follower, model, options, scored))
-    for frame in frames:
+    timeline = Timeline(
+        follower,
+        model,
+        options,
+        scored,
+        duration=source.end_time - source.first_time,
+        size=source.size,
+        read=lambda index: source.read([index])[0],
+    )
+    for frame in source.frames(_wanted(source, follower, model, options, scored)):
         yield from timeline.push(frame)
         if progress is not None:
             progress(frame.time)

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from maedfer.data.sampling import view_indices
-from maedfer.data.video.base import shown
-from maedfer.errors import InputError
 from maedfer.faces.follow import Follower
 from maedfer.prediction.clips import Cutter, Found, IsScored, chosen, nobody, whole_frame
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.rows import Window
-from maedfer.prediction.sources import FileSource, LiveSource
+from maedfer.prediction.sources import FileSource
 from maedfer.prediction.windows import ModelInput
 
 # Pictures that are read at once.
@@ -21,7 +19,7 @@ _AT_ONCE = 8
 
 
 def whole_windows(
-    source: FileSource | LiveSource,
+    source: FileSource,
     follower: Follower | None,
     model: ModelInput,
     options: PredictionOptions,
@@ -36,10 +34,8 @@ def whole_windows(
     Args: as of `windows_of`.
 
     Raises:
-        InputError: the video cannot be read to its end, or is a stream.
+        InputError: the video cannot be read to its end.
     """
-    if isinstance(source, LiveSource):
-        raise InputError(f"{shown(source.name)}: a stream has no end, so that it has no score as a whole: give windows")
     faces, where = [], {}
     for face, found, frames in _everybody(source, follower, model, progress):
         faces.append(found)

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
@@ -71,10 +71,16 @@ class Event(NamedTuple):
 Find = Callable[[WindowTask], Iterator[tuple[Any, Any]]]
 
 
-def find_here(find: Find, tasks: Iterable[WindowTask]) -> Iterator[Event]:
-    """Find the windows of one video after the other in this process."""
+def find_here(
+    find: Find, tasks: Iterable[WindowTask], wanted: Callable[[int], bool] = lambda number: True
+) -> Iterator[Event]:
+    """Find the windows of one video after the other in this process, each for as long as its task is `wanted`."""
     for task in tasks:
-        yield from _events(find, task)
+        with contextlib.closing(_events(find, task)) as events:
+            for event in events:
+                yield event
+                if not wanted(task.number):
+                    break
 
 
 class Workers:
@@ -174,7 +180,7 @@ def _end_after(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _events(find: Find, task: WindowTask) -> Iterator[Event]:
+def _events(find: Find, task: WindowTask) -> Generator[Event, None, None]:
     """The events of a video, whatever is wrong with it."""
     try:
         for kind, content in find(task):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
 import random
@@ -14,11 +15,17 @@ import pandas
 import pytest
 
 from maedfer.errors import InputError
+from maedfer.models.arithmetic import steady_multiplier
 from maedfer.prediction import Prediction, many, run, table
+from maedfer.prediction.batch import Wanted, make_jobs
+from maedfer.prediction.inputs import NamedVideo
 from maedfer.prediction.many import VideoJob, predict_jobs
+from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.predictor import open_predictor
 from maedfer.prediction.products import Products
 from maedfer.prediction.table import TableWriter, read_table
 from tests.prediction.fakes import CLASSES, FakeModel, Silent, find, job, rows, windows
+from tests.prediction.models import classifier
 
 VIDEOS = {"a": "9 1", "b": "0 2", "c": "14 3", "d": "5 4"}
 
@@ -284,6 +291,50 @@ def test_lines_of_earlier_commands_stay(tmp_path: Path) -> None:
     predict(paths[2:], out)
     predict(paths[:3], out)
     assert pandas.read_csv(out / "summary.csv")["name"].tolist() == ["d", "a", "b", "c"]
+    bad = put(tmp_path / "bad", {"x": "bad", "y": "bad"})
+    for some in (bad, paths[:1], bad[1:]):
+        predict(some, out)
+        assert pandas.read_csv(out / "failed.csv")["input"].tolist() == [str(path) for path in bad]
+    bad[1].write_text("2 2")
+    predict(bad[1:], out)
+    assert pandas.read_csv(out / "failed.csv")["input"].tolist() == [str(bad[0])]
+
+
+def test_what_changes_rows_is_in_the_settings(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "1.png").write_bytes(b"one")
+    predictor = open_predictor(classifier(), device="cpu")
+    videos = [NamedVideo(str(frames), "frames")]
+
+    def settings() -> dict[str, Any]:
+        (one,) = make_jobs(videos, predictor, PredictionOptions(), Wanted(tmp_path))
+        return one.files.settings
+
+    first = settings()
+    assert first["device"] == "cpu" and first["products"] == steady_multiplier()
+    assert first == settings() and first["content"]["files"] == 1
+    (frames / "1.png").write_bytes(b"another")
+    assert settings()["content"] != first["content"]
+    (frames / "1.png").write_bytes(b"two")
+    assert settings()["content"] != first["content"]
+
+
+def test_a_video_that_has_failed_is_not_read_on(tmp_path: Path) -> None:
+    paths, out = put(tmp_path / "in", {"a": "9 1 5", "b": "3 2"}), tmp_path / "out"
+    predict(paths[:1], out)
+    paths[0].write_text("9 2")
+    seen = collections.Counter[int]()
+
+    def counting(task: Any) -> Iterator[Any]:
+        for event in find(task):
+            seen[task.number] += event[0] == "window"
+            yield event
+
+    jobs = [job(number, path, out) for number, path in enumerate(paths)]
+    predict_jobs(jobs, FakeModel(), find=counting, folder=out, common={}, told=Silent())
+    assert "is not what comes now" in str(jobs[0].failure) and jobs[1].summary
+    assert seen[0] < len(windows(9, 2)) and seen[1] == len(windows(3, 2))
 
 
 def test_a_timeline_ends_where_the_video_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

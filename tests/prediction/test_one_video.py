@@ -176,8 +176,8 @@ def test_frames_that_are_none_are_told_of(frames: list[tuple[float, Any]], messa
         ({"hopp": 1}, "unknown key 'hopp': did you mean 'hop'?"),
         ({"hop": 0}, "hop must be above 0, got 0"),
         ({"precision": "fp32"}, "precision is chosen when a model is loaded: give it to open_predictor"),
-        ({"crop": False, "detector": "a.onnx"}, "detector finds faces, and crop=False says that none are looked for"),
-        ({"boxes": "a.csv", "detector": "a.onnx"}, "detector and boxes both say where faces are"),
+        ({"crop": False, "detector": "a.onnx"}, "crop=False and detector do not go together: leave one"),
+        ({"boxes": "a.csv", "detector": "a.onnx"}, "boxes and detector do not go together: leave one"),
         ({"boxes": "absent.csv"}, "absent.csv"),
     ],
 )

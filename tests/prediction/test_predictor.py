@@ -72,6 +72,15 @@ def test_batches_are_filled_up_where_their_size_might_matter(model: LGIFormer, m
     assert seen == [8, 8]
 
 
+def test_a_batch_that_a_gpu_cannot_hold_is_told(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(frames: torch.Tensor) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(predictor, "_passes", full)
+    with pytest.raises(InputError, match=r"not enough memory for 1 window at once: choose a smaller batch_size"):
+        predictor.score(clips(2))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -55,7 +55,7 @@ def frames_by_pyav(path: Path) -> tuple[list[float], list[np.ndarray]]:
 def test_frames_come_with_the_times_and_pictures_of_pyav(varying: Path) -> None:
     times, expected = frames_by_pyav(varying)
     with open_source(varying, PredictionOptions()) as source:
-        assert isinstance(source, FileSource) and not source.live
+        assert isinstance(source, FileSource)
         found = list(source.frames())
         assert [frame.index for frame in found] == list(range(12))
         np.testing.assert_allclose([frame.time for frame in found], times, rtol=0, atol=1e-3)
@@ -169,7 +169,7 @@ def server(varying: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_a_stream_gives_its_frames_and_ends(server: str, varying: Path) -> None:
     times, expected = frames_by_pyav(varying)
     with open_source(f"{server}/video.mkv", PredictionOptions()) as source:
-        assert isinstance(source, LiveSource) and source.live and source.size == (64, 96)
+        assert isinstance(source, LiveSource) and source.size == (64, 96)
         found = list(source.frames())
         assert source.ended == ""
     np.testing.assert_allclose([frame.time for frame in found], times, rtol=0, atol=1e-3)

@@ -13,7 +13,6 @@ from maedfer.data import read_annotations
 from maedfer.data.augment.transforms import EvalTransform
 from maedfer.data.dataset import ClipDataset
 from maedfer.data.sampling import view_indices
-from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
 from maedfer.faces.boxes import read_boxes
 from maedfer.faces.crop import crop_square
@@ -23,7 +22,7 @@ from maedfer.prediction.one_video import scored_rows
 from maedfer.prediction.options import PredictionOptions, options_from
 from maedfer.prediction.predictor import open_predictor
 from maedfer.prediction.rows import Window
-from maedfer.prediction.sources import FileSource, LiveSource, open_source
+from maedfer.prediction.sources import FileSource, open_source
 from maedfer.prediction.timeline import windows_of
 from maedfer.prediction.windows import ModelInput
 from maedfer.train import load_config, run_evaluate
@@ -149,10 +148,3 @@ def test_rows_come_in_the_order_in_which_faces_appear(tmp_path: Path) -> None:
     follower = Follower(read_boxes(tmp_path / "boxes.csv"))
     found = list(windows_of(InMemory(scene), follower, ModelInput(4, (12, 12), 3), WHOLE))
     assert [(row.start, row.face) for row in found] == [(0.0, 2), (0.0, 5), (0.4, 1)]
-
-
-def test_a_stream_has_no_score_as_a_whole() -> None:
-    source = LiveSource.__new__(LiveSource)
-    source.name = "rtsp://somewhere"
-    with pytest.raises(InputError, match="rtsp://somewhere: a stream has no end"):
-        list(windows_of(source, None, ModelInput(4, (12, 12)), WHOLE))
