@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
+
+from maedfer._workers import serve_parent
 
 Job = TypeVar("Job")
 _DIED = "the process that worked on it has died: the memory of this machine may not be enough"
@@ -78,17 +76,4 @@ def in_processes(jobs: Sequence[Job], work: Callable[[Job], Any], workers: int) 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Processes that are forked while threads run may hang, and detectors have threads.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
-
-
-def _begin() -> None:
-    """Make a process a worker: Ctrl-C is for its parent, and without that it has no work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), serve_parent)

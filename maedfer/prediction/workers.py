@@ -17,9 +17,9 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
+from maedfer._workers import serve_parent
 from maedfer.data.video.base import words
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.prediction.options import PredictionOptions
@@ -164,20 +164,11 @@ class _Worker:
 
 def _serve(find: Find, connection: Any) -> None:
     """What a process does: tasks come in, events go out."""
-    # Whoever interrupts ends the process that asks, and this one with it, so that it writes into no file any more.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    serve_parent()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             for event in _events(find, connection.recv()):
                 connection.send(event)
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _events(find: Find, task: WindowTask) -> Generator[Event, None, None]:

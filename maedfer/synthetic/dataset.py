@@ -9,19 +9,17 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from maedfer._workers import serve_parent
 from maedfer.errors import InputError, require
 from maedfer.synthetic.acting import EXPRESSIONS, TWINS
 from maedfer.synthetic.casting import FaceStyle, entropy_of
@@ -182,7 +180,7 @@ def _write_clips(folder: Path, settings: _Settings, workers: int, progress: Call
     """Write the clips in `workers` processes; the first error of one ends them all."""
     # Forked workers need no guard in the caller's script and start at once; they touch NumPy and PyAV alone.
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-    pool = ProcessPoolExecutor(min(workers, settings.clips), context, _begin)
+    pool = ProcessPoolExecutor(min(workers, settings.clips), context, serve_parent)
     done = 0
     try:
         with warnings.catch_warnings():
@@ -201,20 +199,6 @@ def _write_clips(folder: Path, settings: _Settings, workers: int, progress: Call
     finally:
         # Those that are being written are waited for, so that nothing is put into the folder after this.
         pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    """Make a process a worker: Ctrl-C is for its parent, and without that it has no work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _work(folder: Path, settings: _Settings, index: int) -> None:
