@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +125,8 @@ class Prediction:
             self.classes,
             title=shown(Path(self.video).name),
             note=self._note(),
-            video=self.video if pictures and self.video and Path(self.video).exists() else None,
+            # A device gives other pictures now.
+            video=self.video if pictures and (os.path.isfile(self.video) or os.path.isdir(self.video)) else None,
             fps=self.options.fps,
             margin=self.options.margin if self.options.crop else None,
             duration=self._end(),

@@ -55,7 +55,8 @@ class Products:
         found = Prediction(
             list(rows),
             format.classes,
-            job.task.path,
+            # The name of a stream is told without the password in it.
+            job.files.video if job.task.live else job.task.path,
             {**job.known, "calibration": self.note},
             options=job.task.options,
             record=record,
