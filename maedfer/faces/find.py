@@ -14,8 +14,8 @@ from maedfer.faces.frame import Detector, Frame
 from maedfer.faces.record import DetectionRecord
 from maedfer.faces.track import FaceTrack
 
-# Pictures that are read at once: few enough that those of 4K do not fill the memory.
-_AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 26
+# Pictures that are read at once: few enough that their memory is used again, rather than mapped anew for each.
+_AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 25
 
 
 def find_tracks(
@@ -78,20 +78,22 @@ def times_of(reader: VideoReader, fps: float | None) -> np.ndarray:
 
 
 def read_frames(
-    reader: VideoReader, times: np.ndarray, wanted: Callable[[int], bool] = lambda index: True
+    reader: VideoReader, times: np.ndarray, wanted: Callable[[int], bool] = lambda index: True, first: int = 0
 ) -> Iterator[Frame]:
-    """Read a video from its first frame to its last.
+    """Read frames of a video that follow each other.
 
     Args:
         reader: of the video.
-        times: [len(reader)], of its frames.
+        times: float64 [n], when each of them is shown.
         wanted: whether a frame is to come with its picture; asked shortly before it comes.
+        first: number of the first one.
     """
     height, width = reader.size
     size = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * height * width)))
-    for start in range(0, len(reader), size):
-        indices = range(start, min(start + size, len(reader)))
+    for at in range(0, len(times), size):
+        shown = times[at : at + size].tolist()
+        indices = range(first + at, first + at + len(shown))
         chosen = [index for index in indices if wanted(index)]
         pictures = dict(zip(chosen, reader.read(chosen), strict=True))
-        for index in indices:
-            yield Frame(index, float(times[index]), pictures.get(index))
+        for index, time in zip(indices, shown, strict=True):
+            yield Frame(index, time, pictures.get(index))

@@ -18,14 +18,13 @@ from maedfer._values import expand_home
 from maedfer.data.video import VideoReader, open_video
 from maedfer.data.video.base import MAX_PIXELS, shown, words
 from maedfer.errors import InputError, require
+from maedfer.faces.find import read_frames
 from maedfer.faces.frame import Frame
 from maedfer.prediction.options import PredictionOptions
 from maedfer.prediction.windows import EPSILON, RATE
 
 AnySource = TypeVar("AnySource", bound="FrameSource")
 
-# Pictures that are read at once: few enough that those of 4K do not fill the memory.
-_AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 25
 # Seconds after which a stream that sends nothing has ended.
 _SILENCE = 30.0
 # Seconds by which a clock does not go forth or back from one frame to the next, unless it is set anew.
@@ -115,15 +114,8 @@ class FileSource(FrameSource):
 
     def frames(self, wanted: Callable[[int], bool] = always) -> Iterator[Frame]:
         """See `FrameSource.frames`."""
-        height, width = self.size
-        size = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // (3 * height * width)))
         self._under_way = True
-        for at in range(0, len(self.times), size):
-            indices = range(self.first + at, self.first + min(at + size, len(self.times)))
-            read = [index for index in indices if wanted(index)]
-            pictures = dict(zip(read, self.reader.read(read), strict=True))
-            for index, shown_at in zip(indices, self.times[at : at + size].tolist(), strict=True):
-                yield Frame(index, shown_at, pictures.get(index))
+        yield from read_frames(self.reader, self.times, wanted, self.first)
         self._under_way = False
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
