@@ -16,7 +16,7 @@ import torch
 import maedfer
 from tests.helpers import REPOSITORY
 
-OPTIONAL = ("av", "decord", "torchvision", "yaml", "matplotlib", "sklearn", "tqdm", "PIL", "tensorboard")
+OPTIONAL = ("av", "decord", "torchvision", "yaml", "matplotlib", "sklearn", "tqdm", "PIL", "tensorboard", "simplejpeg")
 
 
 @pytest.mark.parametrize("module", ["maedfer", "maedfer.models", "maedfer.layers", "maedfer.kernels"])
