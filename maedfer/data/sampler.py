@@ -35,6 +35,9 @@ class EpochSampler(Sampler[SampleKey]):
         batch_size: clips of a batch in one process.
         drop_last: leave out the last, incomplete global batch. If not, it is shared out evenly: every clip comes
             exactly once, and processes may differ by one clip and one batch.
+        block: neighbouring clips that stay near each other in the random order, so that storage that is slow to find
+            a place reads long pieces; 0 = none, every order of the clips is as likely.
+        window: blocks whose clips are mixed with each other.
 
     Attributes:
         start_batch: batches to skip at the beginning of the epoch, for going on inside it; `set_epoch` clears it.
@@ -50,7 +53,11 @@ class EpochSampler(Sampler[SampleKey]):
         world: int = 1,
         batch_size: int = 1,
         drop_last: bool = True,
+        block: int = 0,
+        window: int = 1,
     ) -> None:
+        if block < 0 or window < 1:
+            raise InputError(f"block {block}, window {window}: blocks have 0 clips (none) or more, windows a block")
         if batch_size < 1 or not 0 <= rank < world:
             raise InputError(f"batch size {batch_size}, rank {rank} of {world}: batch sizes start at 1, ranks at 0")
         if drop_last and n < batch_size * world:
@@ -61,6 +68,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.n, self.seed, self.shuffle = n, seed, shuffle
         self.rank, self.world = rank, world
         self.batch_size, self.drop_last = batch_size, drop_last
+        self.block, self.window = block, window
         self.epoch = 0
         self.start_batch = 0
 
@@ -98,7 +106,14 @@ class EpochSampler(Sampler[SampleKey]):
     def _order(self, epoch: int) -> torch.Tensor | None:
         if not self.shuffle:
             return None
-        return torch.randperm(self.n, generator=torch.Generator().manual_seed(_mix(self.seed, epoch)))
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        if self.block == 0:
+            return torch.randperm(self.n, generator=generator)
+        # Blocks begin elsewhere in every epoch, so that a clip has other neighbours.
+        shift = torch.randint(self.block, (1,), generator=generator)
+        block = (torch.arange(self.n) + shift) // self.block
+        window = torch.randperm(int(block[-1]) + 1, generator=generator)[block] // self.window
+        return torch.argsort(window * self.n + torch.randperm(self.n, generator=generator))
 
 
 def _mix(*numbers: int) -> int:

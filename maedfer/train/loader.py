@@ -62,6 +62,8 @@ class TrainBatches:
             world=runtime.world,
             batch_size=cfg.train.batch_size,
             drop_last=True,
+            block=cfg.data.block,
+            window=cfg.data.window,
         )
         self._loader = Loader(cfg, runtime, self.dataset, self.sampler, keep_workers=True)
 

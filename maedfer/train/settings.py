@@ -51,6 +51,16 @@ class DataConfig:
     repeats: int = setting(
         1, low=1, high=1024, doc="samples drawn from a clip each time it is decoded (repeated sampling)"
     )
+    block: int = setting(
+        0,
+        low=0,
+        high=1_000_000_000,
+        doc="neighbouring clips that stay near each other in the random order of an epoch, so that a spinning disk or "
+        "an object store reads long pieces; 0 = every order is as likely",
+    )
+    window: int = setting(
+        16, low=1, high=1_000_000, doc="blocks of `data.block` clips that are mixed with each other, clip by clip"
+    )
     cache: bool = setting(False, belongs_to="machine", doc="keep decoded clips in memory (small sets only)")
     on_error: Literal["raise", "skip"] = setting(
         "raise",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from maedfer.data.sampler import EpochSampler, SampleKey
@@ -56,8 +58,81 @@ def test_going_on_inside_an_epoch() -> None:
     assert sampler.start_batch == 0 and sampler.batches == 8
 
 
+def test_the_order_of_a_seed_stays_what_it_is() -> None:
+    # Runs of earlier versions go on in the midst of an epoch.
+    order = keys(3, n=11, seed=5)
+    assert [key.index for key in order] == [6, 8, 5, 3, 2, 4, 9, 7, 10, 0, 1]
+    assert [key.seed for key in order[:2]] == [4032576983210384345, 235725461354084615]
+    assert order == keys(3, n=11, seed=5, block=0, window=3)
+
+
+@pytest.mark.parametrize(("n", "block", "window"), [(100, 8, 1), (101, 7, 4), (64, 1, 5), (30, 100, 2), (5, 3, 9)])
+def test_blocks_of_neighbours_stay_within_their_window(n: int, block: int, window: int) -> None:
+    starts, orders = set(), set()
+    for epoch in range(8):
+        order = [key.index for key in keys(epoch, n=n, seed=2, block=block, window=window)]
+        assert sorted(order) == list(range(n))
+        # One of the ways to cut the clips into blocks explains the order: every window holds whole blocks, no other
+        # clips, and as many blocks as it may.
+        found = [shift for shift in range(block) if explains(order, shift, block, window)]
+        assert found
+        starts.update(found[:1])
+        orders.add(tuple(order))
+        assert order == [key.index for key in keys(epoch, n=n, seed=2, block=block, window=window)]
+    assert len(orders) == 8
+    assert len(starts) > 1 or block == 1 or n <= block * window
+
+
+def explains(order: list[int], shift: int, block: int, window: int) -> bool:
+    blocks: dict[int, set[int]] = {}
+    for clip in order:
+        blocks.setdefault((clip + shift) // block, set()).add(clip)
+    place, seen = 0, 0
+    while place < len(order):
+        inside: set[int] = set()
+        taken: set[int] = set()
+        while place < len(order) and (len(taken) < window or (order[place] + shift) // block in taken):
+            taken.add((order[place] + shift) // block)
+            inside.add(order[place])
+            place += 1
+        if inside != set().union(*(blocks[number] for number in taken)):
+            return False
+        seen += len(taken)
+        if len(taken) < window and seen < len(blocks):
+            return False
+    return True
+
+
+def test_blocks_are_shuffled_and_mixed() -> None:
+    """Every clip comes first, last and in the middle equally often, and its neighbours are seldom beside it."""
+    places, beside, epochs = [0] * 40, 0, 400
+    for epoch in range(epochs):
+        order = [key.index for key in keys(epoch, n=40, seed=9, block=5, window=3)]
+        for place, clip in enumerate(order):
+            places[clip] += place
+        beside += sum(abs(a - b) == 1 for a, b in itertools.pairwise(order))
+    means = [total / epochs for total in places]
+    # Means of uniform places have a standard deviation of 40 / sqrt(12 * 400) = 0.58.
+    assert all(abs(mean - 19.5) < 4 * 0.58 for mean in means)
+    # Of 14 others in a window two at most are neighbours: 1.6 / 14 in the mean of 39 pairs, in place of all of them.
+    assert beside / epochs < 8
+
+
+def test_going_on_inside_an_epoch_of_blocks() -> None:
+    settings = {"n": 70, "seed": 4, "block": 6, "window": 2}
+    one = keys(1, batch_size=8, **settings)
+    for start in range(8):
+        parts = [keys(1, start, rank=rank, world=2, batch_size=4, **settings) for rank in range(2)]
+        mine = [key for batch in range(8 - start) for part in parts for key in part[4 * batch : 4 * batch + 4]]
+        assert mine == one[8 * start :]
+
+
 def test_sampler_errors() -> None:
     with pytest.raises(InputError, match=r"5 clips are fewer than one batch of 8 \(2 x 4\): lower train.batch_size"):
         EpochSampler(5, world=2, batch_size=4)
     with pytest.raises(InputError, match="rank 2 of 2"):
         EpochSampler(5, rank=2, world=2)
+    with pytest.raises(InputError, match="block -1"):
+        EpochSampler(5, block=-1)
+    with pytest.raises(InputError, match="window 0"):
+        EpochSampler(5, block=2, window=0)
