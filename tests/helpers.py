@@ -76,7 +76,7 @@ def small_mae(**changes: Any) -> MAEDFERConfig:
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """Largest difference over the largest magnitude of the reference."""
     scale = float(reference.detach().abs().max())
-    return float((value.detach() - reference.detach()).abs().max()) / (scale or 1.0)
+    return float((value.detach().to(reference.device) - reference.detach()).abs().max()) / (scale or 1.0)
 
 
 @dataclasses.dataclass
@@ -123,4 +123,5 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+            # Drawn on the CPU, so that they are the same on every device.
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator).to(parameter.device))

@@ -197,6 +197,14 @@ def interaction_fwd_kernel(
         tl.store(n_ptr + offset, n.to(n_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _as_tf32(x):
+    """x rounded to what a TF32 product takes of it: sums of x are then those that the product has."""
+    bits = (x.to(tl.uint32, bitcast=True) + 0x1000) & 0xFFFFE000
+    # What is not a number may have all bits set, and must stay what it is.
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+
+
 @triton.jit(do_not_specialize=["tiles"])
 def interaction_bwd_rows_kernel(
     g_ptr,  # [B, M, S, C], strides (g_clip, g_region, g_row, 1): the whole gradient of y
@@ -267,6 +275,8 @@ def interaction_bwd_rows_kernel(
         inner = tl.sum(tl.reshape(p * dp, [ROWS, HB, MP]), 2)
         inner = tl.reshape(tl.broadcast_to(inner[:, :, None], [ROWS, HB, MP]), [ROWS, HB * MP])
         scaled = tl.where(representative[:, None], 0.0, p * (dp - inner) * rstd[:, None]).to(kept)
+        if kept != low:
+            scaled = _as_tf32(scaled)
         tl.store(dscore_ptr + p_offset, scaled, mask=row_ok[:, None])
         rounded = scaled.to(ACC)
         average += tl.sum(rounded * a_mean[None, :], 1)
