@@ -1,16 +1,19 @@
 """All GPU tests, then all benchmarks, into one file that says what passed and what was measured (`make gpu`).
 
-    python -m benchmarks.gpu                    # benchmarks/results/gpu.json, within 8 minutes on an H100
+    python -m benchmarks.gpu                    # benchmarks/results/gpu.json, within 10 minutes on an H100
     python -m benchmarks.gpu tests/kernels      # only these tests
 
-Tests and benchmarks run in processes of their own, each with a time limit, so that neither takes the other down. A
-benchmark that loses the GPU is started again for what it had not come to. What torch.compile makes is measured last,
-because making it takes longer than all the rest.
+Tests and benchmarks run in processes of their own, each with a time limit, so that neither takes the other down. Tests
+share the GPU where pytest-xdist is installed, as most of their time goes into compiling kernels. A benchmark that loses
+the GPU is started again for what it had not come to. What torch.compile makes is measured last, because making it takes
+longer than all the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -77,7 +80,7 @@ def run_tests(arguments: list[str], limit: float) -> dict[str, Any]:
         "ok", counts of "passed", "failed", "errors" and "skipped", names of those that failed, and "problem", what
         kept pytest from ending as it should.
     """
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--color=no", *arguments]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--color=no", *_processes(), *arguments]
     print("running all tests that need a GPU", flush=True)
     problem = None
     with tempfile.TemporaryFile("w+") as log:
@@ -102,23 +105,43 @@ def run_tests(arguments: list[str], limit: float) -> dict[str, Any]:
     return {"ok": ok, **found, "problem": problem}
 
 
+# GPU memory that a process of tests may come to need.
+_TEST_MEMORY = 5 * 2**30
+
+
+def _processes() -> list[str]:
+    """How many processes share the tests, as options of pytest."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return ["-n", str(max(1, min(16, os.cpu_count() or 1, memory // _TEST_MEMORY))), "--dist", "worksteal"]
+
+
 _OUTCOMES = {"PASSED": "passed", "FAILED": "failed", "ERROR": "errors", "SKIPPED": "skipped", "XFAIL": "skipped"}
-_STARTED = re.compile(r"^(\S+\.py::.+?)(?: (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*)?$", re.MULTILINE)
+_LINE = re.compile(
+    r"^(?:\[gw\d+\] \[ *\d+%\] (?P<first>PASSED|FAILED|ERROR|SKIPPED|XFAIL) )?"
+    r"(?P<name>\S+\.py::.+?)(?: (?P<last>PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*)? *$",
+    re.MULTILINE,
+)
 
 
 def count(said: str) -> dict[str, Any]:
-    """Counts and names from what pytest -v prints: a line a test, which has its outcome once the test is done.
+    """Counts and names from what pytest -v prints: a line when a test begins, on which its outcome follows; with
+    several processes the outcome has a line of its own.
 
     A report file would be written at the end only, and a test that takes the process with it leaves no end.
     """
-    found: dict[str, Any] = {**dict.fromkeys(_OUTCOMES.values(), 0), "names": [], "unfinished": None}
-    for name, outcome in _STARTED.findall(said):
-        found["unfinished"] = None if outcome else name.strip()
+    found: dict[str, Any] = {**dict.fromkeys(_OUTCOMES.values(), 0), "names": []}
+    running: dict[str, None] = {}
+    for match in _LINE.finditer(said):
+        name, outcome = match["name"].strip(), match["first"] or match["last"]
+        running[name] = None
         if outcome:
             found[_OUTCOMES[outcome]] += 1
+            running.pop(name)
         if outcome in ("FAILED", "ERROR"):
             found["names"].append(name)
-    return found
+    return {**found, "unfinished": " and ".join(running) or None}
 
 
 def summary(tests: dict[str, Any]) -> str:

@@ -26,9 +26,6 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     Args:
         device: "cpu" or "cuda".
     """
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, cwd=_FOLDER
-    )
     processor = _said("model name") or platform.processor()
     flags = (_said("flags") or _said("Features")).split()
     found: dict[str, Any] = {
@@ -39,7 +36,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         # Changes the rounding and the speed of the kernels, and its default differs between versions of Triton.
         "TRITON_DEFAULT_FP_FUSION": os.environ.get("TRITON_DEFAULT_FP_FUSION"),
@@ -50,6 +47,16 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
         found["cuda"] = torch.version.cuda
     return found
+
+
+def _commit() -> str | None:
+    """The checkout's commit; of a copy that is none, what MAEDFER_COMMIT says."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=_FOLDER).stdout.strip()
+    except OSError:
+        found = ""
+    return found or os.environ.get("MAEDFER_COMMIT")
 
 
 def _said(key: str) -> str:

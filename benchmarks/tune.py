@@ -1,24 +1,30 @@
 """Choose tile shapes, warps and stages of the kernels and write the table that the launchers read.
 
     python -m benchmarks.tune                                     # time candidates on this machine's GPU
+    python -m benchmarks.tune --cases linear_gelu_fwd-training-bfloat16   # those that this case asks for
     python -m benchmarks.tune --ahead-of-time                     # compile them instead; needs no GPU
     python -m benchmarks.tune --ahead-of-time --kernels attention_fwd --arch 90
 
 Every shipped case that asks for a (kernel, key) is launched with each candidate through its own launcher. Timing takes
-the least sum of medians over those cases. Compiling takes, of the candidates that fit and have room (see
-`benchmarks/budgets.py`), the one with the highest estimate (see `estimate`) in its worst case; a table that is to serve
-several versions of Triton is made with one and gone over with the others and --keep. Rows that rest on a measurement
-are replaced by other measurements only. Whether the table keeps within the budgets: python -m benchmarks ahead-of-time.
+the least sum of medians over those cases; before, as many processes as there are processors compile the candidates.
+Compiling takes, of the candidates that fit and have room (see `benchmarks/budgets.py`), the one with the highest
+estimate (see `estimate`) in its worst case; a table that is to serve several versions of Triton is made with one and
+gone over with the others and --keep. Rows that rest on a measurement are replaced by other measurements only. Whether
+the table keeps within the budgets: python -m benchmarks ahead-of-time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -54,11 +60,12 @@ def main() -> int:
         "--arch", type=int, nargs="+", help=f"tables to compile for ({' '.join(map(str, SHARED_LIMIT))})"
     )
     parser.add_argument("--kernels", nargs="+", help="names in the table (all)")
+    parser.add_argument("--cases", nargs="+", help="only what these shipped cases ask for (all)")
     parser.add_argument("--keep", action="store_true", help="leave rows alone that fit and have room")
     parser.add_argument("--out", type=Path, default=TABLE, help="table to update")
     args = parser.parse_args()
     try:
-        tune(args.out, args.ahead_of_time, args.arch, args.kernels, args.keep)
+        tune(args.out, args.ahead_of_time, args.arch, args.kernels, args.keep, args.cases)
     except InputError as error:
         print(f"tune: error: {error}", file=sys.stderr)
         return 2
@@ -66,7 +73,12 @@ def main() -> int:
 
 
 def tune(
-    table: Path, ahead_of_time: bool, archs: list[int] | None, kernels: list[str] | None, keep: bool = False
+    table: Path,
+    ahead_of_time: bool,
+    archs: list[int] | None,
+    kernels: list[str] | None,
+    keep: bool = False,
+    names: list[str] | None = None,
 ) -> None:
     """Choose configurations and update the table.
 
@@ -76,9 +88,10 @@ def tune(
         archs: architectures to compile for.
         kernels: names in the table; None for all.
         keep: leave rows alone that fit and have room.
+        names: of shipped cases, to choose only for what they ask; None for all.
 
     Raises:
-        InputError: there is no GPU to time on, no such architecture or kernel, or the table cannot be written.
+        InputError: there is no GPU to time on, no such architecture, kernel or case, or the table cannot be written.
     """
     if ahead_of_time:
         archs, source = archs or list(SHARED_LIMIT), COMPILED
@@ -88,7 +101,11 @@ def tune(
         raise InputError("there is no GPU to time on: add --ahead-of-time to choose by compiling")
     else:
         archs, source = [_configs._table_of(_configs.architecture(torch.device("cuda")))], torch.cuda.get_device_name()
-    wanted = questions(cases())
+    shipped = cases()
+    for name in names or []:
+        if name not in map(str, shipped):
+            raise unknown("case", name, map(str, shipped))
+    wanted = questions([case for case in shipped if not names or str(case) in names])
     known = sorted({kernel for kernel, _ in wanted})
     for name in kernels or []:
         if name not in known:
@@ -99,12 +116,14 @@ def tune(
     if not make_place(table).exists():
         write_rows(table, [])
     for arch in archs:
-        for (kernel, key), (default, asking) in wanted.items():
-            if kernels and kernel not in kernels:
-                continue
-            if keep and _holds(table, arch, kernel, key, asking):
-                continue
-            candidates = _SPACES.get(kernel, _around)(key, default)
+        chosen_from = {
+            (kernel, key): (_SPACES.get(kernel, _around)(key, default), asking)
+            for (kernel, key), (default, asking) in wanted.items()
+            if (not kernels or kernel in kernels) and not (keep and _holds(table, arch, kernel, key, asking))
+        }
+        if not ahead_of_time:
+            _launch_all([(kernel, *found) for (kernel, _), found in chosen_from.items()])
+        for (kernel, key), (candidates, asking) in chosen_from.items():
             choose = _compiled if ahead_of_time else _timed
             chosen = choose(arch, kernel, candidates, asking)
             print(f"sm_{arch} {kernel} {list(key)}: {chosen} of {len(candidates)}", flush=True)
@@ -195,6 +214,29 @@ _SPACES: dict[str, Callable[[_Key, Config], list[Config]]] = {
     "linear_gelu_bwd": _product,
     "linear_residual_fwd": _product,
 }
+
+
+def _launch_all(wanted: list[tuple[str, list[Config], list[Case]]]) -> None:
+    """Launch every candidate once in processes of their own, so that Triton's cache has all of them."""
+    todo = [(kernel, one, str(case)) for kernel, candidates, asking in wanted for case in asking for one in candidates]
+    workers = min(_MOST_PROCESSES, os.cpu_count() or 1, len(todo))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # What does not compile is told when its turn comes to be timed.
+        for done, _ in enumerate(pool.map(_launch_once, todo), 1):
+            if done % 50 == 0 or done == len(todo):
+                print(f"compiled {done} of {len(todo)}", flush=True)
+
+
+# Each holds the inputs of a case on the GPU.
+_MOST_PROCESSES = 16
+
+
+def _launch_once(wanted: tuple[str, Config, str]) -> None:
+    kernel, candidate, name = wanted
+    case = next(case for case in cases() if str(case) == name)
+    with force(kernel, candidate), contextlib.suppress(TritonError, RuntimeError):
+        case.prepare(torch.device("cuda"))()
+        torch.cuda.synchronize()
 
 
 def _timed(arch: int, kernel: str, candidates: list[Config], asking: list[Case]) -> Config | None:

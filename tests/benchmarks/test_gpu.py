@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,18 @@ tests/a.py::test_broken ERROR                [ 60%]
 tests/a.py::test_absent SKIPPED (no reason)  [ 80%]
 """
 CUT = BAD + "tests/a.py::test_crash "
+SHARED = """\
+tests/a.py::test_good[a b]
+tests/a.py::test_bad
+[gw0] [ 16%] PASSED tests/a.py::test_good[a b]
+tests/a.py::test_slow
+[gw11] [ 50%] FAILED tests/a.py::test_bad
+tests/a.py::test_crash
+[gw0] node down: Not properly terminated
+[gw0] [100%] FAILED tests/a.py::test_crash
+
+FAILED tests/a.py::test_bad - assert 0
+"""
 FLOORS = {"copy_bytes_per_s": 1e12, "product_flops_per_s": 1e15}
 
 
@@ -61,6 +74,8 @@ class Stub:
 @pytest.fixture
 def has_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    memory = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, stub: Stub, out: Path, *options: str) -> tuple[int, dict[str, Any]]:
@@ -75,6 +90,13 @@ def test_without_a_gpu_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert gpu.main(["--out", str(tmp_path / "gpu.json")]) == 2
     assert capsys.readouterr().err == "benchmarks: error: PyTorch finds no CUDA device here\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tests_of_several_processes_are_counted() -> None:
+    found = gpu.count(SHARED)
+    assert [found[kind] for kind in ("passed", "failed", "errors", "skipped")] == [1, 2, 0, 0]
+    assert found["names"] == ["tests/a.py::test_bad", "tests/a.py::test_crash"]
+    assert found["unfinished"] == "tests/a.py::test_slow"
 
 
 @pytest.mark.usefixtures("has_gpu")

@@ -97,10 +97,13 @@ def test_choosing_by_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Case, "prepare", on_meta)
     monkeypatch.setattr(triton.testing, "do_bench", do_bench)
+    compiled: list[str] = []
+    monkeypatch.setattr("benchmarks.tune._launch_all", lambda wanted: compiled.extend(kernel for kernel, *_ in wanted))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr("maedfer.kernels._configs.capability", lambda index: (8, 9))
     tune(table, False, None, ["reconstruction_loss_bwd"])
+    assert compiled == 2 * ["reconstruction_loss_bwd"]
     rows = json.loads(table.read_text())["rows"]
     assert [row["key"] for row in rows] == [[2], [4]]
     for found in rows:
@@ -111,6 +114,8 @@ def test_what_cannot_be_tuned_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     table = tmp_path / "configs.json"
     with pytest.raises(InputError, match="unknown kernel 'attention': did you mean"):
         tune(table, True, None, ["attention"])
+    with pytest.raises(InputError, match="unknown case 'reconstruction': did you mean"):
+        tune(table, True, None, None, names=["reconstruction"])
     with pytest.raises(InputError, match="unknown architecture '75'"):
         tune(table, True, [75], None)
     with pytest.raises(InputError, match="--arch goes with --ahead-of-time"):
