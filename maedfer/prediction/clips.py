@@ -11,14 +11,15 @@ import torch
 from maedfer.data.augment.transforms import EvalTransform
 from maedfer.faces.crop import crop_square
 from maedfer.prediction.options import PredictionOptions
-from maedfer.prediction.rows import Status, Window
+from maedfer.prediction.rows import Span, Status, Window
 from maedfer.prediction.windows import ModelInput
 
-# Whether the row of a window and a face is there already; None in the place of a face asks for the window.
-IsScored = Callable[[float, int | None], bool]
+# Whether the row of a window, by its number, and a face is there already; None in the place of a face asks for the
+# window.
+IsScored = Callable[[int, int | None], bool]
 
 
-def nothing_scored(start: float, face: int | None) -> bool:
+def nothing_scored(number: int, face: int | None) -> bool:
     """No row is there yet."""
     return False
 
@@ -77,13 +78,12 @@ class Found:
         """Mean area of its box."""
         return float((self.boxes[:, 2] * self.boxes[:, 3]).mean())
 
-    def window(self, start: float, end: float, status: Status) -> Window:
-        """What is told of it from one second to another."""
+    def window(self, number: int, span: Span, status: Status) -> Window:
+        """What is told of it in a window."""
         x, y, width, height = self.boxes.mean(0).tolist()
         return Window(
-            start=start,
-            end=end,
-            time=(start + end) / 2,
+            number,
+            *span,
             face=self.face,
             box=(x, y, width, height),
             detection=None if self.scores is None else float(self.scores.astype(np.float64).mean()),
@@ -93,9 +93,9 @@ class Found:
         )
 
 
-def nobody(start: float, end: float) -> Window:
+def nobody(number: int, span: Span) -> Window:
     """What is told where no face is."""
-    return Window(start, end, (start + end) / 2, None, None, None, 0, "no_face")
+    return Window(number, *span, None, None, None, 0, "no_face")
 
 
 def chosen(found: Sequence[Found], faces: str | int) -> list[Found]:

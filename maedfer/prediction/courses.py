@@ -53,14 +53,13 @@ def video_course(rows: Sequence[Row], duration: float = 0.0) -> VideoCourse:
         return VideoCourse([], 0.0, max(duration, 1.0), 1.0, 0.0, [])
     start = min(row.window.start for row in rows)
     end = max(duration, *(row.window.end for row in rows))
-    starts = np.unique([row.window.start for row in rows])
-    # The grid's step is that of most windows: where nobody is, there is a row a hop too.
-    hop = float(np.median(np.diff(starts))) if len(starts) > 1 else max(end - start, 1e-3)
+    # Where nobody is, there is a row a hop too.
+    first, last = rows[0].window, rows[-1].window
+    hop = (last.start - first.start) / max(1, last.number - first.number) or max(end - start, 1e-3)
     by_face: dict[int, list[Row]] = {}
     for row in rows:
         if row.window.face is not None and row.probabilities is not None:
             by_face.setdefault(row.window.face, []).append(row)
-    first, last = float(starts[0]), float(starts[-1])
     whole = all(len(own) == 1 for own in by_face.values())
 
     def edges(low: Row, high: Row) -> tuple[float, float]:
@@ -68,29 +67,29 @@ def video_course(rows: Sequence[Row], duration: float = 0.0) -> VideoCourse:
             # There is no grid of windows: what is said of a face is said of all the time in which it is there.
             return low.window.start, high.window.end
         # A window stands for its middle, the first and the last one for what is before and after as well.
-        begin = start if low.window.start <= first else low.window.time - hop / 2
-        finish = end if high.window.start >= last else high.window.time + hop / 2
+        begin = start if low.window.number == first.number else low.window.time - hop / 2
+        finish = end if high.window.number == last.number else high.window.time + hop / 2
         return max(start, begin), min(end, finish)
 
     courses = []
     for face, own in sorted(by_face.items()):
         stretches = []
-        for piece in _unbroken(own, hop):
+        for piece in _unbroken(own):
             times = np.array([row.window.time for row in piece])
             chances = np.array([row.probabilities for row in piece])
             stretches.append(Stretch(*edges(piece[0], piece[-1]), times, chances))
         courses.append(Course(face, stretches, own, sum(stretch.end - stretch.start for stretch in stretches)))
     nobody = [row for row in rows if row.window.status == "no_face" and row.window.face is None]
-    empty = [edges(piece[0], piece[-1]) for piece in _unbroken(nobody, hop)]
+    empty = [edges(piece[0], piece[-1]) for piece in _unbroken(nobody)]
     end = max(end, start + 1e-3)
     return VideoCourse(courses, start, end, hop, (end - start) / _MOMENTS, empty)
 
 
-def _unbroken(rows: list[Row], hop: float) -> list[list[Row]]:
+def _unbroken(rows: list[Row]) -> list[list[Row]]:
     """Runs of rows between which no window is left out."""
     runs: list[list[Row]] = []
     for row in rows:
-        if runs and row.window.start - runs[-1][-1].window.start < 1.5 * hop:
+        if runs and row.window.number <= runs[-1][-1].window.number + 1:
             runs[-1].append(row)
         else:
             runs.append([row])

@@ -93,7 +93,7 @@ def dry_run(
         return failed
     seconds, windows, frames = (sum(known[name] for _, known in readable) for name in ("seconds", "windows", "frames"))
     count = default_workers(len(videos), predictor.device.type) if workers is None else min(workers, len(videos))
-    row = len(",".join(TableFormat(predictor.classes, wanted.columns).fields(_row(measured.path, predictor), 0))) + 2
+    row = len(",".join(TableFormat(predictor.classes, wanted.columns).fields(_row(measured.path, predictor)))) + 2
     rows = windows * max(1.0, pace.faces)
     size = len(videos) * _FIXED + rows * row + frames / options.every * _RECORD * max(1.0, pace.faces)
     size += rows * (4 * predictor.config.embed_dim + 32) * wanted.features
@@ -141,15 +141,15 @@ def measure(video: NamedVideo, predictor: Predictor, options: PredictionOptions)
         begun = time.monotonic()
         predictor.score(np.stack(clips))
         scoring = (time.monotonic() - begun) / len(clips)
-    starts = len({window.start for window in found})
-    faces = sum(window.clip is not None for window in found) / max(1, starts)
-    if starts > 1:
-        return MeasuredPace((finding - (first or 0.0)) / (found[-1].start - found[0].start), scoring, faces)
+    windows = found[-1].number + 1 if found else 0
+    faces = sum(window.clip is not None for window in found) / max(1, windows)
+    if windows > 1:
+        return MeasuredPace((finding - (first or 0.0)) / ((windows - 1) * options.hop), scoring, faces)
     past = max(found[-1].end - found[0].start, 1e-3) if found else 1.0
     return MeasuredPace(finding / past, scoring, faces)
 
 
 def _row(video: str, predictor: Predictor) -> Row:
     """A row as long as most."""
-    window = Window(1000.0, 1000.0, 1000.0, 1, (100.0,) * 4, 0.9, predictor.input.frames, "partial")
+    window = Window(0, 1000.0, 1000.0, 1000.0, 1, (100.0,) * 4, 0.9, predictor.input.frames, "partial")
     return Row(video, window, np.full(len(predictor.classes), 1 / len(predictor.classes)))

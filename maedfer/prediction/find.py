@@ -98,11 +98,10 @@ def _windows(source: FileSource | LiveSource, follower: Follower | None, task: W
 def is_there(last: Place | None) -> IsScored:
     """Tell of a window and a face whether their row is in a table whose last row stands at `last`."""
 
-    def scored(start: float, face: int | None) -> bool:
+    def scored(number: int, face: int | None) -> bool:
         if last is None:
             return False
-        at = round(start, 3)
         # Of a window, all that is there of it must be.
-        return at < last[0] or (at == last[0] and face is not None and face <= last[1])
+        return number < last[0] or (number == last[0] and face is not None and face <= last[1])
 
     return scored

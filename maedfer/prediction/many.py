@@ -77,14 +77,15 @@ class VideoJob:
     failure: str | None = None
     before: bool = False
     summary: dict[str, Any] = field(default_factory=dict)
-    # Of the video what was told when it was opened and when it ended; its windows that are not scored yet; and where
-    # and when this process began to score it.
+    # Of the video what was told when it was opened and when it ended; its windows that are not scored yet; where and
+    # when this process began to score it; how far it has come, and by how many windows.
     about: dict[str, Any] = field(default_factory=dict)
     waiting: int = 0
     has_ended: bool = False
     began: float = 0.0
     first: float | None = None
     reached: float = 0.0
+    windows: int = 0
 
     @property
     def known(self) -> dict[str, Any]:
@@ -229,7 +230,7 @@ class _Run:
             if row is not None:
                 job.first = window.start if job.first is None else job.first
                 self.seconds += max(0.0, window.start - max(job.first, job.reached))
-            job.reached = max(job.reached, window.start)
+            job.reached, job.windows = max(job.reached, window.start), window.number + 1
             touched[job.task.number] = job
         for job in touched.values():
             self._complete(job)
@@ -259,9 +260,8 @@ class _Run:
         done = 0.0 if job.first is None else end - job.first
         options = job.task.options
         hop = 0.0 if options.whole else options.hop
-        found = summarize(
-            read_table(job.files.paths["table"])[1], classes, hop, float("inf") if seconds is None else end
-        )
+        rows = read_table(job.files.paths["table"])[1]
+        found = summarize(rows, classes, hop, float("inf") if seconds is None else end, job.windows)
         summary = {
             "video": shown(job.files.video),
             **job.known,

@@ -53,7 +53,7 @@ _USELESS = {
     "whole": ("hop", "window", "coverage"),
     "boxes": ("detector", "threshold", "every"),
 }
-# Shorter hops would give rows of one time: tables have milliseconds.
+# Shorter hops would show the same frames over and over: tables have milliseconds.
 _LEAST_HOP = 0.001
 
 
@@ -89,7 +89,7 @@ def check_together(options: PredictionOptions, spelled: Callable[[str], str] = s
         spelled: how whoever gave them writes the name of one.
 
     Raises:
-        InputError: one of them does nothing beside another one, or rows would have the same times.
+        InputError: one of them does nothing beside another one, or the hop is too short.
     """
     if options.hop < _LEAST_HOP:
         raise InputError(f"{spelled('hop')} must be {_LEAST_HOP:g} s at least, got {options.hop:g}")

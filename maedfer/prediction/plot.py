@@ -344,9 +344,9 @@ def _subtitle(rows: Sequence[Row], scene: VideoCourse) -> str:
     if not rows:
         return "no windows"
     count = len(scene.courses)
-    window = rows[0].window.end - rows[0].window.start
+    window = float(np.mean([row.window.end - row.window.start for row in rows]))
     faces = "no face" if not count else "1 face" if count == 1 else f"{count} faces"
-    windows = len({row.window.start for row in rows})
+    windows = len({row.window.number for row in rows})
     looked = f"windows of {window:.2f} s every {scene.hop:.3g} s"
     if windows == 1:
         looked = f"1 window of {window:.2f} s"

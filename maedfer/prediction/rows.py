@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,23 @@ import numpy as np
 Status = Literal["ok", "partial", "no_face"]
 
 
+class Span(NamedTuple):
+    """Seconds at which frames are shown: `start`, `end` and `time` of a `Window`."""
+
+    start: float
+    end: float
+    time: float
+
+
 @dataclass(frozen=True)
 class Window:
     """A stretch of time, and one face in it.
 
     Args:
-        start, end, time: seconds since the video's start: first sample, end, and middle.
+        number: of the stretch, from 0 on; all faces in it have the same.
+        start, end, time: seconds since the video's start, all of them times at which a frame is shown: the first one
+            of the stretch, the first one after it (or the video's end), and the middle one of those that the model is
+            shown.
         face: its number in the video, from 1 on in the order in which faces appear; None where no face is.
         box: x, y, width, height in pixels: mean over the frames in which it is; None where no face is.
         detection: mean score of the detector; None where no face is, or where nobody looked for one.
@@ -28,6 +39,7 @@ class Window:
         clip: uint8 [V, T, H, W, 3], what the model is shown, V views of it (1 but for `whole`); None where no face is.
     """
 
+    number: int
     start: float
     end: float
     time: float
@@ -52,6 +64,14 @@ class Row:
     video: str
     window: Window
     probabilities: np.ndarray | None
+
+
+def number_after(before: Window | None, start: float, end: float, face: int | None) -> int:
+    """The number of the stretch of a row, from the row before: the same times, and a face of a higher number."""
+    if before is None:
+        return 0
+    same = (before.start, before.end) == (start, end) and (before.face or 0) < (face or 0)
+    return before.number + (not same)
 
 
 def score_windows(

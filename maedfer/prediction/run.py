@@ -21,7 +21,7 @@ from maedfer.data.video.base import shown
 from maedfer.errors import InputError, shortened
 from maedfer.prediction.feature_file import FeatureLog
 from maedfer.prediction.rows import Row, Window
-from maedfer.prediction.table import OutputError, Place, TableFormat, TableWriter, place_of, read_table, writing
+from maedfer.prediction.table import OutputError, Place, TableFormat, TableWriter, read_table, writing
 
 State = Literal["new", "begun", "done"]
 
@@ -148,8 +148,8 @@ class PredictionFiles:
         """
         old = next(self._old, None)
         if old is not None:
-            again = self.format.fields(Row(self.video, window, old.probabilities), 0)
-            if again != self.format.fields(old, 0):
+            again = self.format.fields(Row(self.video, window, old.probabilities))
+            if again != self.format.fields(old):
                 raise InputError(
                     f"{shown(self.paths['table'])}: its row at {old.window.start:.3f} s is not what comes now "
                     f"({shortened(','.join(again[: len(again) - len(self.format.classes)]))}): choose another --out, "
@@ -157,7 +157,7 @@ class PredictionFiles:
                 )
             return None
         row = Row(self.video, window, probabilities)
-        if self._held and place_of(self._held[0][0].window)[0] != place_of(window)[0]:
+        if self._held and self._held[0][0].window.number != window.number:
             self.flush()
         self._held.append((row, features))
         self.rows += 1

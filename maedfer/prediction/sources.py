@@ -78,7 +78,8 @@ class FileSource(FrameSource):
         all_times: float64, when the frames of the file are shown, in seconds since its start.
         times: the same of those that are looked at.
         first: number of the first of these in the file.
-        first_time, end_time: when the first one is shown, and until when the last one.
+        first_time, end_time: when the first one is shown, and until when the last one, or what is looked at.
+        shown_until: until when the last one is shown, be it longer than what is looked at.
 
     Raises:
         InputError: it cannot be read, tells no times although no fps is given, or has no frame in that time.
@@ -108,7 +109,7 @@ class FileSource(FrameSource):
             raise
         self.first, self.times = start, times[start:stop]
         self.first_time = float(times[start])
-        self.end_time = float(times[stop]) if stop < len(times) else end
+        self.end_time = self.shown_until = float(times[stop]) if stop < len(times) else end
         if between is not None:
             self.end_time = max(float(times[stop - 1]), min(between[1], self.end_time))
 

@@ -64,7 +64,11 @@ class _Count:
 
 
 def summarize(
-    rows: Iterable[Row], classes: Sequence[str], hop: float = 0.0, ends: float = float("inf")
+    rows: Iterable[Row],
+    classes: Sequence[str],
+    hop: float = 0.0,
+    ends: float = float("inf"),
+    windows: int | None = None,
 ) -> dict[str, Any]:
     """Add up the rows of one video; memory grows with the number of faces only.
 
@@ -73,6 +77,8 @@ def summarize(
         classes: names of the classes.
         hop: seconds that a window stands for at least.
         ends: when the video ends, after which none stands for anything.
+        windows: how many there are; None = as many as rows tell apart, which are less than there are where several
+            show the same frames and a table was read that does not number them.
 
     Returns:
         "windows" and "windows_without_a_face": spans of time, and those of them in which no face was for long enough;
@@ -81,25 +87,25 @@ def summarize(
         "faces": the same for each face, with its seconds.
     """
     all_faces, faces = _Count(len(classes)), dict[int, _Count]()
-    windows = empty = 0
-    last: float | None = None
+    told_apart = empty = 0
+    last: int | None = None
     covered, until = 0.0, float("-inf")
     for row in rows:
         window = row.window
-        if window.start != last:
-            windows, last = windows + 1, window.start
+        if window.number != last:
+            told_apart, last = told_apart + 1, window.number
             empty += window.face is None and window.status == "no_face"
         if row.probabilities is None:
             continue
         all_faces.add(row)
         if window.face is not None:
             faces.setdefault(window.face, _Count(len(classes))).add(row)
-        end = max(window.end, min(window.start + hop, ends))
+        end = min(max(window.end, window.start + hop), ends)
         covered += max(0.0, end - max(until, window.start))
         until = max(until, end)
     told = all_faces.tell(classes)
     return {
-        "windows": windows,
+        "windows": told_apart if windows is None else windows,
         "windows_without_a_face": empty,
         "minutes_with_a_face": round(covered / 60, 4),
         "scored": told.pop("windows"),

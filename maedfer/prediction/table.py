@@ -21,7 +21,7 @@ import numpy as np
 
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, shortened
-from maedfer.prediction.rows import Row, Status, Window
+from maedfer.prediction.rows import Row, Status, Window, number_after
 
 Columns = Literal["maedfer", "openface", "pyfeat"]
 
@@ -62,8 +62,8 @@ _EMOTIONS = {
 }
 _EMOTION_OF = {word: name for name, words in _EMOTIONS.items() for word in (name, *words.split())}
 
-# Where a row stands: the start of its window as it is written, and its face, 0 where none is.
-Place = tuple[float, int]
+# Where a row stands: the number of its window, and its face, 0 where none is.
+Place = tuple[int, int]
 
 
 class OutputError(InputError):
@@ -104,13 +104,8 @@ class TableFormat:
             return [*first, *_emotions(self.classes, {*first, *rest}), *rest]
         return [*first, *rest, *classes]
 
-    def fields(self, row: Row, number: int) -> list[str]:
-        """A row as text.
-
-        Args:
-            row: the row.
-            number: of its window, from 0.
-        """
+    def fields(self, row: Row) -> list[str]:
+        """A row as text."""
         window, sure = row.window, row.probabilities
         best = None if sure is None else int(np.argmax(sure))
         box = ("",) * 4 if window.box is None else tuple(f"{value:.2f}" for value in window.box)
@@ -127,15 +122,19 @@ class TableFormat:
         ]
         names = _NAMES[self.columns]
         found = {names.get(own, own): value for own, value in zip(_OWN, values, strict=True)}
-        found["frame"] = str(number + (self.columns == "openface"))
+        found["frame"] = str(window.number + self._first_window)
         found["success"] = str(int(window.face is not None))
         chances = [""] * len(self.classes) if sure is None else [f"{value:.6f}" for value in sure]
         start = self._first_class
         fields = [found[name] for name in self._fixed]
         return [*fields[:start], *chances, *fields[start:]]
 
-    def row(self, fields: Sequence[str]) -> Row:
+    def row(self, fields: Sequence[str], before: Window | None = None) -> Row:
         """The row that text stands for.
+
+        Args:
+            fields: the text.
+            before: window of the row before, None for the first one; our own columns do not tell numbers of windows.
 
         Raises:
             ValueError: it stands for none.
@@ -151,11 +150,15 @@ class TableFormat:
             raise ValueError(f"{own['status']!r} is no status")
         box = [own[name] for name in ("x", "y", "width", "height")]
         x, y, width, height = (_finite(value or "0") for value in box)
+        start_time, end_time = _finite(own["start"]), _finite(own["end"])
+        face = int(own["face"]) if own["face"] else None
+        number = number_after(before, start_time, end_time, face)
         window = Window(
-            start=_finite(own["start"]),
-            end=_finite(own["end"]),
+            number=int(fixed["frame"]) - self._first_window if "frame" in fixed else number,
+            start=start_time,
+            end=end_time,
             time=_finite(own["time"]),
-            face=int(own["face"]) if own["face"] else None,
+            face=face,
             box=(x, y, width, height) if box[0] else None,
             detection=_finite(own["detection"]) if own["detection"] else None,
             frames=int(own["frames"]),
@@ -176,6 +179,11 @@ class TableFormat:
         start = self._first_class
         return self.head[start : start + len(self.classes)] if self.columns == "pyfeat" else self.classes
 
+    @property
+    def _first_window(self) -> int:
+        """What the first window is counted as."""
+        return int(self.columns == "openface")
+
     @cached_property
     def _first_class(self) -> int:
         return len(_FIRST["pyfeat"]) if self.columns == "pyfeat" else len(self.head) - len(self.classes)
@@ -183,7 +191,7 @@ class TableFormat:
 
 def place_of(window: Window) -> Place:
     """Where the row of a window stands in a table: places rise from row to row."""
-    return float(_seconds(window.start)), window.face or 0
+    return window.number, window.face or 0
 
 
 def table_format(head: Sequence[str]) -> TableFormat:
@@ -228,11 +236,14 @@ def read_table(path: str | Path) -> tuple[TableFormat, Iterator[Row]]:
         raise InputError(f"{shown(path)}: is no table of a prediction: {shown(str(error))}") from error
 
     def rows() -> Iterator[Row]:
+        before: Window | None = None
         with file:
             try:
                 for fields in reader:
                     if fields:
-                        yield format.row(fields)
+                        row = format.row(fields, before)
+                        before = row.window
+                        yield row
             except (ValueError, csv.Error) as error:
                 raise InputError(f"{shown(path)} line {reader.line_num}: {shown(shortened(str(error)))}") from error
 
@@ -260,7 +271,6 @@ class TableWriter:
         self.path, self.format = path, format
         self.rows = self.scored = 0
         self.last: Place | None = None
-        self._window = -1
         with writing(path):
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
         try:
@@ -279,27 +289,18 @@ class TableWriter:
         Raises:
             OutputError: it refuses.
         """
-        before = self.rows, self.scored, self.last, self._window
-        fields = []
+        self._write([self.format.fields(row) for row in rows])
         for row in rows:
-            self._count(place_of(row.window), row.probabilities is not None)
-            fields.append(self.format.fields(row, self._window))
-        try:
-            self._write(fields)
-        except BaseException:
-            self.rows, self.scored, self.last, self._window = before
-            raise
+            self._count(row)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _count(self, place: Place, scored: bool) -> None:
-        if self.last is None or place[0] != self.last[0]:
-            self._window += 1
-        self.last = place
+    def _count(self, row: Row) -> None:
+        self.last = place_of(row.window)
         self.rows += 1
-        self.scored += scored
+        self.scored += row.probabilities is not None
 
     def _write(self, lines: Sequence[Sequence[str]]) -> None:
         text = io.StringIO(newline="")
@@ -320,13 +321,14 @@ class TableWriter:
         """Look through what is there; returns after how many bytes its last row that counts has ended."""
         self._file.seek(0)
         size = 0
+        before: Window | None = None
         # The descriptor stays open: the file object that reads ahead is another one.
         for number, record in enumerate(whole_records(open(self._file.fileno(), "rb", closefd=False))):  # noqa: SIM115
             try:
                 fields = next(csv.reader(io.StringIO(record, newline=""), strict=True), [])
                 if not number and fields != self.format.head:
                     raise ValueError("it has other columns")
-                row = self.format.row(fields) if number else None
+                row = self.format.row(fields, before) if number else None
             except (ValueError, csv.Error) as error:
                 raise InputError(
                     f"{shown(self.path)}: is no table of this prediction, see its row {number}: "
@@ -336,7 +338,8 @@ class TableWriter:
             if row is not None:
                 if most is not None and row.probabilities is not None and self.scored >= most:
                     return size
-                self._count(place_of(row.window), row.probabilities is not None)
+                self._count(row)
+                before = row.window
             size += len(record.encode("utf-8", "surrogateescape"))
         return size
 

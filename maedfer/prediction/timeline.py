@@ -16,7 +16,7 @@ from maedfer.faces.frame import Frame
 from maedfer.faces.track import FaceTrack
 from maedfer.prediction.clips import Cutter, Found, IsScored, chosen, nobody, nothing_scored, whole_frame
 from maedfer.prediction.options import PredictionOptions
-from maedfer.prediction.rows import Window
+from maedfer.prediction.rows import Span, Window
 from maedfer.prediction.sources import FileSource
 from maedfer.prediction.whole import whole_windows
 from maedfer.prediction.windows import EPSILON, Grid, ModelInput, OpenWindow, shown_frames, window_count, window_seconds
@@ -55,6 +55,7 @@ def windows_of(
         options,
         scored,
         duration=source.end_time - source.first_time,
+        until=source.shown_until,
         size=source.size,
         read=lambda index: source.read([index])[0],
     )
@@ -71,6 +72,7 @@ class Timeline:
     Args:
         follower, model, options, scored: as there.
         duration: seconds from the first frame to the end of the last one, where that is known.
+        until: when the last frame has been shown, where that is known.
         size: height and width of frames, where that is known.
         read: gives the picture of an earlier frame again, by its number; None where there is no way back.
     """
@@ -83,13 +85,14 @@ class Timeline:
         scored: IsScored = nothing_scored,
         *,
         duration: float | None = None,
+        until: float | None = None,
         size: tuple[int, int] | None = None,
         read: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.follower, self.model, self.options, self.scored = follower, model, options, scored
         self.seconds = options.window or window_seconds(model.frames, model.stride)
         self.grid = Grid(self.seconds, options.hop, model.frames, duration)
-        self._duration, self._size, self._read = duration, size, read
+        self._duration, self._until, self._size, self._read = duration, until, size, read
         self._cutter = Cutter(model, options)
         self._last: Frame | None = None
         # Frames that windows show and that nobody has been cut out of yet; and their times until the windows are done.
@@ -112,7 +115,7 @@ class Timeline:
 
     def finish(self) -> list[Window]:
         """There are no more frames; gives the windows that are left."""
-        self._keep(self.grid.finish())
+        self._keep(self.grid.finish(self._until))
         self._last = None
         if self.follower is not None:
             self.follower.finish()
@@ -126,7 +129,7 @@ class Timeline:
         self._times[index] = frame.time
         picture = frame.picture
         # Of another face there may be no row yet: the picture is read again when that turns out.
-        unneeded = all(self.scored(window.start, None) for window in self._showing(index))
+        unneeded = all(self.scored(window.number, None) for window in self._showing(index))
         if picture is not None:
             too_many = self._read is not None and self._held + picture.nbytes > _MOST_HELD
             # It may be a part of several that were read at once, which it would keep.
@@ -170,7 +173,7 @@ class Timeline:
         crops = {}
         picture = frame.picture
         for face, box in faces:
-            if all(self.scored(window.start, face) for window in windows):
+            if all(self.scored(window.number, face) for window in windows):
                 continue
             if picture is None:
                 if self._read is None:
@@ -185,23 +188,24 @@ class Timeline:
         there = window.samples < end - EPSILON
         # The first sample is a frame, whatever rounding has made of times.
         there[0] = True
-        start, stop = window.start, min(window.start + self.seconds, end)
         times = np.array([self._times[index] for index in window.indices.tolist()])
+        assert window.until is not None
+        span = Span(float(times[0]), window.until, float(times[int(there.sum()) // 2]))
         found = []
         for face, present, boxes, scores in self._faces(times, there, tracks):
             count = int(present.sum())
             if count < max(1.0, self.options.coverage * there.sum() - EPSILON):
                 continue
             clip = None
-            if not self.scored(start, face):
+            if not self.scored(window.number, face):
                 places = np.flatnonzero(present)
                 nearest = places[np.abs(places[None] - np.arange(len(present))[:, None]).argmin(1)]
                 clip = np.stack([self._crops[index][face] for index in window.indices[nearest].tolist()])[None]
             found.append(Found(face, boxes[present], None if scores is None else scores[present], count, clip))
         return [
-            one.window(start, stop, "ok" if one.frames == len(times) else "partial")
+            one.window(window.number, span, "ok" if one.frames == len(times) else "partial")
             for one in chosen(found, self.options.faces)
-        ] or [nobody(start, stop)]
+        ] or [nobody(window.number, span)]
 
     def _faces(
         self, times: np.ndarray, there: np.ndarray, tracks: Sequence[FaceTrack]
@@ -248,7 +252,7 @@ def _wanted(
     """Which frames of a file must come with their pictures."""
     window = options.window or window_seconds(model.frames, model.stride)
     count = window_count(source.end_time - source.first_time, window, options.hop)
-    skip = next((k for k in range(count) if not scored(source.first_time + k * options.hop, None)), count)
+    skip = next((k for k in range(count) if not scored(k, None)), count)
     shown = shown_frames(source.times, window, options.hop, model.frames, skip, count)
 
     def wanted(index: int) -> bool:

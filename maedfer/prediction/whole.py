@@ -10,7 +10,7 @@ from maedfer.data.sampling import view_indices
 from maedfer.faces.follow import Follower
 from maedfer.prediction.clips import Cutter, Found, IsScored, chosen, nobody, whole_frame
 from maedfer.prediction.options import PredictionOptions
-from maedfer.prediction.rows import Window
+from maedfer.prediction.rows import Span, Window, number_after
 from maedfer.prediction.sources import FileSource
 from maedfer.prediction.windows import ModelInput
 
@@ -37,6 +37,7 @@ def whole_windows(
         InputError: the video cannot be read to its end.
     """
     faces, where = [], {}
+    before: Window | None = None
     for face, found, frames in _everybody(source, follower, model, progress):
         faces.append(found)
         where[face] = frames
@@ -44,13 +45,14 @@ def whole_windows(
     # A file of boxes may number faces otherwise; tables have rows at rising times, and are gone on with by these.
     for found in sorted(chosen(faces, options.faces), key=lambda one: (where[one.face][0], one.face)):
         frames = where[found.face]
-        start = float(source.times[frames[0]])
-        end = float(source.times[frames[-1] + 1]) if frames[-1] + 1 < len(source.times) else source.end_time
-        if not scored(start, found.face):
+        span = _span(source, frames)
+        number = number_after(before, span.start, span.end, found.face)
+        if not scored(number, found.face):
             found.clip = _clip(source, frames[_views(len(frames), model)], found.boxes, follower is not None, cutter)
-        yield found.window(start, end, "ok")
+        before = found.window(number, span, "ok")
+        yield before
     if not faces:
-        yield nobody(source.first_time, source.end_time)
+        yield nobody(0, _span(source, np.arange(len(source.times))))
 
 
 def _everybody(
@@ -73,6 +75,13 @@ def _everybody(
             times = source.times[frames[_views(len(frames), model)].reshape(-1)]
             boxes = track.boxes_at(times).astype(np.float64)
             yield track.face, Found(track.face, boxes, track.scores_at(times), model.frames), frames
+
+
+def _span(source: FileSource, frames: np.ndarray) -> Span:
+    """From the first to the last of some frames, and the one in the middle."""
+    after = frames[-1] + 1
+    end = float(source.times[after]) if after < len(source.times) else source.shown_until
+    return Span(float(source.times[frames[0]]), end, float(source.times[frames[len(frames) // 2]]))
 
 
 def _views(count: int, model: ModelInput) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 Window k starts k hops after the first frame and holds `frames` samples, evenly spaced from its start on: at 25 frames
 a second and a stride of 4, frames 0, 4, ..., 60. A sample is the frame nearest to its time, the earlier one of two.
+
+That is the grid. What is told of a window are times at which frames are shown: from when its first frame is shown to
+when the frame nearest to its end is; at the video's end to when its last frame has been shown, and at least to when the
+last frame that it shows has been.
 """
 
 from __future__ import annotations
@@ -81,15 +85,20 @@ class OpenWindow:
 
     Args:
         number: its place in the order of windows, from 0.
-        start: seconds.
+        start, stop: seconds, of the grid.
         samples: float64 [T], when its samples are.
         indices: int64 [T], which frames they are; -1 where that is not known yet.
+        last: when the last of these frames is shown.
+        until: up to when frames are its own; None where that is not known yet.
     """
 
     number: int
     start: float
+    stop: float
     samples: np.ndarray
     indices: np.ndarray = field(init=False)
+    last: float = -np.inf
+    until: float | None = None
 
     def __post_init__(self) -> None:
         self.indices = np.full(len(self.samples), -1, np.int64)
@@ -152,15 +161,21 @@ class Grid:
                 "or more: give a larger hop, or look whether times are in seconds"
             )
         else:
-            needed = self._settle((self._last[1] + time) / 2 + EPSILON)
+            middle = (self._last[1] + time) / 2 + EPSILON
+            needed = self._settle(middle)
+            self._end(middle, time, time + EPSILON)
         self._last = index, time
         self._times.append(time)
         if len(self._times) > 2 * _RECENT:
             del self._times[: -_RECENT - 1]
         return needed
 
-    def finish(self) -> int | None:
-        """Say that there are no more frames; returns as `push` does. Windows that end after the last frame go."""
+    def finish(self, until: float | None = None) -> int | None:
+        """Say that there are no more frames; returns as `push` does. Windows that end after the last frame go.
+
+        Args:
+            until: when the last frame has been shown; None = as long after it came as most frames are shown.
+        """
         if self._last is None or self.first is None:
             self.count = 0
             return None
@@ -169,12 +184,15 @@ class Grid:
         if self.count is None:
             self.count = window_count(self.end - self.first, self.window, self.hop)
         self.open = [window for window in self.open if window.number < self.count]
-        return self._settle(np.inf)
+        needed = self._settle(np.inf)
+        until = self.end if until is None else until
+        self._end((self._last[1] + until) / 2 + EPSILON, until, np.inf)
+        return needed
 
     def closed(self) -> list[OpenWindow]:
-        """Take the windows of which all frames are known, and which there are whatever comes, in order."""
+        """Take the windows of which frames and end are known, and which there are whatever comes, in order."""
         found = []
-        while self.open and self.open[0].full and self._exists(self.open[0].number):
+        while self.open and self.open[0].until is not None and self._exists(self.open[0].number):
             found.append(self.open.pop(0))
         return found
 
@@ -196,13 +214,25 @@ class Grid:
             start = self.first + self._opened * self.hop
             if start > until:
                 break
-            self.open.append(OpenWindow(self._opened, start, sample_times(start, self.window, self.frames)))
+            samples = sample_times(start, self.window, self.frames)
+            self.open.append(OpenWindow(self._opened, start, start + self.window, samples))
             self._opened += 1
         needed = False
         for window in self.open:
             mine = (window.samples > self._before) & (window.samples <= until)
             if mine.any():
                 window.indices[mine] = self._last[0]
+                window.last = self._last[1]
                 needed = True
         self._before = until
         return self._last[0] if needed else None
+
+    def _end(self, middle: float, following: float, known: float) -> None:
+        """Tell windows that stop up to `known` their ends: the last frame up to `middle`, else what follows it."""
+        assert self._last is not None
+        for window in self.open:
+            if window.until is None and window.full and window.stop <= known:
+                nearest = self._last[1] if window.stop <= middle else following
+                end = nearest if nearest > window.last else following
+                # Of frames that are shown at once the first one does not end before the second one.
+                window.until = end if end > window.last else None

@@ -66,9 +66,10 @@ def test_a_folder_is_predicted_once(call: Call, videos: Path, trained: Path, tmp
     one = pandas.read_csv(out / "one.csv")
     # 4 s at 25 frames a second, a window of 1 s every half a second, four samples a quarter of a second apart, of which
     # two must show the face; it is in the first 60 frames.
-    assert one["start"].tolist() == [0.5 * number for number in range(7)]
-    assert one["end"].tolist() == [0.5 * number + 1 for number in range(7)]
-    inside = [sum(round(25 * (start + sample / 4)) < 60 for sample in range(4)) for start in one["start"]]
+    # Half a second is between two frames, of which the earlier one counts.
+    assert one["start"].tolist() == [(25 * number // 2) / 25 for number in range(7)]
+    assert one["end"].tolist() == [(25 * number // 2 + 25) / 25 for number in range(7)]
+    inside = [sum(round(25 * (number / 2 + sample / 4)) < 60 for sample in range(4)) for number in range(7)]
     assert one["frames"].tolist() == [count if count >= 2 else 0 for count in inside]
     assert one["status"].tolist() == [{4: "ok", 3: "partial", 2: "partial"}.get(count, "no_face") for count in inside]
     assert set(one["video"]) == {str(videos / "in" / "one.mp4")}

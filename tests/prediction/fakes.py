@@ -24,10 +24,10 @@ def window(number: int, face: int | None, value: int = 0) -> Window:
     """Window `number`, a hop of a second, 2.56 s long; its clip is one value."""
     start = number + 1 / 3
     if face is None:
-        return Window(start, start + 2.56, start + 1.28, None, None, None, 0, "no_face")
+        return Window(number, start, start + 2.56, start + 1.28, None, None, None, 0, "no_face")
     box = (10.0 * face, 20.125, 30.5 + number % 7, 31.0)
     clip = np.full((1, 2, 2, 2, 3), value, np.uint8)
-    return Window(start, start + 2.56, start + 1.28, face, box, 0.9, 16, "ok", clip)
+    return Window(number, start, start + 2.56, start + 1.28, face, box, 0.9, 16, "ok", clip)
 
 
 def windows(count: int, seed: int) -> list[Window]:

@@ -28,9 +28,10 @@ BLUE = np.array([int(face_colour(1)[at : at + 2], 16) for at in (1, 3, 5)])
 def make_rows(seconds: float, box: tuple[float, float, float, float] | None, hop: float = 0.5) -> list[Row]:
     """Windows of a second in which a face goes from happy to sad."""
     rows = []
-    for start in np.arange(max(1, int((seconds - 1) / hop) + 1)) * hop:
+    for number in range(max(1, int((seconds - 1) / hop) + 1)):
+        start = number * hop
         share = float(start / seconds)
-        window = Window(start, start + 1, start + 0.5, 1, box, 0.9, 16, "ok")
+        window = Window(number, start, start + 1, start + 0.5, 1, box, 0.9, 16, "ok")
         rows.append(Row("a.mp4", window, np.array([1 - share, share])))
     return rows
 
@@ -273,9 +274,9 @@ def test_real_clips_keep_their_times_and_their_sound(clips: Path, name: str, tmp
 
 def test_between_windows_probabilities_are_in_between() -> None:
     """At every moment of a stretch, and before and after it as long as a window goes on."""
-    rows = [Row("a.mp4", Window(k, k + 0.5, k + 0.25, 1, None, None, 16, "ok"), np.array([k / 8, 1 - k / 8]))
+    rows = [Row("a.mp4", Window(k, k, k + 0.5, k + 0.25, 1, None, None, 16, "ok"), np.array([k / 8, 1 - k / 8]))
             for k in (1, 2, 3, 6)]  # fmt: skip
-    rows.append(Row("a.mp4", Window(7, 7.5, 7.25, None, None, None, 0, "no_face"), None))
+    rows.append(Row("a.mp4", Window(7, 7, 7.5, 7.25, None, None, None, 0, "no_face"), None))
     chances = _Chances(video_course(rows).courses[0])
     for time, share in {1.0: 1, 1.25: 1, 1.75: 1.5, 2.5: 2.25, 3.7: 3, 6.2: 6}.items():
         found = chances.at(time)

@@ -71,7 +71,7 @@ def test_tables_hold_what_is_known(batch: int, workers: int, tmp_path: Path) -> 
         wanted = rows(str(path), windows(count, seed))
         format, found = read_table(out / f"{path.stem}.csv")
         there = list(found)
-        assert [format.fields(one, 0) for one in there] == [format.fields(one, 0) for one in wanted]
+        assert [format.fields(one) for one in there] == [format.fields(one) for one in wanted]
         summary = json.loads((out / f"{path.stem}.json").read_text())
         scored = [row for row in wanted if row.probabilities is not None]
         assert summary["windows"] == count and summary["scored"] == len(scored) and summary["x"] == 1

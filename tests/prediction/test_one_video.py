@@ -123,7 +123,7 @@ def test_windows_are_scored_in_batches_and_come_in_their_order(batch_size: int) 
 
     def window(number: int, empty: bool) -> Window:
         clip = None if empty else np.full((1, 1, 1, 1, 3), number, np.uint8)
-        return Window(number, number + 1, number + 0.5, None if empty else 1, None, None, 0, "ok", clip)
+        return Window(number, number, number + 1, number + 0.5, None if empty else 1, None, None, 0, "ok", clip)
 
     windows = [window(number, empty=number % 3 == 0) for number in range(20)]
     scorer = Scorer()
@@ -142,7 +142,7 @@ def test_nothing_is_kept_waiting_by_windows_without_a_face(predictor: Predictor)
     def windows() -> Any:
         for number in range(5):
             taken.append(number)
-            yield Window(number, 1, 1, None, None, None, 0, "no_face")
+            yield Window(number, number, 1, 1, None, None, None, 0, "no_face")
 
     rows = scored_rows(predictor, windows(), "")
     next(rows)
@@ -236,11 +236,11 @@ def test_a_run_that_was_killed_goes_on_with_the_same_windows(
                     break
         return found, detector.seen, read[0]
 
-    whole, seen, _ = windows(tmp_path / "whole.csv", lambda start, face: False, 99)
+    whole, seen, _ = windows(tmp_path / "whole.csv", lambda number, face: False, 99)
     assert len(whole) > 22 and {window.face for window in whole} == {1, 2, 3}
-    windows(tmp_path / "part.csv", lambda start, face: False, until)
-    last = (whole[until - 1].start, whole[until - 1].face or 0)
-    again, seen_again, read = windows(tmp_path / "part.csv", lambda start, face: (start, face or 0) <= last, 99)
+    windows(tmp_path / "part.csv", lambda number, face: False, until)
+    last = (whole[until - 1].number, whole[until - 1].face or 0)
+    again, seen_again, read = windows(tmp_path / "part.csv", lambda number, face: (number, face or 0) <= last, 99)
     for number, (one, other) in enumerate(zip(whole, again, strict=True)):
         assert dataclasses.replace(one, clip=None) == dataclasses.replace(other, clip=None)
         assert (other.clip is None) == (number < until)

@@ -33,13 +33,15 @@ def make_rows(
     """Rows of windows of 2 s for faces that are there from one second to another."""
     generator = np.random.default_rng(1)
     rows = []
-    for start in np.arange(max(1, int((seconds - 2) / hop) + 1)) * hop:
+    for number in range(max(1, int((seconds - 2) / hop) + 1)):
+        start = number * hop
         there = [face for face, (low, high) in spans.items() if low <= start + 1 < high]
         for face in there:
-            window = Window(start, start + 2.0, start + 1.0, face, box, 0.9, 16, "ok")
+            window = Window(number, start, start + 2.0, start + 1.0, face, box, 0.9, 16, "ok")
             rows.append(Row(video, window, generator.dirichlet(np.full(classes, 0.5))))
         if not there:
-            rows.append(Row(video, Window(start, start + 2.0, start + 1.0, None, None, None, 0, "no_face"), None))
+            window = Window(number, start, start + 2.0, start + 1.0, None, None, None, 0, "no_face")
+            rows.append(Row(video, window, None))
     return rows
 
 
@@ -133,7 +135,7 @@ def test_thumbnails_show_the_face_at_that_moment(tmp_path: Path) -> None:
     for number in (5, 31, 50):
         time = number / 10
         box = (float(number), 20.0, 16.0, 16.0)
-        window = Window(time - 1, time + 1, time, 1, box, 0.9, 16, "ok")
+        window = Window(number, time - 1, time + 1, time, 1, box, 0.9, 16, "ok")
         rows.append(Row("square.mp4", window, np.array([0.1, 0.9])))
     found, problem = read_thumbnails(path, {1: rows}, margin=1.0)
     assert not problem and [row.window.time for row, _ in found[1]] == [0.5, 3.1, 5.0]
@@ -196,7 +198,7 @@ def test_nothing_of_pyplot_is_touched(tmp_path: Path) -> None:
 def test_one_score_a_face_spans_the_time_in_which_it_is_there() -> None:
     rows = []
     for face, (start, end) in enumerate([(0.0, 20.0), (0.0, 8.0), (13.0, 20.0)], 1):
-        window = Window(start, end, (start + end) / 2, face, None, 0.9, 16, "ok")
+        window = Window(face - 1, start, end, (start + end) / 2, face, None, 0.9, 16, "ok")
         rows.append(Row("talk.mp4", window, np.array([0.2, 0.3, 0.5])))
     course = video_course(rows)
     assert [(one.stretches[0].start, one.stretches[0].end) for one in course.courses] == [(0, 20), (0, 8), (13, 20)]

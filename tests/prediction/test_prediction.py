@@ -24,9 +24,9 @@ def words_of(figure: Any) -> set[str]:
 
 @pytest.fixture
 def prediction() -> Prediction:
-    def row(start: float, face: int | None, *chances: float) -> Row:
+    def row(start: int, face: int | None, *chances: float) -> Row:
         box = (1.5, 2.25, 30.0, 40.12) if face else None
-        window = Window(start, start + 2, start + 1, face, box, 0.75 if face else None, 16 if face else 0,
+        window = Window(start, start, start + 2, start + 1, face, box, 0.75 if face else None, 16 if face else 0,
                         "ok" if face else "no_face")  # fmt: skip
         return Row("a b.mp4", window, np.array(chances) if chances else None)
 

@@ -12,7 +12,7 @@ from maedfer.prediction.segments import Segment, pool_segments, read_segments, s
 
 
 def row(start: float, end: float, face: int | None, *probabilities: float) -> Row:
-    window = Window(start, end, (start + end) / 2, face, None, None, 16, "ok" if face else "no_face")
+    window = Window(0, start, end, (start + end) / 2, face, None, None, 16, "ok" if face else "no_face")
     return Row("talk.mp4", window, np.array(probabilities) if probabilities else None)
 
 

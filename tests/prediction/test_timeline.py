@@ -75,10 +75,12 @@ def brute_force(scene: Scene, options: PredictionOptions, crop: bool = True) -> 
         samples = start + np.arange(8) * seconds / 8
         frames = [int(np.flatnonzero(abs(times - t) <= abs(times - t).min() + 2e-6)[0]) for t in samples]
         there = [place for place in range(8) if place == 0 or samples[place] < end - 1e-6]
-        stop = min(start + seconds, end)
+        shown = [*times, end]
+        nearest = min(range(len(shown)), key=lambda n: (round(abs(shown[n] - start - seconds), 6), n))
+        span = times[frames[0]], shown[max(nearest, frames[-1] + 1)], times[frames[len(there) // 2]]
         if not crop:
             rows.append(
-                Window(start, stop, (start + stop) / 2, 1, (0, 0, SIZE[1], SIZE[0]), None, len(there),
+                Window(number, *span, 1, (0, 0, SIZE[1], SIZE[0]), None, len(there),
                        "ok" if len(there) == 8 else "partial")
             )  # fmt: skip
             continue
@@ -97,19 +99,19 @@ def brute_force(scene: Scene, options: PredictionOptions, crop: bool = True) -> 
             area = np.mean([float(boxes[p][2]) * float(boxes[p][3]) for p in present])
             score = float(np.mean([float(track.scores_at(times[[frames[p]]])[0]) for p in present]))
             status: Status = "ok" if len(present) == 8 else "partial"
-            row = Window(start, stop, (start + stop) / 2, track.face, tuple(mean), score, len(present), status)
+            row = Window(number, *span, track.face, tuple(mean), score, len(present), status)
             found.append((-area, dataclasses.replace(row, clip=np.stack(clip)[None])))
         most = {"all": 99, "largest": 1}.get(str(options.faces)) or int(options.faces)
         kept = sorted(found, key=lambda one: one[0])[:most]
         rows += sorted((row for _, row in kept), key=lambda row: row.face or 0)
         if not kept:
-            rows.append(Window(start, stop, (start + stop) / 2, None, None, None, 0, "no_face"))
+            rows.append(Window(number, *span, None, None, None, 0, "no_face"))
     return rows
 
 
 def assert_same(found: list[Window], expected: list[Window], clips: bool = True) -> None:
-    assert [(row.face, row.frames, row.status) for row in found] == [
-        (row.face, row.frames, row.status) for row in expected
+    assert [(row.number, row.face, row.frames, row.status) for row in found] == [
+        (row.number, row.face, row.frames, row.status) for row in expected
     ]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(
@@ -171,11 +173,11 @@ def test_scored_windows_need_no_pictures(crop: bool) -> None:
     scene = SCENES["two, one leaves and comes back"]
     options = options_from(hop=0.4)
     whole, _ = run(scene, options, crop=crop)
-    last = (whole[9].start, whole[9].face or 0)
+    last = (whole[9].number, whole[9].face or 0)
     read: list[int] = []
 
-    def scored(start: float, face: int | None) -> bool:
-        return (start, face or 0) <= last
+    def scored(number: int, face: int | None) -> bool:
+        return (number, face or 0) <= last
 
     def again(index: int) -> np.ndarray:
         read.append(index)
@@ -185,7 +187,7 @@ def test_scored_windows_need_no_pictures(crop: bool) -> None:
                     duration=end_of(scene), size=SIZE, read=again)  # fmt: skip
     found = []
     for frame in scene.frames():
-        found += made.push(frame if crop or frame.time >= last[0] else Frame(frame.index, frame.time, None))
+        found += made.push(frame if crop or frame.time >= whole[9].start else Frame(frame.index, frame.time, None))
     found += made.finish()
     assert [row.clip is None for row in found] == [number <= 9 for number in range(len(whole))]
     expected = [dataclasses.replace(row, clip=None) if n <= 9 else row for n, row in enumerate(whole)]

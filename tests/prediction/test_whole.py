@@ -89,6 +89,7 @@ class InMemory(FileSource):
         self.name, self.scene, self.first = "scene", scene, 0
         self.times = self.all_times = scene.times
         self.first_time, self.end_time = float(scene.times[0]), float(scene.times[-1]) + 0.04
+        self.shown_until = self.end_time
         self.size = scene.picture(0).shape[0], scene.picture(0).shape[1]
         self.frames = scene.frames  # type: ignore[method-assign, assignment]
 
@@ -113,8 +114,7 @@ def test_each_face_is_a_clip_of_the_frames_in_which_it_is() -> None:
         tracks.push(frame)
     tracks.finish()
     for row, (first, stop), track in zip(rows, spans, tracks.tracks(), strict=True):
-        end = stop / 25
-        assert (row.start, row.end, row.time) == pytest.approx((first / 25, end, (first / 25 + end) / 2))
+        assert (row.start, row.end, row.time) == pytest.approx((first / 25, stop / 25, (first + stop) // 2 / 25))
         views = [first + view for view in view_indices(stop - first, 4, 3, 2)]
         boxes = [[track.boxes_at(scene.times[[index]])[0] for index in view.tolist()] for view in views]
         expected = [
@@ -131,9 +131,9 @@ def test_the_largest_face_nobody_and_what_is_scored() -> None:
     assert [row.face for row in whole(scene, options_from(whole=True, faces="largest"))] == [2]
     assert [row.face for row in whole(scene, options_from(whole=True, faces=2))] == [2, 3]
     nobody = Scene(np.arange(20) / 25, [])
-    assert whole(nobody, options_from(whole=True)) == [Window(0.0, 0.8, 0.4, None, None, None, 0, "no_face")]
+    assert whole(nobody, options_from(whole=True)) == [Window(0, 0.0, 0.8, 0.4, None, None, None, 0, "no_face")]
     full = whole(scene, options_from(whole=True))
-    left = whole(scene, options_from(whole=True), scored=lambda start, face: face in (1, 2))
+    left = whole(scene, options_from(whole=True), scored=lambda number, face: face in (1, 2))
     assert [row.clip is None for row in left] == [True, True, False]
     assert [dataclasses.replace(row, clip=None) for row in left] == [
         dataclasses.replace(row, clip=None) for row in full

@@ -22,13 +22,23 @@ RATES = {
     "short": np.arange(30) / 25,
     "three": np.array([0.0, 0.04, 0.08]),
     "one": np.array([1.5]),
+    "half a frame a second": np.arange(12) * 2.0,
     "twice the same time": np.array([0.0, 0.04, 0.04, 0.08] + [0.12 + 0.04 * n for n in range(100)]),
 }
 
 
-def brute_force(times: np.ndarray, end: float, window: float, hop: float, frames: int) -> list[list[int]]:
-    """For each window its frames: for each sample the first frame that is nearest, to a millionth of a second."""
-    number, found = 0, []
+def brute_force(
+    times: np.ndarray, end: float, window: float, hop: float, frames: int
+) -> tuple[list[list[int]], list[float]]:
+    """For each window its frames: for each sample the first frame that is nearest, to a millionth of a second.
+
+    Returns:
+        Frames, and up to when they are the window's own.
+    """
+    number = 0
+    found: list[list[int]] = []
+    ends: list[float] = []
+    shown = np.append(times, end)
     while number == 0 or times[0] + number * hop + window <= end + hop * 1e-6:
         start = times[0] + number * hop
         chosen = []
@@ -36,13 +46,19 @@ def brute_force(times: np.ndarray, end: float, window: float, hop: float, frames
             distances = np.abs(times - (start + sample * window / frames))
             chosen.append(int(np.flatnonzero(distances <= distances.min() + 2e-6)[0]))
         found.append(chosen)
+        distances = np.abs(shown - (start + window))
+        after = int(np.flatnonzero(distances <= distances.min() + 2e-6)[0])
+        ends.append(min(time for time in shown[min(after, chosen[-1] + 1) :].tolist()
+                        if time >= shown[after] and time > times[chosen[-1]]))  # fmt: skip
         number += 1
-    return found
+    return found, ends
 
 
-def run(grid: Grid, times: np.ndarray, first: int = 0) -> tuple[list[list[int]], list[float], set[int]]:
-    """Frames of all windows, their starts, and the frames that were called for on the way."""
-    windows, starts = [], []
+def run(
+    grid: Grid, times: np.ndarray, first: int = 0, until: float | None = None
+) -> tuple[list[list[int]], list[float], list[float | None], set[int]]:
+    """Frames of all windows, their starts and ends, and the frames that were called for on the way."""
+    windows, starts, ends = [], [], []
     needed: set[int | None] = set()
     for index, time in enumerate(times, first):
         needed.add(grid.push(index, float(time)))
@@ -51,12 +67,14 @@ def run(grid: Grid, times: np.ndarray, first: int = 0) -> tuple[list[list[int]],
             assert {*window.indices.tolist()} <= needed
             windows.append(window.indices.tolist())
             starts.append(window.start)
-    needed.add(grid.finish())
+            ends.append(window.until)
+    needed.add(grid.finish(until))
     for window in grid.closed():
         windows.append(window.indices.tolist())
         starts.append(window.start)
+        ends.append(window.until)
     assert not grid.open
-    return windows, starts, {index for index in needed if index is not None}
+    return windows, starts, ends, {index for index in needed if index is not None}
 
 
 @pytest.mark.parametrize("hop", [1.0, 0.3, 4.0])
@@ -65,10 +83,11 @@ def run(grid: Grid, times: np.ndarray, first: int = 0) -> tuple[list[list[int]],
 def test_windows_are_those_of_brute_force(name: str, hop: float, known: bool) -> None:
     times, window = RATES[name], window_seconds(16, 4)
     end = times[-1] + last_duration(times)
-    expected = brute_force(times, end, window, hop, 16)
-    found, starts, needed = run(Grid(window, hop, 16, end - times[0] if known else None), times, first=7)
+    expected, expected_ends = brute_force(times, end, window, hop, 16)
+    found, starts, ends, needed = run(Grid(window, hop, 16, end - times[0] if known else None), times, first=7)
     assert [[index - 7 for index in indices] for indices in found] == expected
     assert len(found) == window_count(end - times[0], window, hop)
+    np.testing.assert_allclose(np.array(ends, np.float64), expected_ends, rtol=0, atol=1e-9)
     np.testing.assert_allclose(starts, times[0] + hop * np.arange(len(expected)), rtol=0, atol=1e-9)
     shown = shown_frames(times, window, hop, 16, 0, len(expected))
     assert set(np.flatnonzero(shown).tolist()) == {index for indices in expected for index in indices}
@@ -79,7 +98,8 @@ def test_windows_are_those_of_brute_force(name: str, hop: float, known: bool) ->
 
 
 def test_a_window_at_25_frames_a_second_is_what_models_were_trained_on() -> None:
-    found, _, _ = run(Grid(window_seconds(16, 4), 1.0, 16), RATES["25"])
+    found, _, ends, _ = run(Grid(window_seconds(16, 4), 1.0, 16), RATES["25"])
+    assert ends[0] == 2.56 and ends[3] == 5.56
     assert found[0] == list(range(0, 64, 4)) and found[3] == list(range(75, 139, 4))
     assert len(found) == math.floor(8 - 2.56) + 1
 
