@@ -15,9 +15,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
-
-import numpy as np
 
 from maedfer._files import atomic_path
 from maedfer._values import expand_home
@@ -45,6 +42,7 @@ class Clip:
         line: line number in the file, from 1.
         name: the path as the file gives it.
         source: the annotation file.
+        digest: of what is stored, for a clip of a shard: its path is then no file, and its line the clip's number.
     """
 
     path: Path
@@ -52,6 +50,7 @@ class Clip:
     line: int
     name: str
     source: str = ""
+    digest: str = ""
 
     @property
     def where(self) -> str:
@@ -165,57 +164,6 @@ def check_exists(clips: Iterable[Clip], show: int = 3) -> None:
             f"{count} of {total} clips do not exist: {', '.join(shown)}{more}; "
             f"check the paths, or the folder they start from (data.root){hint}"
         )
-
-
-class ClipTable(Sequence[Clip]):
-    """Many clips in a few arrays: a list of a million `Clip`s takes a gigabyte, again in every loader process.
-
-    Args:
-        clips: what to hold; `table[i]` gives an equal `Clip` back.
-    """
-
-    def __init__(self, clips: Iterable[Clip]) -> None:
-        text, ends, numbers = bytearray(), [0], []
-        sources: dict[str, int] = {}
-        for clip in clips:
-            path = os.fspath(clip.path)
-            # Most paths end in the name: keep the part before it only.
-            tail = path.endswith(clip.name)
-            for part in (path[: len(path) - len(clip.name)] if tail else path, clip.name):
-                text += part.encode("utf-8", "surrogateescape")
-                ends.append(len(text))
-            source = sources.setdefault(clip.source, len(sources))
-            numbers.append((-1 if clip.label is None else clip.label, clip.line, source, tail))
-        self._text = np.frombuffer(bytes(text), np.uint8)
-        self._ends = np.array(ends, np.int64)
-        self._numbers = np.array(numbers, np.int32).reshape(-1, 4)
-        self._sources = list(sources)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        label, line, source, tail = self._numbers[index].tolist()
-        start, middle, end = self._ends[2 * index : 2 * index + 3].tolist()
-        before = self._text[start:middle].tobytes().decode("utf-8", "surrogateescape")
-        name = self._text[middle:end].tobytes().decode("utf-8", "surrogateescape")
-        path = Path(before + name if tail else before)
-        return Clip(path, None if label < 0 else label, line, name, self._sources[source])
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Int32 [n] labels, -1 where there is none."""
-        return self._numbers[:, 0]
 
 
 def _odd_path(base: Path, name: str) -> Path:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maedfer.data.annotations import Clip, ClipTable
+from maedfer.data.annotations import Clip
 from maedfer.data.sampler import SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
-from maedfer.data.video.readers import Backend, open_video
+from maedfer.data.source import as_source
+from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError, unknown
 
 Mode = Literal["pretrain", "train", "views"]
@@ -41,7 +42,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     """Clips as samples of frames.
 
     Args:
-        clips: from `read_annotations`.
+        clips: from `read_annotations`, or another source of clips.
         mode: rule of frame sampling: "pretrain", "train", or "views" (for testing, nothing random).
         frames: frames of a sample.
         stride: distance between them in the clip.
@@ -81,7 +82,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             raise InputError("a data set needs at least one clip")
         if min(frames, stride, repeats, views) < 1:
             raise InputError(f"frames {frames}, stride {stride}, repeats {repeats}, views {views} must be at least 1")
-        self.clips = ClipTable(clips)
+        self.clips = as_source(clips)
         self.mode: Mode = mode
         self.frames, self.stride = frames, stride
         self.transform = transform
@@ -151,8 +152,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         groups, pictures = self._read(index, generator)
         with seeded(seed):
             samples = [self._finish(pictures[group]) for group in groups]
-        label = self.clips[index].label
-        sample = {"frames": torch.stack(samples), "label": -1 if label is None else label, "index": index}
+        sample = {"frames": torch.stack(samples), "label": int(self.clips.labels[index]), "index": index}
         if self.mask_fn is not None:
             sample["mask"] = torch.stack([self.mask_fn(generator) for _ in groups])
         return sample
@@ -162,7 +162,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self._cache is not None:
             pictures = self._decoded(index)
             return self._draw(len(pictures), generator), pictures
-        with open_video(self.clips[index].path, self.backend) as reader:
+        with self.clips.open(index, self.backend) as reader:
             groups = self._draw(len(reader), generator)
             positions, rows = np.unique(np.concatenate(groups), return_inverse=True)
             return list(rows.reshape(len(groups), -1)), reader.read(positions)
@@ -170,7 +170,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def _decoded(self, index: int) -> np.ndarray:
         assert self._cache is not None
         if index not in self._cache:
-            with open_video(self.clips[index].path, self.backend) as reader:
+            with self.clips.open(index, self.backend) as reader:
                 self._cache[index] = reader.read(range(len(reader)))
         return self._cache[index]
 

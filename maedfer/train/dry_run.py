@@ -6,17 +6,17 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from maedfer._progress import counted
-from maedfer.data.annotations import Clip, check_exists
+from maedfer.data.annotations import Clip
 from maedfer.data.dataset import collate
 from maedfer.data.sampler import SampleKey
-from maedfer.data.video.readers import open_video
+from maedfer.data.source import ClipSource, as_source
 from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views
 from maedfer.train.checkpoint import load_resumable
@@ -114,7 +114,7 @@ def _skips(cfg: RunConfig, split: str) -> bool:
     return (cfg.data.on_error if split == "train" else cfg.eval.on_error) == "skip"
 
 
-def _check_every_clip(cfg: RunConfig, lists: Mapping[str, list[Clip]], workers: int, say: Say) -> None:
+def _check_every_clip(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]], workers: int, say: Say) -> None:
     stops = []
     known: dict[Path, Look] = {}
     for split, clips in lists.items():
@@ -139,18 +139,18 @@ def _check_every_clip(cfg: RunConfig, lists: Mapping[str, list[Clip]], workers: 
         )
 
 
-def _check_list(cfg: RunConfig, split: str, clips: list[Clip], say: Say) -> None:
+def _check_list(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> None:
     file = getattr(cfg.data, split)
     tolerant = _skips(cfg, split)
-    sample = [clips[index] for index in spread(len(clips), _SAMPLE)]
+    source, sample = as_source(clips), spread(len(clips), _SAMPLE)
     if not tolerant:
-        check_exists(clips if len(clips) <= _LOOK_FOR_ALL else sample)
+        source.check(None if len(clips) <= _LOOK_FOR_ALL else sample)
     problems, lengths = [], []
-    for clip in sample:
+    for index in sample:
         try:
-            lengths.append(_frames(cfg, clip))
+            lengths.append(_frames(cfg, source, index))
         except InputError as error:
-            problems.append(f"{clip.where}: {error}")
+            problems.append(f"{clips[index].where}: {error}")
     if problems and (not tolerant or not lengths):
         raise InputError(f"{len(problems)} of {len(sample)} sampled clips cannot be read: {problems[0]}")
     say(f"data.{split:<8}{file}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
@@ -159,13 +159,13 @@ def _check_list(cfg: RunConfig, split: str, clips: list[Clip], say: Say) -> None
         say(f"             would be skipped: {problem}")
 
 
-def _frames(cfg: RunConfig, clip: Clip) -> int:
-    with open_video(clip.path, cfg.data.backend) as reader:
+def _frames(cfg: RunConfig, source: ClipSource, index: int) -> int:
+    with source.open(index, cfg.data.backend) as reader:
         reader.read([0, len(reader) - 1])
         return len(reader)
 
 
-def _class_counts(cfg: RunConfig, clips: list[Clip]) -> str:
+def _class_counts(cfg: RunConfig, clips: Sequence[Clip]) -> str:
     if cfg.task == "pretrain":
         return ""
     counts = Counter(clip.label for clip in clips)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from maedfer._progress import ProgressLine
-from maedfer.data.annotations import Clip, ClipTable
-from maedfer.data.video.readers import Backend, open_video
+from maedfer.data.annotations import Clip
+from maedfer.data.source import ClipSource, as_source
+from maedfer.data.video.base import VideoReader
+from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError
 
 # Frames that are decoded before they are let go.
@@ -42,7 +44,7 @@ def read_every_clip(
     Damage may be anywhere, and a run draws other frames in each epoch: no sample of frames would do.
 
     Args:
-        clips: the list.
+        clips: of a list or of shards.
         backend: as in `open_video`.
         workers: processes; 0 = this one.
         what: is read, for the line of progress.
@@ -51,7 +53,9 @@ def read_every_clip(
     Returns:
         What was found of each clip.
     """
-    left = list({clip.path: clip for clip in clips if clip.path not in known}.values())
+    source = as_source(clips)
+    paths = [clip.path for clip in source]
+    left = list({path: index for index, path in enumerate(paths) if path not in known}.values())
     whole, done = len(left), 0
     line = ProgressLine(f"reading {what}")
     alone = False
@@ -59,31 +63,34 @@ def read_every_clip(
         # Clips that were under way when a process was killed are read again one by one, to find which one does it.
         part = left[: _PREFETCH * _BATCH * workers] if alone else left
         try:
-            for looks in _looks(part, backend, 1 if alone else workers, 1 if alone else _BATCH):
-                known.update({part[index].path: look for index, look in looks})
+            for looks in _looks(source, part, backend, 1 if alone else workers, 1 if alone else _BATCH):
+                known.update({paths[index]: look for index, look in looks})
                 done += len(looks)
                 line(min(1.0, done / whole))
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             if alone:
-                culprit = next(clip for clip in part if clip.path not in known)
-                known[culprit.path] = Look(0, f"{culprit.path}: it kills the process that decodes it", True)
+                culprit = next(paths[index] for index in part if paths[index] not in known)
+                known[culprit] = Look(0, f"{culprit}: it kills the process that decodes it", True)
             alone = not alone
         else:
             alone = False
-        left = [clip for clip in left if clip.path not in known]
+        left = [index for index in left if paths[index] not in known]
     line.clear()
-    return [known[clip.path] for clip in clips]
+    return [known[path] for path in paths]
 
 
-def _looks(clips: Sequence[Clip], backend: Backend, workers: int, batch: int) -> Iterator[list[tuple[int, Look]]]:
+def _looks(
+    source: ClipSource, indices: list[int], backend: Backend, workers: int, batch: int
+) -> Iterator[list[tuple[int, Look]]]:
     # A single process with one clip a batch is given a clip when the one before has been looked at, and not earlier.
     return iter(
         DataLoader(
-            _Clips(clips, backend),
+            _Clips(source, backend),
             batch_size=batch,
-            num_workers=min(workers, -(-len(clips) // batch)),
+            sampler=indices,
+            num_workers=min(workers, -(-len(indices) // batch)),
             collate_fn=list,
             multiprocessing_context="fork" if workers else None,
             prefetch_factor=(1 if batch == 1 else _PREFETCH) if workers else None,
@@ -91,27 +98,27 @@ def _looks(clips: Sequence[Clip], backend: Backend, workers: int, batch: int) ->
     )
 
 
-def read_whole(path: Path, backend: Backend) -> int:
+def read_whole(reader: VideoReader) -> int:
     """Decode all frames of a clip, a few at a time, and count them.
 
     Raises:
         InputError: it cannot be read.
     """
-    with open_video(path, backend) as reader:
-        for start in range(0, len(reader), _AT_ONCE):
-            reader.read(range(start, min(start + _AT_ONCE, len(reader))))
-        return len(reader)
+    for start in range(0, len(reader), _AT_ONCE):
+        reader.read(range(start, min(start + _AT_ONCE, len(reader))))
+    return len(reader)
 
 
 class _Clips(Dataset[tuple[int, Look]]):
-    def __init__(self, clips: Sequence[Clip], backend: Backend) -> None:
-        self.clips, self.backend = ClipTable(clips), backend
+    def __init__(self, source: ClipSource, backend: Backend) -> None:
+        self.source, self.backend = source, backend
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[int, Look]:
         try:
-            return index, Look(read_whole(self.clips[index].path, self.backend), "")
+            with self.source.open(index, self.backend) as reader:
+                return index, Look(read_whole(reader), "")
         except InputError as error:
             return index, Look(0, str(error))

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maedfer._progress import Patience, ProgressLine, duration
-from maedfer.data.annotations import Clip, check_exists, read_annotations
+from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.dataset import ClipDataset, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
+from maedfer.data.source import check_clips
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig
@@ -78,7 +79,7 @@ class TrainBatches:
         return self._loader.batches(self.dataset if self._cached else None)
 
 
-def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> list[Clip]:
+def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Clip]:
     """Read an annotation file under the settings of the run."""
     return read_annotations(
         file,
@@ -104,12 +105,12 @@ def look_for(clips: Sequence[Clip], file: str) -> None:
     patience = Patience(tell)
     try:
         with patience:
-            check_exists(clips)
+            check_clips(clips)
     finally:
         patience.close()
 
 
-def train_dataset(cfg: RunConfig, clips: list[Clip]) -> ClipDataset:
+def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
     """The data set that a run trains on: frames changed at random, and masks when pre-training."""
     augment, (frames, *size) = cfg.augment, cfg.clip_model.clip_size
     transform: Any

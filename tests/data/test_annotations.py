@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maedfer.data.annotations import Clip, ClipTable, check_exists, read_annotations, write_annotations
+from maedfer.data.annotations import Clip, check_exists, read_annotations, write_annotations
 from maedfer.errors import InputError
 
 
@@ -243,14 +243,3 @@ def test_names_that_no_line_can_hold(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"list.csv: path .* cannot be in a list"):
         write_annotations(tmp_path / "list.csv", [("a", 1), (name, 1)])
     assert not any(tmp_path.iterdir())
-
-
-def test_clip_table_gives_equal_clips_back(tmp_path: Path) -> None:
-    clips = read_annotations(write(tmp_path, "ä/a.mp4 3\n/abs/b.mp4 0\nsub/../c 1\n"))
-    clips.append(Clip(Path("somewhere/else.mp4"), None, 9, "other name"))
-    table = ClipTable(clips)
-    assert list(table) == clips
-    assert table[-1] == clips[-1] and table[1:3] == clips[1:3] and len(table) == 4
-    assert table.labels.tolist() == [3, 0, 1, -1]
-    with pytest.raises(IndexError):
-        table[4]

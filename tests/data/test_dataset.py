@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from maedfer.data import dataset as dataset_module
+from maedfer.data import source as source_module
 from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.dataset import ClipDataset, ClipError, Mode, collate
@@ -102,7 +102,7 @@ def test_repeats_decode_once(clips_list: list[Clip], monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(reader, "read", count)
         return reader
 
-    monkeypatch.setattr(dataset_module, "open_video", counting)
+    monkeypatch.setattr(source_module, "open_video", counting)
     ClipDataset(clips_list, "pretrain", 8, 4, repeats=4)[SampleKey(3, 1)]
     assert len(opened) == 1 and len(reads) == 1
     assert reads[0] == sorted(set(reads[0]))
@@ -119,7 +119,7 @@ def test_cache_decodes_once_and_changes_nothing(clips_list: list[Clip], monkeypa
         opened.append(path)
         return open_video(path, backend)
 
-    monkeypatch.setattr(dataset_module, "open_video", counting)
+    monkeypatch.setattr(source_module, "open_video", counting)
     for _ in range(2):
         assert all(same(cached[key], sample) for key, sample in zip(keys, expected, strict=True))
     assert len(opened) == 3

@@ -90,10 +90,10 @@ def test_a_clip_that_kills_the_process_that_reads_it_is_named(data, monkeypatch)
     clips = read_annotations(data / "train.csv")
     real = every_clip.read_whole
 
-    def deadly(path, backend):
-        if path.name in ("clip_5", "clip_6"):
+    def deadly(reader):
+        if reader.path.name in ("clip_5", "clip_6"):
             os._exit(9)
-        return real(path, backend)
+        return real(reader)
 
     monkeypatch.setattr(every_clip, "read_whole", deadly)
     known: dict[Path, every_clip.Look] = {}
