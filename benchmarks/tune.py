@@ -246,7 +246,7 @@ def _timed(arch: int, kernel: str, candidates: list[Config], asking: list[Case])
         for number in list(totals):
             with force(kernel, candidates[number]):
                 try:
-                    totals[number] += triton.testing.do_bench(call, return_mode="median")
+                    totals[number] += triton.testing.do_bench(call, warmup=10, rep=50, return_mode="median")
                 except (TritonError, RuntimeError) as error:
                     print(f"  {case}, {candidates[number]}: {str(error).splitlines()[0]}", flush=True)
                     del totals[number]

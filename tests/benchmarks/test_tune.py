@@ -89,7 +89,7 @@ def test_choosing_by_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         return launches
 
-    def do_bench(call: Callable[[], list[Launch]], return_mode: str) -> float:
+    def do_bench(call: Callable[[], list[Launch]], warmup: int, rep: int, return_mode: str) -> float:
         (launch,) = call()
         if launch.config.tiles["BLOCK"] == 1024:
             raise OutOfResources(2, 1, "shared memory")
