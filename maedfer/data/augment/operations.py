@@ -69,28 +69,13 @@ class Operations:
         """Bilinear with antialias to (height, width), then mirrored; `planar` asks for [3, T, H, W] in memory."""
         return self._by.resize(_checked(frames), size, mirror, planar)
 
-    def affine(
-        self,
-        frames: Tensor,
-        fill: Sequence[float],
-        angle: float = 0.0,
-        shift: tuple[int, int] = (0, 0),
-        shear: tuple[float, float] = (0.0, 0.0),
-    ) -> Tensor:
-        """Turn by `angle` degrees about the centre, shift by pixels (x, y), or shear by tangents (x, y); bilinear.
+    def affine(self, frames: Tensor, fill: Sequence[float], matrix: Sequence[float]) -> Tensor:
+        """Sample bilinearly at the places that `matrix` gives (see `affine_matrix`).
 
-        `fill` is the colour of what comes in from outside. Shears hold the upper left corner, as PIL's do.
+        `fill` is the colour of what comes in from outside.
         """
         pictures = self._pictures(frames)
-        rows, columns, _, length = pictures.shape
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        matrix = [cos, sin + shear[0], 0.0, shear[1] - sin, cos, 0.0]
-        # Pixels have their centres at halves, and come from matrix * (place - about - shift) + about.
-        about = (0.0, 0.0) if any(shear) else (columns / 2, rows / 2)
-        for row in (0, 1):
-            back = (matrix[3 * row + axis] * (about[axis] + shift[axis] - 0.5) for axis in (0, 1))
-            matrix[3 * row + 2] = about[row] - 0.5 - sum(back)
-        lanes = torch.tensor(fill, dtype=torch.float32).repeat_interleave(length)
+        lanes = torch.tensor(fill, dtype=torch.float32).repeat_interleave(pictures.shape[3])
         return _frames(self._by.affine(pictures, matrix, lanes))
 
     def auto_contrast(self, frames: Tensor) -> Tensor:
@@ -146,6 +131,29 @@ class Operations:
         """Replace values by those of tables [256], [T, 256] or [3, T, 256], cut off to 0 ... 255."""
         tables = tables.clamp(0, 255).to(torch.uint8).expand(*pictures.shape[2:], 256).contiguous()
         return _frames(self._by.look_up(pictures, tables))
+
+
+def affine_matrix(
+    size: Sequence[int], angle: float = 0.0, shift: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
+) -> list[float]:
+    """Where pixels come from when frames turn, or are shifted or sheared: m of x = m0 * column + m1 * row + m2 and
+    y = m3 * column + m4 * row + m5.
+
+    Args:
+        size: height and width of the frames.
+        angle: in degrees, about the centre.
+        shift: in pixels (x, y).
+        shear: tangents (x, y). Shears hold the upper left corner, as PIL's do.
+    """
+    rows, columns = size
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    matrix = [cos, sin + shear[0], 0.0, shear[1] - sin, cos, 0.0]
+    # Pixels have their centres at halves, and come from matrix * (place - about - shift) + about.
+    about = (0.0, 0.0) if any(shear) else (columns / 2, rows / 2)
+    for row in (0, 1):
+        back = (matrix[3 * row + axis] * (about[axis] + shift[axis] - 0.5) for axis in (0, 1))
+        matrix[3 * row + 2] = about[row] - 0.5 - sum(back)
+    return matrix
 
 
 def operations_by(impl: Impl = "auto") -> Operations:

@@ -8,19 +8,19 @@ operation grows stronger with the magnitude. Draws come from torch's global gene
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from maedfer.data.augment.operations import Impl, operations_by
+from maedfer._programs import FILL, Operation
+from maedfer.data.augment.operations import Impl, Operations, affine_matrix, operations_by
 from maedfer.errors import InputError
 
-# Colour of what rotations and shifts bring in: ImageNet's mean.
-_FILL = (124.0, 116.0, 104.0)
 _LARGEST = 10.0
+# An operation with its numbers, as in a program.
+Step = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,35 @@ class RandAugment:
         self.impl = impl
 
     def __call__(self, frames: Tensor) -> Tensor:
-        settings = self.settings
-        names = list(OPERATIONS)
-        for choice in torch.randint(len(names), (settings.operations,)).tolist():
-            # All draws are made whether used or not, so that one decision does not shift the next ones.
-            apply, noise, sign = torch.rand(()).item(), torch.randn(()).item(), torch.rand(()).item()
-            if apply >= settings.probability:
-                continue
-            magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
-            frames = apply_operation(frames, names[choice], magnitude, settings.increasing, sign < 0.5, self.impl)
+        for code, *numbers in draw_operations(self.settings, *frames.shape[-2:]):
+            frames = follow(operations_by(self.impl), frames, Operation(int(code)), numbers)
         return frames
+
+
+def draw_operations(settings: RandAugmentSettings, height: int, width: int) -> list[Step]:
+    """Draw what is done to a clip of a size, one after the other; what is drawn but not applied is `NONE`."""
+    names, steps = list(OPERATIONS), []
+    for choice in torch.randint(len(names), (settings.operations,)).tolist():
+        # All draws are made whether used or not, so that one decision does not shift the next ones.
+        apply, noise, sign = torch.rand(()).item(), torch.randn(()).item(), torch.rand(()).item()
+        magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
+        used = apply < settings.probability
+        step = operation_step(names[choice], magnitude, settings.increasing, sign < 0.5, (height, width))
+        steps.append(step if used else (Operation.NONE,))
+    return steps
+
+
+def operation_step(name: str, magnitude: float, increasing: bool, negative: bool, size: tuple[int, int]) -> Step:
+    """The numbers of an operation.
+
+    Args:
+        name: a key of `OPERATIONS`.
+        magnitude: from 0 to 10.
+        increasing: which table of strengths.
+        negative: the other direction, for operations that have two.
+        size: height and width of the frames.
+    """
+    return OPERATIONS[name](magnitude / _LARGEST, increasing, -1.0 if negative else 1.0, size)
 
 
 def apply_operation(
@@ -103,18 +122,45 @@ def apply_operation(
 
     Args:
         frames: the clip.
-        name: a key of `OPERATIONS`.
-        magnitude: from 0 to 10.
-        increasing: which table of strengths.
-        negative: the other direction, for operations that have two.
+        name, magnitude, increasing, negative: as in `operation_step`.
         impl: as in `operations_by`.
     """
-    return OPERATIONS[name](operations_by(impl), frames, magnitude / _LARGEST, increasing, -1.0 if negative else 1.0)
+    height, width = frames.shape[-2:]
+    code, *numbers = operation_step(name, magnitude, increasing, negative, (height, width))
+    return follow(operations_by(impl), frames, Operation(int(code)), numbers)
 
 
-def _posterize(frames: Tensor, level: float, increasing: bool) -> Tensor:
+def follow(by: Operations, frames: Tensor, code: Operation, numbers: Sequence[float]) -> Tensor:
+    """Do a step of a program to uint8 [T, 3, H, W], by what does operations."""
+    first = numbers[0] if numbers else 0.0
+    if code == Operation.NONE:
+        return frames
+    if code == Operation.AFFINE:
+        return by.affine(frames, FILL, numbers)
+    if code == Operation.INVERT:
+        return 255 - frames
+    if code == Operation.POSTERIZE:
+        return frames & int(first)
+    if code == Operation.AUTO_CONTRAST:
+        return by.auto_contrast(frames)
+    if code == Operation.EQUALIZE:
+        return by.equalize(frames)
+    if code == Operation.SOLARIZE:
+        return by.solarize(frames, int(first))
+    if code == Operation.SOLARIZE_ADD:
+        return by.solarize_add(frames, int(first))
+    mixing = {
+        Operation.COLOR: by.color,
+        Operation.CONTRAST: by.contrast,
+        Operation.BRIGHTNESS: by.brightness,
+        Operation.SHARPNESS: by.sharpness,
+    }
+    return mixing[code](frames, first)
+
+
+def _mask(level: float, increasing: bool) -> int:
     bits = 4 - int(level * 4) if increasing else int(level * 4)
-    return frames & (256 - 2 ** (8 - bits))
+    return 256 - 2 ** (8 - bits)
 
 
 def _threshold(level: float, increasing: bool) -> int:
@@ -125,26 +171,28 @@ def _factor(level: float, increasing: bool, sign: float) -> float:
     return max(0.1, 1.0 + 0.9 * level * sign) if increasing else 0.1 + 1.8 * level
 
 
-# By the module that works on pictures, frames, level from 0 to 1, table of strengths and sign.
-OPERATIONS: dict[str, Callable[[Any, Tensor, float, bool, float], Tensor]] = {
-    "auto_contrast": lambda by, x, level, inc, sign: by.auto_contrast(x),
-    "equalize": lambda by, x, level, inc, sign: by.equalize(x),
-    "invert": lambda by, x, level, inc, sign: 255 - x,
-    "rotate": lambda by, x, level, inc, sign: by.affine(x, _FILL, angle=sign * level * 30),
-    "posterize": lambda by, x, level, inc, sign: _posterize(x, level, inc),
-    "solarize": lambda by, x, level, inc, sign: by.solarize(x, _threshold(level, inc)),
+# By level from 0 to 1, table of strengths, sign, and size of the frames.
+OPERATIONS: dict[str, Callable[[float, bool, float, tuple[int, int]], Step]] = {
+    "auto_contrast": lambda level, inc, sign, size: (Operation.AUTO_CONTRAST,),
+    "equalize": lambda level, inc, sign, size: (Operation.EQUALIZE,),
+    "invert": lambda level, inc, sign, size: (Operation.INVERT,),
+    "rotate": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, angle=sign * level * 30)),
+    "posterize": lambda level, inc, sign, size: (Operation.POSTERIZE, _mask(level, inc)),
+    "solarize": lambda level, inc, sign, size: (Operation.SOLARIZE, _threshold(level, inc)),
     # 110 at most, so that no value of a byte is exceeded.
-    "solarize_add": lambda by, x, level, inc, sign: by.solarize_add(x, int(level * 110)),
-    "color": lambda by, x, level, inc, sign: by.color(x, _factor(level, inc, sign)),
-    "contrast": lambda by, x, level, inc, sign: by.contrast(x, _factor(level, inc, sign)),
-    "brightness": lambda by, x, level, inc, sign: by.brightness(x, _factor(level, inc, sign)),
-    "sharpness": lambda by, x, level, inc, sign: by.sharpness(x, _factor(level, inc, sign)),
-    "shear_x": lambda by, x, level, inc, sign: by.affine(x, _FILL, shear=(sign * level * 0.3, 0.0)),
-    "shear_y": lambda by, x, level, inc, sign: by.affine(x, _FILL, shear=(0.0, sign * level * 0.3)),
-    "translate_x": lambda by, x, level, inc, sign: by.affine(
-        x, _FILL, shift=(round(sign * level * 0.45 * x.shape[-1]), 0)
+    "solarize_add": lambda level, inc, sign, size: (Operation.SOLARIZE_ADD, int(level * 110)),
+    "color": lambda level, inc, sign, size: (Operation.COLOR, _factor(level, inc, sign)),
+    "contrast": lambda level, inc, sign, size: (Operation.CONTRAST, _factor(level, inc, sign)),
+    "brightness": lambda level, inc, sign, size: (Operation.BRIGHTNESS, _factor(level, inc, sign)),
+    "sharpness": lambda level, inc, sign, size: (Operation.SHARPNESS, _factor(level, inc, sign)),
+    "shear_x": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, shear=(sign * level * 0.3, 0.0))),
+    "shear_y": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, shear=(0.0, sign * level * 0.3))),
+    "translate_x": lambda level, inc, sign, size: (
+        Operation.AFFINE,
+        *affine_matrix(size, shift=(round(sign * level * 0.45 * size[1]), 0)),
     ),
-    "translate_y": lambda by, x, level, inc, sign: by.affine(
-        x, _FILL, shift=(0, round(sign * level * 0.45 * x.shape[-2]))
+    "translate_y": lambda level, inc, sign, size: (
+        Operation.AFFINE,
+        *affine_matrix(size, shift=(0, round(sign * level * 0.45 * size[0]))),
     ),
 }

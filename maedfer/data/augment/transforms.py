@@ -7,22 +7,21 @@ Random ones draw from torch's global generator, which the data set seeds for eve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Operation, mix, noise_table
+from maedfer.data.augment.draws import PretrainDraws, TrainDraws
 from maedfer.data.augment.operations import Impl, operations_by
-from maedfer.data.augment.rand_augment import RandAugment
+from maedfer.data.augment.rand_augment import follow
 from maedfer.data.augment.torch_pictures import resize
-from maedfer.errors import InputError, require, unknown
+from maedfer.errors import InputError, unknown
 
 Fit = Literal["stretch", "crop"]
-# ImageNet's mean and deviation in steps of uint8: erased boxes are normal noise after normalisation.
-_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
-_DEVIATION = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 
 
 class EvalTransform:
@@ -76,23 +75,23 @@ class TrainAugment:
         fit: Fit = "stretch",
         impl: Impl = "auto",
     ) -> None:
-        # With torchvision comes PyTorch's compiler: a second and 160 MB that whoever does not train does without.
-        self._draw_box = require("torchvision.transforms", "train").RandomResizedCrop.get_params
         operations_by(impl)
         self.impl = impl
         self.fit = EvalTransform(size, fit)
-        self.randaugment = RandAugment(randaugment, impl) if randaugment else None
-        self.scale, self.ratio = list(scale), list(ratio)
-        self.flip, self.erase = flip, erase
+        self.size = self.fit.size
+        self.draw = TrainDraws(self.size, randaugment, scale, ratio, flip, erase)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        frames = self.fit(frames)
-        if self.randaugment is not None:
-            frames = self.randaugment(frames)
-        top, left, height, width = self._draw_box(frames, self.scale, self.ratio)
-        crop, mirror = frames[..., top : top + height, left : left + width], bool(torch.rand(()) < self.flip)
-        frames = operations_by(self.impl).resize(crop, self.fit.size, mirror, planar=True)
-        return erase_box(frames) if torch.rand(()) < self.erase else frames
+        return self.follow(self.fit(frames), self.draw())
+
+    def follow(self, frames: Tensor, program: Tensor) -> Tensor:
+        """Do what a program says to frames that were brought to size."""
+        by, (top, left, height, width) = operations_by(self.impl), _whole(program[BOX])
+        for code, *numbers in program[FIRST:].view(-1, EACH).tolist():
+            frames = follow(by, frames, Operation(int(code)), numbers)
+        crop, mirror = frames[..., top : top + height, left : left + width], bool(program[MIRROR])
+        frames = by.resize(crop, self.size, mirror, planar=True)
+        return erase_box(frames, _whole(program[ERASED]), _whole(program[NOISE])) if program[ERASED].any() else frames
 
 
 class PretrainAugment:
@@ -110,65 +109,67 @@ class PretrainAugment:
         scales: Sequence[float] = (1.0, 0.875, 0.75, 0.66),
         crop: Sequence[int] | None = None,
     ) -> None:
-        if not scales or not all(0 < scale <= 1 for scale in scales):
-            raise InputError(f"scales of the multi-scale crop must be above 0 and at most 1, got {list(scales)}")
         if crop is not None and (len(crop) != 4 or min(crop) < 0 or min(crop[2:]) < 1):
             raise InputError(f"crop must be top, left, height, width in pixels, got {list(crop)}")
         self.size = _pair(size)
-        self.scales = tuple(scales)
+        self.draw = PretrainDraws(scales)
         self.crop = None if crop is None else tuple(crop)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        if self.crop is not None:
-            top, left, height, width = self.crop
-            if top + height > frames.shape[-2] or left + width > frames.shape[-1]:
-                raise InputError(
-                    f"crop {top},{left},{height},{width} (top, left, height, width) does not fit into frames of "
-                    f"{frames.shape[-2]}x{frames.shape[-1]}; change augment.crop"
-                )
-            frames = frames[..., top : top + height, left : left + width]
-        boxes = multiscale_boxes(frames.shape[-2], frames.shape[-1], self.scales)
-        top, left, height, width = boxes[int(torch.randint(len(boxes), ()))]
+        frames = self.cut(frames)
+        height, width = frames.shape[-2:]
+        return self.follow(frames, self.draw(height, width))
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """Cut the fixed crop out of [..., H, W].
+
+        Raises:
+            InputError: it does not fit into the frames.
+        """
+        if self.crop is None:
+            return frames
+        top, left, height, width = self.crop
+        if top + height > frames.shape[-2] or left + width > frames.shape[-1]:
+            raise InputError(
+                f"crop {top},{left},{height},{width} (top, left, height, width) does not fit into frames of "
+                f"{frames.shape[-2]}x{frames.shape[-1]}; change augment.crop"
+            )
+        return frames[..., top : top + height, left : left + width]
+
+    def follow(self, frames: Tensor, program: Tensor) -> Tensor:
+        """Do what a program says to frames, the fixed crop of which was cut out."""
+        top, left, height, width = _whole(program[BOX])
         return resize(frames[..., top : top + height, left : left + width], self.size, planar=True)
 
 
-def multiscale_boxes(height: int, width: int, scales: Sequence[float]) -> list[tuple[int, int, int, int]]:
-    """List every box (top, left, height, width) of the multi-scale crop; all are equally likely.
+def erase_box(frames: Tensor, box: Sequence[int], key: Sequence[int]) -> Tensor:
+    """Fill a box of uint8 [T, 3, H, W] with noise, which is new in every frame.
 
-    The 13 offsets are the corners, the centre, the middles of the edges, and the points halfway between centre and
-    corners.
+    Args:
+        frames: the clip; it is left as it is.
+        box: top, left, height, width.
+        key: of the noise, as in `maedfer._programs`.
     """
-    sides = [max(1, int(min(height, width) * scale)) for scale in scales]
-    quarters = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
-    quarters += [(2, 0), (2, 4), (4, 2), (0, 2)]
-    quarters += [(1, 1), (1, 3), (3, 1), (3, 3)]
-    return [
-        ((height - rows) // 4 * down, (width - columns) // 4 * right, rows, columns)
-        for i, rows in enumerate(sides)
-        for j, columns in enumerate(sides)
-        if abs(i - j) <= 1
-        for down, right in quarters
-    ]
-
-
-def erase_box(frames: Tensor, attempts: int = 10) -> Tensor:
-    """Fill a random box, the same in all frames, with noise; the noise is new in every frame.
-
-    The box covers 0.02 to 1/3 of the area, its height / width is between 0.3 and 1/0.3 (drawn on a log scale).
-    """
-    height, width = frames.shape[-2:]
-    for _ in range(attempts):
-        area = height * width * (0.02 + (1 / 3 - 0.02) * torch.rand(()).item())
-        aspect = math.exp((2 * torch.rand(()).item() - 1) * math.log(1 / 0.3))
-        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if rows < height and columns < width:
-            top = int(torch.randint(height - rows + 1, ()))
-            left = int(torch.randint(width - columns + 1, ()))
-            noise = torch.randn(len(frames), 3, rows, columns) * _DEVIATION + _MEAN
-            frames = frames.clone()
-            frames[..., top : top + rows, left : left + columns] = noise.round_().clamp_(0, 255).to(torch.uint8)
-            break
+    length, channels, height, width = frames.shape
+    top, left, rows, columns = box
+    first, along = (np.arange(start, start + count, dtype=np.uint32) for start, count in ((top, rows), (left, columns)))
+    within: np.ndarray = first[:, None] * np.uint32(width) + along
+    noise, table = np.empty((length, channels, rows, columns), np.uint8), noise_table()
+    for t in range(length):
+        for c in range(channels):
+            # A picture at a time, which stays in the processor's cache.
+            place = within + np.uint32((t * channels + c) * height * width % 2**32)
+            place ^= np.uint32(key[0])
+            mix(place)
+            place ^= np.uint32(key[1])
+            noise[t, c] = table[c][mix(place) >> 16]
+    frames = frames.clone()
+    frames[..., top : top + rows, left : left + columns] = torch.from_numpy(noise)
     return frames
+
+
+def _whole(numbers: Tensor) -> list[int]:
+    return [int(number) for number in numbers.tolist()]
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

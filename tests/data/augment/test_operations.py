@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from maedfer._native import build_record
 from maedfer.data.augment import operations as picture_operations
-from maedfer.data.augment.operations import operations_by
+from maedfer.data.augment.operations import affine_matrix, operations_by
 from maedfer.data.augment.rand_augment import OPERATIONS, RandAugment, apply_operation
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
 from maedfer.errors import InputError
@@ -23,6 +23,7 @@ from maedfer.errors import InputError
 needs_csrc = pytest.mark.skipif(not build_record()["cpu"]["built"], reason=str(build_record()["cpu"].get("why")))
 
 # Frames, rows, columns: as many frames as in a recipe and more, odd numbers, and as small as they get.
+FILL = (1.0, 2.0, 255.0)
 SIZES = [(16, 40, 56), (37, 24, 17), (5, 33, 47), (2, 3, 3), (1, 1, 1), (3, 2, 90)]
 
 
@@ -146,7 +147,9 @@ def test_resizing_between_any_two_lengths() -> None:
 def test_turns_and_shifts_of_any_size() -> None:
     frames = clip(3, 21, 34)
     for how in AFFINE:
-        native, plain = (operations_by(impl).affine(frames, (1.0, 2.0, 255.0), **how) for impl in ("native", "torch"))
+        native, plain = (
+            operations_by(impl).affine(frames, FILL, affine_matrix((21, 34), **how)) for impl in ("native", "torch")
+        )
         assert torch.equal(native, plain)
 
 
@@ -199,7 +202,7 @@ AFFINE: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("how", AFFINE, ids=str)
 def test_turns_shears_and_shifts_are_torchvisions(how: dict[str, Any]) -> None:
-    frames, fill, shear = clip(3, 41, 64), (1.0, 2.0, 255.0), how.get("shear", (0.0, 0.0))
+    frames, shear = clip(3, 41, 64), how.get("shear", (0.0, 0.0))
     want = functional.affine(
         frames,
         angle=how.get("angle", 0.0),
@@ -207,11 +210,11 @@ def test_turns_shears_and_shifts_are_torchvisions(how: dict[str, Any]) -> None:
         scale=1.0,
         shear=[math.degrees(math.atan(part)) for part in shear],
         interpolation=InterpolationMode.BILINEAR,
-        fill=list(fill),
+        fill=list(FILL),
         center=[0.0, 0.0] if any(shear) else None,
     )
     # Halves are frequent in shears, whose steps of 1/100 pixel make them.
-    close(operations_by("torch").affine(frames, fill, **how), want, 0.02)
+    close(operations_by("torch").affine(frames, FILL, affine_matrix((41, 64), **how)), want, 0.02)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -281,7 +284,7 @@ def test_other_frames_are_refused(frames: Tensor, impl: Any) -> None:
     by = operations_by(impl)
     for function, arguments in (
         (by.resize, [(4, 4)]),
-        (by.affine, [(0.0, 0.0, 0.0)]),
+        (by.affine, [FILL, affine_matrix((8, 8))]),
         (by.color, [0.5]),
         (by.contrast, [0.5]),
         (by.auto_contrast, []),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment, erase_box, multiscale_boxes
+from maedfer.data.augment.draws import draw_erased_box, multiscale_boxes
+from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment, erase_box
 from maedfer.errors import InputError
 from tests.data.augment.helpers import clip, frames_equal
 
@@ -128,7 +129,7 @@ def test_erasing() -> None:
     source = torch.full((3, 3, 60, 60), 10, dtype=torch.uint8)
     areas, pixels = [], []
     for _ in range(60):
-        out = erase_box(source)
+        out = erase_box(source, draw_erased_box(60, 60), torch.randint(2**32, (2,)).tolist())
         changed = out != source
         # One box, the same in every frame (a few pixels of noise may hit the old value).
         hit = changed.any(dim=(0, 1))
