@@ -29,7 +29,7 @@ class VideoReader(abc.ABC):
         path: file or folder.
         size: height and width of every frame, as displayed.
         fps: average frames per second; 0 where unknown (folders).
-        backend: "decord", "pyav" or "frames".
+        backend: "decord", "pyav", "frames" or "shards".
     """
 
     path: Path
@@ -39,6 +39,11 @@ class VideoReader(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
+
+    @property
+    def name(self) -> str:
+        """What sentences call the clip."""
+        return shown(self.path)
 
     @property
     @abc.abstractmethod
@@ -63,8 +68,8 @@ class VideoReader(abc.ABC):
         Raises:
             InputError: the frames have no times: a folder, a bare stream of pictures, joined recordings.
         """
-        with in_a_sentence(self.path):
-            return self._frame_times.known(shown(self.path))
+        with in_a_sentence(self.name):
+            return self._frame_times.known(self.name)
 
     @property
     def end_time(self) -> float:
@@ -93,9 +98,9 @@ class VideoReader(abc.ABC):
             return np.zeros((0, *self.size, 3), np.uint8)
         first, last = requested.min(), requested.max()
         if first < 0 or last >= len(self):
-            raise IndexError(f"{shown(self.path)}: frames {first} to {last} are asked for, there are {len(self)}")
+            raise IndexError(f"{self.name}: frames {first} to {last} are asked for, there are {len(self)}")
         positions, inverse = np.unique(requested, return_inverse=True)
-        with in_a_sentence(self.path):
+        with in_a_sentence(self.name):
             frames = self._read(positions.tolist())
             return frames if np.array_equal(positions, requested) else frames[inverse]
 
@@ -107,8 +112,8 @@ class VideoReader(abc.ABC):
 
 
 @contextlib.contextmanager
-def in_a_sentence(path: Path, problem: str = "cannot be read") -> Iterator[None]:
-    """Make an `InputError` that names the file of whatever else is raised inside.
+def in_a_sentence(path: str | Path, problem: str = "cannot be read") -> Iterator[None]:
+    """Make an `InputError` that names the file (its path, or its name in sentences) of whatever else is raised inside.
 
     What a damaged file makes a decoder raise cannot be listed: besides its own errors it may be an error of Unicode,
     of arithmetic, of memory, or an attribute that is missing. That this process has too many files open is no fault of

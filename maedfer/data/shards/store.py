@@ -1,0 +1,152 @@
+"""Where the bytes of shards come from: `open_store` gives a folder on a disk, or an address that fsspec knows.
+
+A `LocalStore` reads by `os.pread` from a few files that it keeps open: threads share them without a lock, and so do
+forked processes, because nobody moves a position in a file. Stores can be pickled, and used in a process that was
+forked after they were.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maedfer.data.shards.ranges import Range, check_ranges, gathered, plain
+from maedfer.data.shards.remote import RemoteStore
+from maedfer.data.video.base import in_a_sentence, shown
+from maedfer.errors import InputError
+
+# Files that a LocalStore keeps open: two for each of so many shards.
+_OPEN_FILES = 32
+# Reading so many bytes for nothing costs less than another call.
+_GAP = 4 << 10
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://(.*)", re.DOTALL)
+
+
+class LocalStore:
+    """The files of a folder.
+
+    Args:
+        folder: that holds them.
+    """
+
+    # Whether reading takes a request to somewhere else.
+    remote = False
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._process = os.getpid()
+
+    def place(self, name: str) -> str:
+        """The path of a file, as sentences name it."""
+        return shown(self._folder / name)
+
+    def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a file, from `start` on, `length` of them or all.
+
+        Raises:
+            InputError: it is not there, cannot be read, or ends before; names the place.
+        """
+        place = self.place(name)
+        with in_a_sentence(place):
+            file = self._open(name, place)
+            return _pread(file, start, file.size - start if length is None else length, place)
+
+    def read_ranges(self, name: str, ranges: Sequence[Range], size: int, place: str = "") -> list[memoryview]:
+        """Several ranges of a file of known size; those that lie near each other are read in one go.
+
+        Args:
+            name: of the file.
+            ranges: start and length of each, none of them empty, in any order.
+            size: bytes that the file has.
+            place: what sentences call it; its path where nothing is given.
+
+        Returns:
+            The bytes of each range.
+
+        Raises:
+            InputError: it is not there, cannot be read, is of another size, or a range is outside of it.
+        """
+        place = place or self.place(name)
+        check_ranges(ranges, size, place)
+        with in_a_sentence(place):
+            file = self._open(name, place)
+            if file.size != size:
+                raise InputError(
+                    f"{place}: the file has {file.size} bytes, and its index says {size}: it was cut short, or belongs "
+                    "to other shards; copy it again, or make the shards anew"
+                )
+            return gathered(ranges, _GAP, lambda start, stop: (start, _pread(file, start, stop - start, place)))
+
+    def prefetch(self, name: str, start: int, stop: int) -> None:
+        """Tell that these bytes will be read soon. Never fails: reading them will tell what is wrong."""
+        try:
+            os.posix_fadvise(self._open(name, "").number, start, max(stop - start, 0), os.POSIX_FADV_WILLNEED)
+        except (OSError, ValueError, OverflowError):
+            return
+
+    def close(self) -> None:
+        """Close all files; reading opens them again."""
+        with self._lock:
+            self._files.clear()
+
+    def _open(self, name: str, place: str) -> _OpenFile:
+        if self._process != os.getpid():
+            # The lock may have been held by a thread that was not forked along.
+            self._lock, self._files, self._process = threading.Lock(), OrderedDict(), os.getpid()
+        with self._lock:
+            if name not in self._files:
+                self._files[name] = _OpenFile(self._folder / plain(name), place)
+            self._files.move_to_end(name)
+            found = self._files[name]
+            while len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self._folder,)
+
+
+def open_store(place: str | Path) -> LocalStore | RemoteStore:
+    """The store of a folder of shards: a path, or an address (`scheme://...`)."""
+    address = _ADDRESS.fullmatch(str(place))
+    if address is None:
+        return LocalStore(place)
+    return LocalStore(address[2]) if address[1] == "file" else RemoteStore(str(place))
+
+
+class _OpenFile:
+    """An open file, closed when nobody has it any more: one thread may forget it while another one reads."""
+
+    def __init__(self, path: Path, place: str) -> None:
+        self.number = -1
+        # Opening a named pipe would wait for ever.
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self.number)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{place}: is not a file")
+        self.size = status.st_size
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+def _pread(file: _OpenFile, start: int, length: int, place: str) -> bytes:
+    # Checked before memory is taken for it.
+    if start < 0 or length < 0 or start + length > file.size:
+        raise InputError(f"{place}: ends at byte {file.size}, before byte {start + length}: it was cut short")
+    content = os.pread(file.number, length, start)
+    while len(content) < length:
+        more = os.pread(file.number, length - len(content), start + len(content))
+        if not more:
+            raise InputError(f"{place}: ends at byte {start + len(content)}, before byte {start + length}")
+        content += more
+    return content
