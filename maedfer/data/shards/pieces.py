@@ -115,7 +115,7 @@ def write_piece(job: PieceJob) -> int | str:
             with _reading(job.path):
                 state = source_state(job.path)
                 reader = files.enter_context(job.opener(job.path))
-                clip = _Clip(job, reader)
+                clip = _StoredClip(job, reader)
             file = files.enter_context(files.enter_context(atomic_path(job.file)).open("wb"))
             record = json.dumps(dataclasses.asdict(clip.write(file, state))).encode("ascii")
             file.write(record + _LENGTH.pack(len(record)))
@@ -157,7 +157,7 @@ def header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
-class _Clip:
+class _StoredClip:
     """A clip on its way to a file."""
 
     def __init__(self, job: PieceJob, reader: VideoReader) -> None:

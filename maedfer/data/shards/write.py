@@ -105,7 +105,7 @@ def write_shards(
             f"{shown(table[0].path)}; give the folder that its paths start from"
         )
     with Unfinished(out, plan) as unfinished:
-        run = _Run(table, unfinished, options, list(classes), opener, workers, progress)
+        run = _Writing(table, unfinished, options, list(classes), opener, workers, progress)
         done_before = run.go()
         if not run.records:
             unfinished.remove()
@@ -117,7 +117,7 @@ def write_shards(
     return ShardsWritten(about, run.failed, time.monotonic() - began, done_before)
 
 
-class _Run:
+class _Writing:
     """Writes clips and puts shards together of them, in the order of keys."""
 
     def __init__(
