@@ -26,10 +26,14 @@ with `mix` on 32 bits. Neither depends on the box.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from enum import IntEnum
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
+
+Fit = Literal["stretch", "crop"]
 
 BOX, MIRROR, ERASED, NOISE = slice(0, 4), 4, slice(5, 9), slice(9, 11)
 # Where operations begin, and the numbers of one.
@@ -76,6 +80,25 @@ class Operation(IntEnum):
     SHARPNESS = 10
     # Sampled bilinearly at x = m0 * column + m1 * row + m2, y = m3 * column + m4 * row + m5; FILL outside: (m0 ... m5).
     AFFINE = 11
+
+
+def fitted(frame: Sequence[int], size: Sequence[int], fit: Fit) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How frames are brought to size before anything else: what they are resized to, and what is cut out of that.
+
+    Args:
+        frame: height and width of the frames.
+        size: height and width of what is cut out.
+        fit: "stretch" resizes both sides; "crop" resizes by one factor and cuts the centre out.
+
+    Returns:
+        (height, width) after resizing, and (top, left) of the part of `size`.
+    """
+    height, width = size
+    if fit == "stretch":
+        return (height, width), (0, 0)
+    scale = max(height / frame[0], width / frame[1])
+    inner = max(height, round(frame[0] * scale)), max(width, round(frame[1] * scale))
+    return inner, (round((inner[0] - height) / 2), round((inner[1] - width) / 2))
 
 
 def mix(x: np.ndarray) -> np.ndarray:

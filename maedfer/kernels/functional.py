@@ -11,6 +11,7 @@ Shapes: B clips, M regions, S rows a region (row 0 the representative token), H 
 from maedfer.kernels._autocast import product_operand
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels._products import low_copy, split_rows
+from maedfer.kernels.augment.api import augment
 from maedfer.kernels.feed_forward.api import feed_forward_residual, feed_forward_residual_layer_norm
 from maedfer.kernels.interaction.api import adds_value_bias, local_global_interaction
 from maedfer.kernels.loss.api import masked_appearance_motion_loss
@@ -36,6 +37,7 @@ __all__ = [
     "Norm",
     "adds_value_bias",
     "attention_adds_biases",
+    "augment",
     "cross_attention",
     "feed_forward_residual",
     "feed_forward_residual_layer_norm",

@@ -8,20 +8,18 @@ Random ones draw from torch's global generator, which the data set seeds for eve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Operation, mix, noise_table
+from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Fit, Operation, fitted, mix, noise_table
 from maedfer.data.augment.draws import PretrainDraws, TrainDraws
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import follow
 from maedfer.data.augment.torch_pictures import resize
 from maedfer.errors import InputError, unknown
-
-Fit = Literal["stretch", "crop"]
 
 
 class EvalTransform:
@@ -39,13 +37,8 @@ class EvalTransform:
         self.fit = fit
 
     def __call__(self, frames: Tensor) -> Tensor:
-        height, width = self.size
-        if self.fit == "crop":
-            scale = max(height / frames.shape[-2], width / frames.shape[-1])
-            inner = [max(side, round(old * scale)) for side, old in zip(self.size, frames.shape[-2:], strict=True)]
-            top, left = (round((old - side) / 2) for old, side in zip(inner, self.size, strict=True))
-            return resize(frames, inner)[..., top : top + height, left : left + width]
-        return resize(frames, self.size)
+        (height, width), (inner, (top, left)) = self.size, fitted(frames.shape[-2:], self.size, self.fit)
+        return resize(frames, inner)[..., top : top + height, left : left + width]
 
 
 class TrainAugment:
