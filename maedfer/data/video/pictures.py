@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from fractions import Fraction
 from functools import cached_property
@@ -11,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from maedfer.data.video.base import MAX_PIXELS, PICTURE_SUFFIXES, VideoReader, in_a_sentence, look_at, shown
+from maedfer.data.video.jpeg import decode_jpeg, jpeg_size
 from maedfer.data.video.times import FrameTimes
 from maedfer.errors import InputError, require
 
 # Pictures that Pillow does not read, or not everywhere.
 _OTHER_PICTURES = frozenset(".heic .heif .jxl .exr .dng .cr2 .nef .arw".split())
 _NUMBER = re.compile(r"(\d+)")
+# The letters before the number of a frame, its digits, and the ending.
+_PLAIN = re.compile(r"([A-Za-z_]*)([0-9]+)(\.[A-Za-z0-9]+)")
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{3,}")
 # A number with a fraction or an exponent, as 0.04 and 1e-05; not a part of 12.30.05 or of s1e3.
 _DECIMAL = re.compile(
@@ -41,20 +45,25 @@ class FrameFolderReader(VideoReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        inside = [file for file in path.iterdir() if not file.name.startswith(".")]
-        self._files = _in_order(path, [file for file in inside if file.suffix.lower() in PICTURE_SUFFIXES])
-        if others := sorted(file.name for file in inside if file.suffix.lower() in _OTHER_PICTURES):
+        inside = [name for name in os.listdir(path) if not name.startswith(".")]
+        kinds = {name: os.path.splitext(name)[1].lower() for name in inside}
+        self._files = _in_order(path, [name for name in inside if kinds[name] in PICTURE_SUFFIXES])
+        if others := sorted(name for name in inside if kinds[name] in _OTHER_PICTURES):
             raise InputError(
                 f"{shown(path)}: the folder has pictures of a kind that is not read ({shown(others[0])}); "
                 "convert them to png or jpg"
             )
         if not self._files:
-            below = sorted(file.name for file in inside if file.is_dir())
+            below = sorted(name for name in inside if (path / name).is_dir())
             hint = f"; is one of the folders in it meant, as {shown(below[0])}?" if below else ""
             raise InputError(f"{shown(path)}: the folder has no frames (jpg, png, bmp, webp, tif, ...){hint}")
-        # The first picture is decoded to learn the size, and mostly asked for anyway.
-        self._first: np.ndarray | None = _read_picture(self._files[0], None)
-        self.size = self._first.shape[0], self._first.shape[1]
+        size = jpeg_size(_content_of_jpeg(path / self._files[0]))
+        # Another picture is decoded to learn its size, and mostly asked for anyway.
+        self._first: np.ndarray | None = None
+        if size is None:
+            self._first = _read_picture(path / self._files[0], None)
+            size = self._first.shape[0], self._first.shape[1]
+        self.size = size
 
     def __len__(self) -> int:
         return len(self._files)
@@ -69,8 +78,11 @@ class FrameFolderReader(VideoReader):
     def _read(self, positions: list[int]) -> np.ndarray:
         frames = np.empty((len(positions), *self.size, 3), np.uint8)
         for row, position in enumerate(positions):
-            known = self._first if position == 0 else None
-            frames[row] = _read_picture(self._files[position], self.size) if known is None else known
+            file = self.path / self._files[position]
+            if position == 0 and self._first is not None:
+                frames[row] = self._first
+            elif not decode_jpeg(_content_of_jpeg(file), frames[row]):
+                frames[row] = _read_picture(file, self.size)
         return frames
 
 
@@ -122,13 +134,29 @@ def is_webp(path: Path) -> bool:
     return head[:4] == b"RIFF" and head[8:] == b"WEBP"
 
 
-def _in_order(folder: Path, files: list[Path]) -> list[Path]:
-    """Sort frames by the numbers in their names: 2 before 10, and 0.04 before 0.1 where they are seconds.
+def _in_order(folder: Path, names: list[str]) -> list[str]:
+    """Sort the names of frames by the numbers in their names: 2 before 10, and 0.04 before 0.1 where they are seconds.
 
     Raises:
         InputError: the names do not tell the order: two with one number, some with other words or none in them, or
             numbers that read one way with and another way without a fraction.
     """
+    if plain := _plainly_numbered(names):
+        return plain
+    return [file.name for file in _by_words_and_numbers(folder, [folder / name for name in names])]
+
+
+def _plainly_numbered(names: list[str]) -> list[str]:
+    """Sort names that differ in nothing but one number, written with as many digits in all: mostly it is so.
+
+    Returns:
+        The names in order, or nothing where they are of another kind.
+    """
+    kinds = {match and (match[1], len(match[2]), match[3]) for match in map(_PLAIN.fullmatch, names)}
+    return sorted(names) if len(kinds) == 1 and None not in kinds else []
+
+
+def _by_words_and_numbers(folder: Path, files: list[Path]) -> list[Path]:
     if not any(_NUMBER.search(file.stem) for file in files):
         # In words alone the order of the alphabet is the only one there is.
         return sorted(files)
@@ -218,6 +246,15 @@ def _differ_in_a_number(first: _Key, second: _Key) -> bool:
         if a != b:
             return a[0] == b[0] == 0
     return False
+
+
+def _content_of_jpeg(file: Path) -> bytes:
+    """What is in a file that is called a JPEG; nothing of others."""
+    if file.suffix.lower() not in (".jpg", ".jpeg", ".jpe", ".jfif"):
+        return b""
+    look_at(file)
+    with in_a_sentence(file, "not a readable picture"):
+        return file.read_bytes()
 
 
 def _read_picture(file: Path, size: tuple[int, int] | None) -> np.ndarray:

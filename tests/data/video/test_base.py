@@ -66,7 +66,7 @@ def test_what_may_not_be_read(tmp_path: Path, clip: Path, monkeypatch: pytest.Mo
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "iterdir", refuse)
+        monkeypatch.setattr("os.listdir", refuse)
         monkeypatch.setattr(streams, "_source", refuse)
     with pytest.raises(InputError, match="Permission denied") as caught:
         open_video(path)
