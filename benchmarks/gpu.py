@@ -5,8 +5,8 @@
 
 Tests and benchmarks run in processes of their own, each with a time limit, so that neither takes the other down. Tests
 share the GPU where pytest-xdist is installed, as most of their time goes into compiling kernels. A benchmark that loses
-the GPU is started again for what it had not come to. What torch.compile makes is measured last, because making it takes
-longer than all the rest.
+the GPU is started again for what it had not come to. But for training steps, what torch.compile makes is measured last,
+because making it takes longer than all the rest.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import goals
 from benchmarks.compare import read
+from benchmarks.model_steps import MODELS
 from benchmarks.plots import draw
 from benchmarks.results_file import make_place, write
 from benchmarks.run import WORKLOADS
@@ -160,8 +161,8 @@ def measure(results: dict[str, Any], out: Path, deadline: float) -> None:
         deadline: on time.monotonic().
     """
     results["problems"] = []
-    for compiled in ("without", "only"):
-        left = [workload.name for workload in WORKLOADS if compiled == "without" or not workload.in_sweep]
+    for compiled, names in _turns():
+        left = list(names)
         while left and deadline - time.monotonic() > _GRACE:
             found, problem = _run_benchmarks(left, compiled, deadline - time.monotonic() - _GRACE)
             found_rows = found.pop("rows", [])
@@ -183,6 +184,18 @@ def measure(results: dict[str, Any], out: Path, deadline: float) -> None:
             write(out, results)
         results["rows"] += [_row(name, compiled, skipped="out of time") for name in left]
     write(out, results)
+
+
+def _turns() -> list[tuple[str, list[str]]]:
+    """What is measured one after the other: with or without what torch.compile makes, and which workloads.
+
+    Training steps come compiled before single operations do, as the goals judge them so.
+    """
+    models = [workload.name for workload in MODELS]
+    steps = [name for name in models if name.endswith("_step")]
+    others = [workload.name for workload in WORKLOADS if workload.name not in models]
+    compiled = [workload.name for workload in WORKLOADS if not workload.in_sweep and workload.name not in steps]
+    return [("without", models), ("only", steps), ("without", others), ("only", compiled)]
 
 
 def _row(name: str, compiled: str, **outcome: str) -> dict[str, Any]:

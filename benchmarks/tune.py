@@ -192,7 +192,7 @@ def _around(key: _Key, default: Config) -> list[Config]:
     return [
         Config(dict(zip(default.tiles, chosen, strict=True)), count, stages)
         for chosen in itertools.product(*(sorted({max(1, size) for size in some}) for some in sizes))
-        for count, stages in itertools.product(warps, (1, 2))
+        for count, stages in itertools.product(warps, sorted({1, 2, default.num_stages}))
     ]
 
 

@@ -193,13 +193,20 @@ class MAEDFER(HoldsTables, PretrainedModel):
             hidden: [B, K] bool; every region of every clip must keep the same number of visible tokens.
             decoded: [B, K] bool subset of `hidden`, the same number for every clip; all of it when None.
 
+        Returns:
+            Both on the device of the model, wherever the masks are.
+
         Raises:
             InputError: shapes that do not fit, or masks that are uneven.
         """
-        visible = visible_tokens(hidden, self.encoder.region_order)
+        check_tensor(hidden, "hidden")
+        order = self.encoder.region_order
+        hidden = hidden.to(order.device)
+        visible = visible_tokens(hidden, order)
         if decoded is None:
             return visible, token_numbers(hidden)
         check_tensor(decoded, "decoded")
+        decoded = decoded.to(order.device)
         if decoded.dtype != torch.bool or decoded.shape != hidden.shape:
             raise InputError(
                 f"decoded must be bool {list(hidden.shape)} as hidden is, got {decoded.dtype} {list(decoded.shape)}"

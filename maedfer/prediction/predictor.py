@@ -62,6 +62,8 @@ class Scored(NamedTuple):
 class Predictor:
     """A classifier on a device, whose scores of a clip do not depend on what is scored with it. See `open_predictor`.
 
+    On a GPU a score may differ in its last digits with the clip's place in a batch: libraries round so.
+
     Its weights must not change while it lives: products keep them in the form that they read.
 
     Attributes:

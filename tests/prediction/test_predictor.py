@@ -92,8 +92,9 @@ def test_batches_on_a_gpu_are_full_and_replayed(model: LGIFormer, precision: str
     np.testing.assert_allclose(first.probabilities, expected.probabilities, atol=1e-5 if precision == "fp32" else 0.05)
     for found in (second, third, predictor.score(given[:4])):
         np.testing.assert_allclose(found.probabilities, first.probabilities[: len(found.probabilities)], atol=1e-6)
+    # cuBLAS may round the rows of a product differently from place to place.
     order = np.arange(11)[::-1]
-    np.testing.assert_array_equal(predictor.score(given[order]).probabilities, third.probabilities[order])
+    np.testing.assert_allclose(predictor.score(given[order]).probabilities, third.probabilities[order], atol=1e-6)
 
 
 def test_no_clips_have_no_scores(predictor: Predictor) -> None:
