@@ -15,6 +15,8 @@ from maedfer.errors import InputError
 _WHOLE = re.compile(r"[-+]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.?(?:inf|nan))", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,2}(?:\.[0-9]*)?)")
+# Two letters at least: one is a drive of Windows.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NULL = frozenset(("", "null", "none", "~"))
 # An item in double quotes, in single quotes, or as it is; then the comma or the end.
 _ITEM = re.compile(r"""(?:("(?:[^"\\]|\\.)*")|'((?:[^']|'')*)'|((?!["'])[^,]*))\s*(,|$)""", re.DOTALL)
@@ -83,6 +85,11 @@ def list_items(text: str, where: str) -> list[str]:
         items.append(_unquoted(double, single, plain, where))
         rest = rest[found.end() :].lstrip()
     return items
+
+
+def is_address(text: str) -> bool:
+    """Whether a text begins like an address, `s3://`, rather than being a path."""
+    return _ADDRESS.match(text) is not None
 
 
 def expand_home(path: str) -> str:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maedfer._files import atomic_path
-from maedfer._values import expand_home
+from maedfer._values import expand_home, is_address
 from maedfer.data.columns import LABELS, PATHS, read_columns
 from maedfer.data.labels import LabelReader
 from maedfer.errors import InputError
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # What videos are called, in the order of preference where a recording is there in several.
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".mpg", ".flv")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -42,7 +41,7 @@ class Clip:
         line: line number in the file, from 1.
         name: the path as the file gives it.
         source: the annotation file.
-        digest: of what is stored, for a clip of a shard: its path is then no file, and its line the clip's number.
+        digest: of its pictures, for a clip of a shard: its path is then no file.
     """
 
     path: Path
@@ -171,7 +170,7 @@ def _odd_path(base: Path, name: str) -> Path:
     if os.path.lexists(base / name):
         # FFmpeg takes what is before the colon of a relative name for a protocol.
         return Path(os.path.abspath(base / name)) if ":" in name else base / name
-    if _ADDRESS.match(name):
+    if is_address(name):
         raise InputError(f"{name!r} is an address: download the clips, lists name files and folders")
     if _DRIVE.match(name):
         raise InputError(f"{name!r} is a path of Windows: write paths of this machine, with /")

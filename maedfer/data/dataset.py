@@ -10,6 +10,7 @@ What a sample looks like depends on its `SampleKey` alone: not on workers, proce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
@@ -45,7 +46,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         clips: from `read_annotations`, or another source of clips.
         mode: rule of frame sampling: "pretrain", "train", or "views" (for testing, nothing random).
         frames: frames of a sample.
-        stride: distance between them in the clip.
+        stride: distance between them in the recording, of which a source may hold every so many frames alone.
         transform: uint8 [T, 3, H, W] to the same of the model's size; may draw from torch's global generator.
         repeats: samples taken from a clip each time it is decoded ("pretrain" and "train").
         views: temporal views ("views").
@@ -53,6 +54,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         cache: keep every decoded clip in memory. The memory is that of the process: each loader worker keeps its own,
             for as long as it lives, unless `fill_cache` was called before. For small sets.
         mask_fn: draws the mask(s) of one sample from a torch.Generator.
+        block: neighbouring clips that come soon after each other, as those of `EpochSampler`; 0 = none.
         on_error: "raise", or "skip" = take the next clip that can be read instead of a broken one, and warn once.
 
     Raises:
@@ -72,6 +74,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         backend: Backend = "auto",
         cache: bool = False,
         mask_fn: Callable[[torch.Generator], Tensor] | None = None,
+        block: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         if mode not in get_args(Mode):
@@ -84,11 +87,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
             raise InputError(f"frames {frames}, stride {stride}, repeats {repeats}, views {views} must be at least 1")
         self.clips = as_source(clips)
         self.mode: Mode = mode
-        self.frames, self.stride = frames, stride
+        self.frames, self.stride = frames, _among_stored(stride, self.clips.stride)
         self.transform = transform
         self.repeats, self.views = repeats, views
         self.backend: Backend = backend
         self.mask_fn = mask_fn
+        self.block = block
         self.on_error = on_error
         self._cache: dict[int, np.ndarray] | None = {} if cache else None
         # Clips that this process found broken, with what was wrong.
@@ -129,6 +133,29 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 if skipped == len(self):
                     raise ClipError(f"none of the {len(self)} clips can be read; the last one: {message}") from error
                 index = (index + 1) % len(self)
+
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> list[dict[str, Any]]:
+        """Load the samples of several clips; those that are stored side by side are read one after the other.
+
+        Args:
+            keys: as for one of them.
+
+        Returns:
+            The samples, in the order of the keys.
+
+        Raises:
+            ClipError: as for one of them.
+        """
+        if not self.block or self._cache is not None:
+            return [self[key] for key in keys]
+        indices = [key.index if isinstance(key, SampleKey) else key for key in keys]
+        places = sorted(range(len(keys)), key=indices.__getitem__)
+        samples: dict[int, dict[str, Any]] = {}
+        for _, group in itertools.groupby(places, lambda place: indices[place] // self.block):
+            together = list(group)
+            self.clips.expect([indices[place] for place in together], self.block)
+            samples.update((place, self[keys[place]]) for place in together)
+        return [samples[place] for place in range(len(keys))]
 
     def fill_cache(self, progress: Callable[[float], None] | None = None) -> None:
         """Decode all clips into the cache now, so that loader workers forked later share the memory.
@@ -187,6 +214,16 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.transform is not None:
             frames = self.transform(frames)
         return frames.transpose(0, 1).contiguous()
+
+
+def _among_stored(stride: int, stored: int) -> int:
+    """The distance of sampled frames among those that are stored."""
+    if stride % stored:
+        raise InputError(
+            f"every {stored} frames one is stored, which gives no frames at a distance of data.stride={stride}: make "
+            f"shards of all frames, or set data.stride to a multiple of {stored}"
+        )
+    return stride // stored
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     """Say which clips are in two of the lists, or twice in one.
 
     A clip is the same whichever way its path is written, links to it included; so are a video and the folder of frames
-    beside it that has its name. Contents are not read.
+    beside it that has its name. Clips of shards are the same where their pictures are. Contents are not read.
 
     Args:
         lists: clips by the name that the sentences are to have for their list, the one that is learned from first.
@@ -65,12 +65,14 @@ def _places(clips: Sequence[Clip], real_folder: Callable[[str], str]) -> tuple[d
     places: dict[str, Clip] = {}
     again: dict[str, Clip] = {}
     for clip in clips:
-        key = clip_key(clip.path)
-        if follow:
-            folder, name = os.path.split(key)
-            key = os.path.realpath(key) if os.path.islink(key) else os.path.join(real_folder(folder), name)
-        stem, suffix = os.path.splitext(key)
-        key = stem if suffix.lower() in VIDEO_SUFFIXES else key
+        key = clip.digest
+        if not key:
+            key = clip_key(clip.path)
+            if follow:
+                folder, name = os.path.split(key)
+                key = os.path.realpath(key) if os.path.islink(key) else os.path.join(real_folder(folder), name)
+            stem, suffix = os.path.splitext(key)
+            key = stem if suffix.lower() in VIDEO_SUFFIXES else key
         if places.setdefault(key, clip) is not clip:
             again.setdefault(key, clip)
     return places, again

@@ -36,7 +36,8 @@ class EpochSampler(Sampler[SampleKey]):
         drop_last: leave out the last, incomplete global batch. If not, it is shared out evenly: every clip comes
             exactly once, and processes may differ by one clip and one batch.
         block: neighbouring clips that stay near each other in the random order, so that storage that is slow to find
-            a place reads long pieces; 0 = none, every order of the clips is as likely.
+            a place reads long pieces; block i is that of the clips from i * block on. 0 = none, every order of the
+            clips is as likely.
         window: blocks whose clips are mixed with each other.
 
     Attributes:
@@ -109,9 +110,7 @@ class EpochSampler(Sampler[SampleKey]):
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         if self.block == 0:
             return torch.randperm(self.n, generator=generator)
-        # Blocks begin elsewhere in every epoch, so that a clip has other neighbours.
-        shift = torch.randint(self.block, (1,), generator=generator)
-        block = (torch.arange(self.n) + shift) // self.block
+        block = torch.arange(self.n) // self.block
         window = torch.randperm(int(block[-1]) + 1, generator=generator)[block] // self.window
         return torch.argsort(window * self.n + torch.randperm(self.n, generator=generator))
 

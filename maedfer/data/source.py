@@ -20,7 +20,13 @@ from maedfer.errors import InputError
 
 
 class ClipSource(Sequence[Clip], abc.ABC):
-    """Clips, and how they are opened. What it holds goes to processes that are forked; readers do not."""
+    """Clips, and how they are opened. What it holds goes to processes that are forked; readers do not.
+
+    Attributes:
+        stride: every so many frames of the recordings one is there, from the first on.
+    """
+
+    stride = 1
 
     @overload
     def __getitem__(self, index: int) -> Clip: ...
@@ -51,6 +57,15 @@ class ClipSource(Sequence[Clip], abc.ABC):
 
         Raises:
             InputError: some are missing.
+        """
+
+    def expect(self, indices: Sequence[int], block: int) -> None:
+        """Prepare for the clips that are opened next, where that saves time. Never fails.
+
+        Args:
+            indices: rising, all of one block.
+            block: the clips of a block, block i from clip i * block on; clips of it are opened soon, by this process
+                or others.
         """
 
 

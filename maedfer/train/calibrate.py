@@ -139,4 +139,4 @@ def sentences(facts: dict[str, Any]) -> list[str]:
 
 
 def _places(clips: Sequence[Clip]) -> set[str]:
-    return {os.path.realpath(clip.path) for clip in clips}
+    return {clip.digest or os.path.realpath(clip.path) for clip in clips}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
+from maedfer._values import is_address
 from maedfer.dataclass_tree import differences, from_dict, keys_of, map_paths, task_defaults, to_dict
 from maedfer.errors import InputError, require
 from maedfer.models import LGIFormerConfig, model_config
@@ -118,7 +119,8 @@ def section_of(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _whole(key: str, path: str) -> str:
-    return path if not path or (key == "train.resume" and path in ("auto", "none")) else str(Path(path).absolute())
+    no_path = not path or is_address(path) or (key == "train.resume" and path in ("auto", "none"))
+    return path if no_path else str(Path(path).absolute())
 
 
 def _same_place(there: RunConfig, here: RunConfig) -> bool:

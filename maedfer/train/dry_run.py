@@ -25,12 +25,13 @@ from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, other_clip_settings, read_runs
 from maedfer.train.every_clip import Look, read_every_clip
 from maedfer.train.list_notes import list_notes
-from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory, read_clips
+from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory
 from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import check_evaluation, check_run
 from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
+from maedfer.train.sources import read_clips
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.

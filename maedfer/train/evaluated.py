@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maedfer._values import is_address
 from maedfer.dataclass_tree import differences, keys_of, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models import LGIFormerConfig, load, model_config
@@ -126,7 +127,7 @@ def _evaluation_value(cfg: RunConfig, key: str) -> Any:
     value = getattr(getattr(cfg, section), name)
     if isinstance(value, tuple):
         return [str(Path(item).absolute()) for item in value] if key == "eval.runs" else list(value)
-    if key not in ("data.test", "data.root", "eval.checkpoint") or not value:
+    if key not in ("data.test", "data.root", "eval.checkpoint") or not value or is_address(value):
         return value
     path, folder = Path(value).absolute(), Path(cfg.output).absolute().parent
     if key == "eval.checkpoint" and (path == folder or path.parent.parent == folder):

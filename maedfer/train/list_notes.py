@@ -9,7 +9,7 @@ from maedfer.data.annotations import Clip
 from maedfer.data.leaks import leaks
 from maedfer.errors import InputError
 from maedfer.train.config import RunConfig, read_config, run_folder_of
-from maedfer.train.loader import read_clips
+from maedfer.train.sources import read_clips
 
 
 def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]:

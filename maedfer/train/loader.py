@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maedfer._progress import Patience, ProgressLine, duration
-from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.annotations import Clip
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.dataset import ClipDataset, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
-from maedfer.data.source import check_clips
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig
@@ -30,6 +29,7 @@ from maedfer.train.failures import CANNOT_SEND, cannot_start, too_little_shared_
 from maedfer.train.peers import local_processes
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
+from maedfer.train.sources import box_to_cut, look_for, read_clips
 
 Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
@@ -79,43 +79,12 @@ class TrainBatches:
         return self._loader.batches(self.dataset if self._cached else None)
 
 
-def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Clip]:
-    """Read an annotation file under the settings of the run."""
-    return read_annotations(
-        file,
-        root=cfg.data.root or None,
-        num_classes=cfg.clip_model.num_classes if labelled else None,
-        labelled=labelled,
-        label_offset=cfg.data.label_offset,
-        # Pre-training knows nothing of classes; features are made of any list.
-        classes=() if cfg.task == "pretrain" else cfg.data.classes,
-    )
-
-
-def look_for(clips: Sequence[Clip], file: str) -> None:
-    """Look for every clip of a list on disk; a file server may take minutes for many, and that is told.
-
-    Raises:
-        InputError: some are missing.
-    """
-
-    def tell(seconds: float) -> None:
-        print(f"looking for the {len(clips)} clips of {file} for {duration(seconds)}", flush=True)
-
-    patience = Patience(tell)
-    try:
-        with patience:
-            check_clips(clips)
-    finally:
-        patience.close()
-
-
 def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
     """The data set that a run trains on: frames changed at random, and masks when pre-training."""
     augment, (frames, *size) = cfg.augment, cfg.clip_model.clip_size
     transform: Any
     if cfg.task == "pretrain":
-        transform = PretrainAugment(size, scales=augment.multiscale, crop=augment.crop)
+        transform = PretrainAugment(size, scales=augment.multiscale, crop=box_to_cut(cfg, clips))
     else:
         transform = TrainAugment(
             size,
@@ -136,6 +105,7 @@ def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
         backend=cfg.data.backend,
         cache=cfg.data.cache,
         mask_fn=MaskDraw(cfg.model) if isinstance(cfg.model, MAEDFERConfig) else None,
+        block=cfg.data.block,
         on_error=cfg.data.on_error,
     )
 

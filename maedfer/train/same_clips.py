@@ -1,7 +1,8 @@
 """Whether a run that goes on has the clips that it had.
 
-The lists are compared by names and labels, all of them. A clip that was replaced under its old name is known by its
-size alone, and looked for in a sample: to ask a file server for a million clips takes longer than many an epoch.
+The lists are compared by names and labels, all of them, and shards by what they store too. A file that was replaced
+under its old name is known by its size alone, and looked for in a sample: to ask a file server for a million clips
+takes longer than many an epoch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from maedfer.data.annotations import Clip
+from maedfer.data.shards.clips import ShardClips
 from maedfer.errors import InputError
 
 # Clips of a list whose sizes are remembered; of longer lists, so many evenly spread ones.
@@ -22,7 +24,9 @@ _SAMPLE = 1000
 
 
 def identity(clips: Sequence[Clip]) -> str:
-    """What tells these clips from others: their number, and a digest of names and labels."""
+    """What tells these clips from others: their number, and a digest of names and labels, of shards of pictures too."""
+    if isinstance(clips, ShardClips):
+        return f"{len(clips)} clips, {clips.digest().hex()[:16]}"
     digest = hashlib.sha256()
     for clip in clips:
         # A name may have bytes that are no UTF-8.
@@ -31,7 +35,12 @@ def identity(clips: Sequence[Clip]) -> str:
 
 
 def sizes(clips: Sequence[Clip]) -> Tensor:
-    """Bytes of the clips, files in a folder of frames, -1 where there is nothing; of a sample of a long list, int64."""
+    """Bytes of the clips, files in a folder of frames, -1 where there is nothing; of a sample of a long list, int64.
+
+    Those of shards are known by their digests: 0.
+    """
+    if isinstance(clips, ShardClips):
+        return torch.zeros(min(len(clips), _SAMPLE), dtype=torch.int64)
     return torch.tensor([_size(clips[index].path) for index in spread(len(clips), _SAMPLE)], dtype=torch.int64)
 
 

@@ -13,8 +13,9 @@ from maedfer.evaluation.predictions import read_predictions
 from maedfer.models import LGIFormer, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from maedfer.train.evaluate import model_to_score, predict_list
-from maedfer.train.loader import ViewBatches, read_clips
+from maedfer.train.loader import ViewBatches
 from maedfer.train.processes import Runtime
+from maedfer.train.sources import read_clips
 from tests.train.runs import in_process, records, scores, tiny, write_clips
 
 

@@ -13,7 +13,7 @@ import torch
 from maedfer import _progress
 from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
-from maedfer.train import loader, run_finetune, run_pretrain
+from maedfer.train import loader, run_finetune, run_pretrain, sources
 from maedfer.train.dry_run import dry_run
 from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.processes import Runtime
@@ -236,7 +236,7 @@ def test_slow_storage_is_told_and_the_run_goes_on(workers, data, tmp_path, monke
 
 def test_long_looks_at_the_storage_are_told(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_progress, "_PATIENCE", 0.1)
-    monkeypatch.setattr(loader, "check_clips", lambda clips: time.sleep(0.3))
+    monkeypatch.setattr(sources, "check_clips", lambda clips: time.sleep(0.3))
     TrainBatches(tiny("finetune", data, tmp_path / "run"), ALONE)
     assert f"looking for the 14 clips of {data / 'train.csv'} for " in capsys.readouterr().out
 

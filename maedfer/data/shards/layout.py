@@ -37,6 +37,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from maedfer._values import is_address
 from maedfer.data.video.base import MAX_PIXELS, shown
 from maedfer.errors import InputError
 
@@ -49,7 +50,6 @@ Stored = Literal["jpeg", "raw"]
 FRAME = np.dtype([("time", "<f8"), ("bytes", "<u4")])
 # Bytes before the rows of a file of frames: the header of npy.
 FRAMES_START = 128
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHARD = re.compile(r"shard-[0-9]{6,}\.tar")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HUGE = 2**53
@@ -244,7 +244,7 @@ class ShardIndex:
 
 def is_shards(place: str | Path) -> bool:
     """Whether a path or an address is that of a folder of shards, finished or not, rather than of a list."""
-    if _ADDRESS.match(str(place)):
+    if is_address(str(place)):
         return True
     return any(os.path.exists(os.path.join(place, name)) for name in (INDEX_FILE, WORK_FOLDER))
 
@@ -278,7 +278,7 @@ def read_index(store: ShardStore) -> ShardIndex:
     Raises:
         InputError: it is not there, of another version, or damaged.
     """
-    about = parse_set(store.read(INDEX_FILE), store.place(INDEX_FILE))
+    about = _read_set(store)
     content = store.read(CLIPS_FILE)
     if hashlib.sha256(content).hexdigest() != about.clips_sha256:
         raise InputError(
@@ -295,16 +295,9 @@ def read_index(store: ShardStore) -> ShardIndex:
     return ShardIndex(about, clips)
 
 
-def parse_set(content: bytes, place: str) -> ShardSet:
-    """Read what index.json holds.
-
-    Args:
-        content: of the file.
-        place: of the file, for error messages.
-
-    Raises:
-        InputError: it is another file, of another version, or damaged.
-    """
+def _read_set(store: ShardStore) -> ShardSet:
+    place = store.place(INDEX_FILE)
+    content = store.read(INDEX_FILE)
     try:
         found = json.loads(content)
         mark, version = found.pop("mark"), found.pop("version")

@@ -1,0 +1,70 @@
+"""The clips that settings name: those of a list, or of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maedfer._progress import Patience, duration
+from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.shards.clips import ShardClips, read_shards
+from maedfer.data.shards.layout import is_shards
+from maedfer.data.source import check_clips
+from maedfer.errors import InputError
+from maedfer.train.settings import RunConfig
+
+
+def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Clip]:
+    """Read an annotation file, or the index of shards, under the settings of the run."""
+    # Pre-training knows nothing of classes; features are made of any list.
+    classes = () if cfg.task == "pretrain" else cfg.data.classes
+    num_classes = cfg.clip_model.num_classes if labelled else None
+    if is_shards(file):
+        return read_shards(file, num_classes, labelled, classes)
+    return read_annotations(
+        file,
+        root=cfg.data.root or None,
+        num_classes=num_classes,
+        labelled=labelled,
+        label_offset=cfg.data.label_offset,
+        classes=classes,
+    )
+
+
+def look_for(clips: Sequence[Clip], file: str) -> None:
+    """Look for every clip of a list on disk; a file server may take minutes for many, and that is told.
+
+    Raises:
+        InputError: some are missing.
+    """
+
+    def tell(seconds: float) -> None:
+        print(f"looking for the {len(clips)} clips of {file} for {duration(seconds)}", flush=True)
+
+    patience = Patience(tell)
+    try:
+        with patience:
+            check_clips(clips)
+    finally:
+        patience.close()
+
+
+def box_to_cut(cfg: RunConfig, clips: Sequence[Clip]) -> tuple[int, int, int, int] | None:
+    """The box of `augment.crop` that is still to be cut out of every frame; shards may have been made of it alone.
+
+    Raises:
+        InputError: shards have another box, or frames of another size than it is meant for.
+    """
+    box = cfg.augment.crop
+    if box is None or not isinstance(clips, ShardClips):
+        return box
+    if clips.cut is None and clips.resized:
+        raise InputError(
+            f"augment.crop={list(box)} is a box in the frames of the recordings, and those of {cfg.data.train} were "
+            f"resized: make the shards with --cut, or set augment.crop=null"
+        )
+    if clips.cut not in (None, box):
+        raise InputError(
+            f"augment.crop is {list(box)}, and {list(clips.cut)} was cut out of the frames of {cfg.data.train}: "
+            "set the same, or make shards of whole frames"
+        )
+    return None if clips.cut else box
