@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from maedfer import layers as layers
     from maedfer import models as models
     from maedfer import prediction as prediction
+    from maedfer import preparation as preparation
     from maedfer import report as report
     from maedfer import synthetic as synthetic
     from maedfer import train as train
@@ -62,5 +63,5 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
-    "data errors evaluation faces kernels layers models prediction report synthetic train".split(),
+    "data errors evaluation faces kernels layers models prediction preparation report synthetic train".split(),
 )

@@ -24,6 +24,7 @@ from maedfer.cli import (
     info,
     lists,
     predict,
+    prepare,
     pretrain,
     report,
     settings,
@@ -40,6 +41,7 @@ _NO_MEMORY = "DefaultCPUAllocator"
 _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on from the last checkpoint") | {
     "predict": "; the same command, without --overwrite, goes on after the last window that is written",
     "crop": "; the same command goes on with the videos that are not done",
+    "prepare": "; the same command goes on with the clips that are not done",
 }
 
 
@@ -131,6 +133,7 @@ def build_parser() -> Parser:
         report,
         compare,
         lists,
+        prepare,
         crop,
         synth,
         info,

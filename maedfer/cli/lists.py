@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maedfer.cli._parser import add_command, examples, path
-
-if TYPE_CHECKING:
-    from maedfer.data.protocols import DatasetProtocol, Fold
 
 
 def add_commands(commands: Any) -> None:
@@ -41,7 +37,7 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the lists and say what is in them."""
-    from maedfer.data.protocols import find_protocol, write_folds
+    from maedfer.data.protocols import compare_counts, find_protocol, write_folds
 
     protocol = find_protocol(args.dataset)
     root, out = Path(args.root), Path(args.out)
@@ -52,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{protocol.title}: {_count(len(clips), 'clip')} of {len(protocol.classes)} classes, lists in {out}")
     for folder, fold in zip(folders, folds, strict=True):
         print(f"  {folder.name}: {len(fold.train):,} clips for training, {len(fold.test):,} for test")
-    for sentence in (*told, *compare(protocol, folds), *absent(root, sorted(clips))):
+    for sentence in (*told, *compare_counts(protocol, folds), *absent(root, sorted(clips))):
         print(sentence)
     first = folders[0]
     settings = {
@@ -64,33 +60,6 @@ def run(args: argparse.Namespace) -> int:
     print("Next, with train.init=... where there are pre-trained weights:")
     print(f"  maedfer finetune {args.dataset} " + shlex.join(f"{key}={value}" for key, value in settings.items()))
     return 0
-
-
-def compare(protocol: DatasetProtocol, folds: Sequence[Fold]) -> list[str]:
-    """Compare the numbers of clips with the published ones; gives sentences, what a difference may mean among them."""
-    from maedfer.data.protocols import odd_subjects
-
-    paths = {path for fold in folds for rows in fold for path, _ in rows}
-    found = len(paths)
-    test = len(folds[0].test)
-    published = f"{protocol.clips:,} clips, {protocol.test_clips:,} of them in the test part of fold 1"
-    if (found, test) == (protocol.clips, protocol.test_clips):
-        return [f"These are the published numbers: {published}."]
-    given = protocol.split == "given"
-    sentences = [f"Published are {published}; found were {found:,} and {test:,}."]
-    if found < protocol.clips:
-        why = "the split files are cut off or of another version" if given else "files are missing or named otherwise"
-        sentences.append(f"{_count(protocol.clips - found, 'clip')} fewer may mean that {why}.")
-    elif found > protocol.clips:
-        why = "the split files are of another version" if given else "some clips are there twice, in several folders"
-        sentences.append(f"{_count(found - protocol.clips, 'clip')} more may mean that {why}.")
-    else:
-        sentences.append("The same clips in other parts mean that the split is another one.")
-    if protocol.parse is not None:
-        subjects = Counter(clip.subject for path in paths if (clip := protocol.parse(path)) is not None)
-        sentences += odd_subjects(subjects, protocol.subjects)
-    sentences.append("Scores on these lists cannot be compared with published ones.")
-    return sentences
 
 
 def absent(root: Path, clips: Sequence[str]) -> list[str]:

@@ -122,7 +122,7 @@ def write_annotations(file: str | Path, rows: Iterable[tuple[str, int | None]]) 
     """
     file, rows = Path(file), list(rows)
     for path, _ in rows:
-        if not path or _NOT_IN_LISTS.search(path):
+        if not in_lists(path):
             raise InputError(f"{file}: path {path!r} cannot be in a list: empty, or with a line break or the like")
     plain = all(_PLAIN.fullmatch(path) and (label is not None or path.lower() not in PATHS) for path, label in rows)
     if plain and len({label is None for _, label in rows}) < 2:
@@ -136,6 +136,11 @@ def write_annotations(file: str | Path, rows: Iterable[tuple[str, int | None]]) 
     # Names that are not UTF-8 keep their bytes.
     with atomic_path(file) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def in_lists(path: str) -> bool:
+    """Whether a line of a list can hold a path: one that is not empty, without line breaks and control characters."""
+    return bool(path) and not _NOT_IN_LISTS.search(path)
 
 
 def check_exists(clips: Iterable[Clip], show: int = 3) -> None:

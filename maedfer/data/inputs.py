@@ -85,14 +85,24 @@ def find_inputs(
             found.setdefault(clip_key(clip), (clip, place))
     if not found:
         raise InputError("there is nothing to do: give video files, folders or lists of them")
-    names = _names([place for _, place in found.values()], reserved)
+    return name_inputs(list(found.values()), reserved)
+
+
+def name_inputs(clips: Sequence[tuple[Path, PurePosixPath]], reserved: Collection[str] = ()) -> list[Input]:
+    """Give clips the names that `find_inputs` gives.
+
+    Args:
+        clips: path of each, and its place below what it was found in.
+        reserved: names that none may have.
+    """
+    names = _names([place for _, place in clips], reserved)
     if names is None:
         # Several items have clips of one name: the folders that tell them apart come into the names.
-        paths = [Path(key) for key in found]
+        paths = [Path(clip_key(path)) for path, _ in clips]
         common = os.path.commonpath([path.parent for path in paths])
         places = [PurePosixPath(path.relative_to(common).as_posix()) for path in paths]
         names = _names(places, reserved) or _beside_folders(places)
-    return [Input(path, name) for (path, _), name in zip(found.values(), names, strict=True)]
+    return [Input(path, name) for (path, _), name in zip(clips, names, strict=True)]
 
 
 def _of_folder(root: Path, passed: str | None, tell: Callable[[str], None]) -> Iterator[tuple[Path, PurePosixPath]]:

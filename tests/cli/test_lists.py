@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maedfer.cli.lists import compare
 from maedfer.data.annotations import read_annotations
-from maedfer.data.protocols import PROTOCOLS, Fold
+from maedfer.data.protocols import PROTOCOLS, Fold, compare_counts
 from maedfer.train.config import load_config
 from tests.cli.helpers import Call
 from tests.data.protocols.helpers import put, put_dfew
@@ -74,7 +73,7 @@ def test_what_is_odd_about_the_clips_is_told(call: Call, tmp_path: Path) -> None
 )
 def test_what_a_difference_may_mean(clips: int, test: int, sentence: str) -> None:
     folds = [Fold([("a", 0), ("b", 0), ("c", 0)], [("d", 0)]), Fold([("d", 0)], [("a", 0), ("b", 0), ("c", 0)])]
-    sentences = compare(replace(PROTOCOLS["ravdess"], clips=clips, test_clips=test), folds)
+    sentences = compare_counts(replace(PROTOCOLS["ravdess"], clips=clips, test_clips=test), folds)
     assert sum(re.fullmatch(sentence, each) is not None for each in sentences) == 1
     assert (sentences[-1] == "Scores on these lists cannot be compared with published ones.") == (len(sentences) > 1)
 

@@ -16,10 +16,22 @@ from pathlib import Path
 
 from maedfer._values import expand_home
 from maedfer.data.annotations import write_annotations
-from maedfer.data.protocols._record import DatasetProtocol, Fold, odd_subjects
+from maedfer.data.protocols._compare import compare_counts
+from maedfer.data.protocols._record import DatasetProtocol, Fold, odd_subjects, paths_below, recording_name
 from maedfer.errors import InputError, unknown
 
-__all__ = ["PROTOCOLS", "DatasetProtocol", "Fold", "find_protocol", "odd_subjects", "write_folds", "write_protocol"]
+__all__ = [
+    "PROTOCOLS",
+    "DatasetProtocol",
+    "Fold",
+    "compare_counts",
+    "find_protocol",
+    "odd_subjects",
+    "paths_below",
+    "recording_name",
+    "write_folds",
+    "write_protocol",
+]
 
 PROTOCOLS: dict[str, DatasetProtocol] = {
     module.name: import_module(f"{__name__}.{module.name}").PROTOCOL

@@ -8,8 +8,9 @@ from maedfer.data.protocols._record import DatasetProtocol, Fold, Rows, Tell, sp
 from maedfer.errors import InputError
 
 CLASSES = ("happy", "sad", "neutral", "anger", "surprise", "disgust", "fear")
-# Where the frame folders may lie, in the order of preference.
-FRAMES = ("jpg_256", "Clip/jpg_256", "jpg_224")
+# Where the frame folders may lie, in the order of preference: by the name that the published code gives them, by those
+# that the data set has had. All hold the same pictures of 256 x 256, whatever their names say.
+FRAMES = ("jpg_256", "Clip/jpg_256", "jpg_224", "Clip/jpg_224", "clip_224x224", "Clip/clip_224x224")
 
 
 def read(root: Path, tell: Tell) -> list[Fold]:
@@ -38,7 +39,7 @@ PROTOCOL = DatasetProtocol(
     title="DFEW",
     classes=CLASSES,
     layout="`EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv` (number and label, 1 to 7); "
-    "frames in `jpg_256/<5 digits>/`, `Clip/jpg_256/...` or `jpg_224/...`",
+    "frames in `jpg_256/<5 digits>/`, `jpg_224/...` or `clip_224x224/...`, or in one of these below `Clip/`",
     split="given",
     read=read,
     folds=5,
