@@ -13,6 +13,9 @@ from pathlib import Path
 
 from maedfer.errors import InputError
 
+# Where nothing can be written any more, whatever it is.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def read_file(path: str | Path) -> bytes:
     """The content of a file that is given by its name; a pipe is one too.
@@ -80,6 +83,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that a disk takes nothing any more."""
+    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import hashlib
 import io
 import os
@@ -17,7 +16,8 @@ from typing import Any
 
 import torch
 
-from maedfer._files import atomic_path, read_file
+from maedfer._files import atomic_path, is_full, read_file
+from maedfer._workers import DIED, in_processes
 from maedfer.data.annotations import clip_key, read_annotations, write_annotations
 from maedfer.data.inputs import Input
 from maedfer.data.video import open_video
@@ -26,7 +26,6 @@ from maedfer.errors import InputError, MissingDependencyError
 from maedfer.faces.boxes import check_boxes
 from maedfer.faces.crop_journal import CropJournal, Entry
 from maedfer.faces.crop_options import CropOptions
-from maedfer.faces.crop_processes import in_processes
 from maedfer.faces.detector import open_detector
 from maedfer.faces.find import times_of
 from maedfer.faces.frame import Detector
@@ -39,8 +38,6 @@ _FACE_COLUMNS = (
 )  # fmt: skip
 # The faces of a video, why there are none, and whether trying again makes no difference.
 _Outcome = tuple[list[CroppedFace], str, bool]
-# Not the fault of a video: nothing can be written any more.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,10 @@ def crop_videos(
             return crop_job(job, detector, lambda share: progress((done + share * weights[job.number]) / whole))
 
         in_several = workers > 1 and len(jobs) > 1
-        results = in_processes(jobs, _crop_beside, min(workers, len(jobs))) if in_several else _in_turn(jobs, here)
+        if in_several:
+            results = in_processes(jobs, _crop_beside, min(workers, len(jobs)), ([], DIED, False))
+        else:
+            results = _in_turn(jobs, here)
         try:
             progress(done / whole)
             for job, (faces, failure, final) in results:
@@ -208,7 +208,7 @@ def crop_job(
     except MissingDependencyError:
         raise
     except Exception as error:
-        if any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__)):
+        if is_full(error):
             raise InputError(str(error) if isinstance(error, InputError) else words(error)) from error
         if isinstance(error, InputError):
             return [], str(error), False

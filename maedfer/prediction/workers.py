@@ -7,7 +7,6 @@ process that waits for the model holds a few windows at most, and so memory does
 from __future__ import annotations
 
 import contextlib
-import errno
 import multiprocessing
 import os
 import queue
@@ -19,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from maedfer._files import is_full
 from maedfer._workers import serve_parent
 from maedfer.data.video.base import words
 from maedfer.errors import InputError, MissingDependencyError
@@ -27,8 +27,6 @@ from maedfer.prediction.table import OutputError, Place
 
 # Windows of all processes that lie ready for the model.
 _READY = 4
-# Not the fault of a video: nothing can be written any more.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _events(find: Find, task: WindowTask) -> Generator[Event, None, None]:
     except Exception as error:
         if isinstance(error, OutputError | MissingDependencyError):
             yield Event(task.number, "stop", str(error))
-        elif _is_full(error):
+        elif is_full(error):
             yield Event(task.number, "stop", str(error) if isinstance(error, InputError) else words(error))
         elif isinstance(error, InputError):
             yield Event(task.number, "failed", str(error))
@@ -187,8 +185,3 @@ def _events(find: Find, task: WindowTask) -> Generator[Event, None, None]:
             if os.environ.get("MAEDFER_TRACEBACK", "0") not in ("", "0"):
                 traceback.print_exc(file=sys.stderr)
             yield Event(task.number, "failed", f"{words(error)}: MAEDFER_TRACEBACK=1 shows where")
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether the system says that nothing can be written any more."""
-    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))

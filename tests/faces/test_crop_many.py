@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from maedfer._workers import DIED, in_processes
 from maedfer.data import read_annotations
 from maedfer.data.inputs import Input, find_inputs
 from maedfer.errors import InputError
@@ -18,7 +19,6 @@ from maedfer.faces import crop_many
 from maedfer.faces.crop_journal import JOURNAL_FILE, CropJournal
 from maedfer.faces.crop_many import crop_videos, list_names
 from maedfer.faces.crop_options import CropOptions
-from maedfer.faces.crop_processes import in_processes
 from maedfer.faces.write_crops import CroppedFace
 from tests.data.media import pictures, write_video
 from tests.faces.dying import square_or_die
@@ -126,7 +126,7 @@ def test_processes_make_the_same_files(videos: Path, options: CropOptions, tmp_p
 
 
 def test_a_process_that_dies_costs_its_own_video_alone() -> None:
-    results = dict(in_processes(range(5), square_or_die, 2))
+    results = dict(in_processes(range(5), square_or_die, 2, (0, DIED)))
     assert "has died" in results.pop(2)[1]
     assert results == {0: 0, 1: 1, 3: 9, 4: 16}
 

@@ -278,7 +278,7 @@ def read_index(store: ShardStore) -> ShardIndex:
     Raises:
         InputError: it is not there, of another version, or damaged.
     """
-    about = _read_set(store)
+    about = parse_set(store.read(INDEX_FILE), store.place(INDEX_FILE))
     content = store.read(CLIPS_FILE)
     if hashlib.sha256(content).hexdigest() != about.clips_sha256:
         raise InputError(
@@ -295,9 +295,16 @@ def read_index(store: ShardStore) -> ShardIndex:
     return ShardIndex(about, clips)
 
 
-def _read_set(store: ShardStore) -> ShardSet:
-    place = store.place(INDEX_FILE)
-    content = store.read(INDEX_FILE)
+def parse_set(content: bytes, place: str) -> ShardSet:
+    """Read what index.json holds.
+
+    Args:
+        content: of the file.
+        place: of the file, for error messages.
+
+    Raises:
+        InputError: it is another file, of another version, or damaged.
+    """
     try:
         found = json.loads(content)
         mark, version = found.pop("mark"), found.pop("version")
