@@ -28,6 +28,7 @@ from maedfer.cli import (
     pretrain,
     report,
     settings,
+    shard,
     synth,
 )
 from maedfer.cli._parser import Parser, examples, parse
@@ -42,6 +43,7 @@ _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on f
     "predict": "; the same command, without --overwrite, goes on after the last window that is written",
     "crop": "; the same command goes on with the videos that are not done",
     "prepare": "; the same command goes on with the clips that are not done",
+    "shard": "; the same command goes on with the clips that are not done",
 }
 
 
@@ -113,6 +115,7 @@ def build_parser() -> Parser:
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
             "maedfer crop recordings/ --out faces               # every video's largest face, cut out",
+            "maedfer shard train.csv --out shards/train         # clips decoded once, for data.train=shards/train",
             "maedfer predict interviews/ --checkpoint runs/dfew --out results      # expressions over time",
             "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
@@ -135,6 +138,7 @@ def build_parser() -> Parser:
         lists,
         prepare,
         crop,
+        shard,
         synth,
         info,
         convert,

@@ -76,6 +76,21 @@ def path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def class_names(text: str | None) -> tuple[str, ...]:
+    """Names of classes in label order: those of a data set that is named, those of a list `a,b,c`, none of None.
+
+    Raises:
+        InputError: there is no such data set.
+    """
+    if text is None:
+        return ()
+    if "," in text:
+        return tuple(name.strip() for name in text.split(","))
+    from maedfer.data.protocols import find_protocol
+
+    return find_protocol(text).classes
+
+
 def run_folder(text: str) -> str:
     """The folder of a run, looked for before torch is imported.
 

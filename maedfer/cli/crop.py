@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maedfer.cli._parser import Parser, add_command, examples, path
+from maedfer.cli._parser import Parser, add_command, class_names, examples, path
 from maedfer.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Crop; the status is 1 where there is no crop of some videos."""
     if args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
-    options, classes = _options(args), _classes(args.classes)
+    options, classes = _options(args), class_names(args.classes)
     from maedfer._progress import ProgressLine, counted, duration
     from maedfer._values import expand_home
     from maedfer.data.inputs import LIST_SUFFIXES, find_inputs
@@ -158,16 +158,6 @@ def _options(args: argparse.Namespace) -> CropOptions:
         return CropOptions(**given)
     except InputError as error:
         raise InputError(f"--{str(error).replace('_', '-', 1)}") from None
-
-
-def _classes(text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    if "," in text:
-        return tuple(name.strip() for name in text.split(","))
-    from maedfer.data.protocols import find_protocol
-
-    return find_protocol(text).classes
 
 
 def _dry_run(inputs: list[Input], options: CropOptions) -> int:

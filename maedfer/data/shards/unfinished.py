@@ -181,7 +181,7 @@ class Unfinished:
             digest.update(bytes(2 * BLOCK))
             tar.write(bytes(2 * BLOCK))
             size = tar.tell()
-        table = _table(np.concatenate(rows))
+        table = frames_file(np.concatenate(rows))
         file = ShardFile(
             name, size, len(keys), sum(map(len, rows)), digest.hexdigest(), hashlib.sha256(table).hexdigest()
         )
@@ -249,8 +249,8 @@ def is_finished(folder: Path) -> bool:
     return (folder / INDEX_FILE).is_file()
 
 
-def _table(rows: np.ndarray) -> bytes:
-    """A file of frames."""
+def frames_file(rows: np.ndarray) -> bytes:
+    """The content of a file of frames: `FRAME` [n] as npy."""
     file = io.BytesIO()
     about = {"descr": np.lib.format.dtype_to_descr(FRAME), "fortran_order": False, "shape": rows.shape}
     np.lib.format.write_array_header_1_0(file, about)
