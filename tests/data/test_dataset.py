@@ -216,10 +216,10 @@ def test_skip_survives_whatever_a_clip_is(
     clips = [Clip(tmp_path / name, 0, line, name, "list.csv") for line, name in enumerate(names, 1)]
     good = Clip(listing.parent / "2.mp4", 1, len(clips) + 1, "2.mp4", "list.csv")
 
-    def crash(index: Any) -> PyAVReader:
+    def crash(index: Any, *read: Any) -> PyAVReader:
         if index.path.name == "crash.mp4":
             raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")
-        return PyAVReader(index)
+        return PyAVReader(index, *read)
 
     monkeypatch.setattr("maedfer.data.video.readers.PyAVReader", crash)
     dataset = ClipDataset([*clips, good], "train", 4, 2, on_error="skip")

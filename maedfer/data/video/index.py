@@ -42,6 +42,8 @@ _LEAST = 0.2
 # longest group of pictures that is decoded for it.
 _TORN = {"mpeg", "mpegvideo", "m4v"}
 _LAST_GROUP = 64
+# Packets that are kept for decoding: a clip of a data set has a few hundred kilobytes.
+_KEPT_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -101,28 +103,57 @@ class VideoIndex:
     decord_obstacle: str
 
 
+@dataclass(frozen=True)
+class OpenPackets:
+    """A file that is open, and all packets of its video in their order, the empty one at the end among them."""
+
+    container: Any
+    stream: Any
+    packets: list[Any]
+
+
 def index_video(path: Path) -> VideoIndex:
     """Count the frames of a video file and find out how they must be read.
 
     Raises:
         InputError: not a video, no video stream, cut off, or nothing in it can be decoded.
     """
+    index, packets = open_indexed(path)
+    if packets is not None:
+        packets.container.close()
+    return index
+
+
+def open_indexed(path: Path) -> tuple[VideoIndex, OpenPackets | None]:
+    """`index_video`, and what was read for it, where frames can be decoded from that and it is not much.
+
+    Raises:
+        InputError: as for `index_video`.
+    """
     with in_a_sentence(path):
-        return _index(path)
+        container, stream = open_stream(path)
+        kept: list[Any] = []
+        try:
+            index = _index(path, container, stream, kept)
+        except BaseException:
+            container.close()
+            raise
+        if index.sparing and kept:
+            return index, OpenPackets(container, stream, kept)
+        container.close()
+        return index, None
 
 
-def _index(path: Path) -> VideoIndex:
-    container, stream = open_stream(path)
-    with container:
-        packets, first, fresh = _scan(container, stream, path)
-        names = set(container.format.name.split(","))
-        codec = stream.codec_context.name
-        rate = stream.average_rate or stream.guessed_rate
-        clock = Clock.of(container, stream)
-        streams = sum(1 for other in container.streams.video)
-        # What the index of an mp4 promises.
-        promised = len(stream.index_entries) if "mov" in names else 0
-        _check_end(path, container, stream, packets, promised)
+def _index(path: Path, container: Any, stream: Any, kept: list[Any]) -> VideoIndex:
+    packets, first, fresh = _scan(container, stream, path, kept)
+    names = set(container.format.name.split(","))
+    codec = stream.codec_context.name
+    rate = stream.average_rate or stream.guessed_rate
+    clock = Clock.of(container, stream)
+    streams = sum(1 for other in container.streams.video)
+    # What the index of an mp4 promises.
+    promised = len(stream.index_entries) if "mov" in names else 0
+    _check_end(path, container, stream, packets, promised)
     displayed = [packet for packet in packets if not packet.discard]
     corrupt = any(packet.corrupt for packet in packets)
     countable = (
@@ -287,8 +318,12 @@ def _missing_time(path: Path, container: Any, stream: Any, packets: list[_Packet
     return f"its head says {should:.2f} s, of which {there:.2f} are there" if there + margin < should else ""
 
 
-def _scan(container: Any, stream: Any, path: Path) -> tuple[list[_Packet], Any, bool]:
+def _scan(container: Any, stream: Any, path: Path, kept: list[Any]) -> tuple[list[_Packet], Any, bool]:
     """Collect all packets, decoding only as far as the first frame.
+
+    Args:
+        container, stream, path: the file.
+        kept: takes the packets themselves, unless they are too much.
 
     Returns:
         The packets, the first frame, and whether the decoder starts afresh at every key frame.
@@ -296,10 +331,13 @@ def _scan(container: Any, stream: Any, path: Path) -> tuple[list[_Packet], Any, 
     av = require("av", "video")
     codec, header = stream.codec_context.name, bytes(stream.codec_context.extradata or b"")
     packets: list[_Packet] = []
-    first, fresh = None, True
+    first, fresh, room = None, True, _KEPT_BYTES
     failure = "no frame can be decoded"
     try:
         for packet in demux(container, stream):
+            room -= packet.size
+            if room >= 0:
+                kept.append(packet)
             if packet.size:
                 packets.append(_packet(packet))
                 if packet.is_keyframe and codec in ("h264", "hevc"):
@@ -313,6 +351,8 @@ def _scan(container: Any, stream: Any, path: Path) -> tuple[list[_Packet], Any, 
         raise InputError(f"{shown(path)}: the file is damaged ({words(error)})") from error
     if first is None:
         raise InputError(f"{shown(path)}: not a readable video ({failure})")
+    if room < 0:
+        kept.clear()
     return packets, first, fresh
 
 

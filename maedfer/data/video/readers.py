@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from maedfer.data.video.base import VideoReader, in_a_sentence, look_at, shown
-from maedfer.data.video.index import VideoIndex, index_video
+from maedfer.data.video.index import OpenPackets, VideoIndex, index_video, open_indexed
 from maedfer.data.video.pictures import FrameFolderReader, WebPReader, is_webp
 from maedfer.data.video.streams import decode, demux, open_stream
 from maedfer.data.video.times import FrameTimes
@@ -67,9 +67,9 @@ def _open(path: Path, backend: Backend) -> VideoReader:
         raise InputError(f"{shown(path)}: the file is empty (0 bytes)")
     if backend != "decord" and is_webp(path):
         return WebPReader(path)
-    index = index_video(path)
     if backend != "decord":
-        return PyAVReader(index)
+        return PyAVReader(*open_indexed(path))
+    index = index_video(path)
     if index.decord_obstacle:
         raise InputError(
             f"{shown(path)}: decord does not read this file exactly, as {index.decord_obstacle}; use 'auto' or 'pyav'"
@@ -82,10 +82,13 @@ class PyAVReader(VideoReader):
 
     backend = "pyav"
 
-    def __init__(self, index: VideoIndex) -> None:
+    def __init__(self, index: VideoIndex, read: OpenPackets | None = None) -> None:
         self.path, self.size, self.fps = index.path, index.size, index.fps
         self._index = index
-        self._container: Any = None
+        # What indexing has read already.
+        self._read_before = read
+        self._container: Any = None if read is None else read.container
+        self._stream: Any = None if read is None else read.stream
         self._packets: Iterator[Any] = iter(())
         self._frames: Iterator[tuple[int, Any]] | None = None
         self._reformatter = require("av.video.reformatter", "video").VideoReformatter()
@@ -108,7 +111,7 @@ class PyAVReader(VideoReader):
         return self._index.times
 
     def close(self) -> None:
-        self._frames, self._packets = None, iter(())
+        self._frames, self._packets, self._read_before = None, iter(()), None
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -124,8 +127,8 @@ class PyAVReader(VideoReader):
             frame = self._advance(position)
             # Pictures may change their size on the way; the first one's counts. One thread: starting others, as is
             # done by default, takes longer than the work.
-            picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-            frames[row] = self._index.orientation.apply(picture)
+            picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
+            frames[row] = self._index.orientation.apply(_pixels(picture))
         return frames
 
     def _advance(self, position: int) -> Any:
@@ -154,8 +157,11 @@ class PyAVReader(VideoReader):
         raise InputError(f"{shown(self.path)}: damaged, only {self._next} of {len(self)} frames can be decoded")
 
     def _start(self, key: int) -> None:
+        if self._read_before is not None:
+            self._stream.codec_context.flush_buffers()
+            self._packets = iter(self._read_before.packets)
         # Opening again is the one way back to the first frame that is exact in every container.
-        if self._container is None or not key or (key < self._next and not self._index.seekable):
+        elif self._container is None or not key or (key < self._next and not self._index.seekable):
             self.close()
             self._container, self._stream = open_stream(self.path)
             self._packets = demux(self._container, self._stream)
@@ -179,7 +185,7 @@ class PyAVReader(VideoReader):
     def _from_key(self, key: int) -> Iterator[tuple[int, Any]]:
         time = self._times[key]
         packets = self._packets
-        if self._index.seekable:
+        if self._index.seekable and self._read_before is None:
             self._container.seek(time, stream=self._stream)
             packets = demux(self._container, self._stream)
         else:
@@ -199,6 +205,13 @@ class PyAVReader(VideoReader):
         if position != len(self) - 1 and self._spared < 0:
             # Decoders may hold frames back until enough key pictures have passed.
             raise _InexactSeekError
+
+
+def _pixels(picture: Any) -> np.ndarray:
+    """The pixels [H, W, 3] of an RGB frame of PyAV's where they lie: `to_ndarray` copies them."""
+    (plane,) = picture.planes
+    rows = np.frombuffer(plane, np.uint8).reshape(picture.height, plane.line_size)
+    return rows[:, : 3 * picture.width].reshape(picture.height, picture.width, 3)
 
 
 class DecordReader(VideoReader):
