@@ -16,6 +16,7 @@ from maedfer._progress import counted
 from maedfer.data.annotations import Clip
 from maedfer.data.dataset import collate
 from maedfer.data.sampler import SampleKey
+from maedfer.data.shards.clips import ShardClips
 from maedfer.data.source import ClipSource, as_source
 from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views
@@ -119,11 +120,11 @@ def _check_every_clip(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]], worke
     stops = []
     known: dict[Path, Look] = {}
     for split, clips in lists.items():
-        file, skips = getattr(cfg.data, split), _skips(cfg, split)
+        skips = _skips(cfg, split)
         looks = read_every_clip(clips, cfg.data.backend, workers, f"data.{split}", known)
         broken = [(clip, look) for clip, look in zip(clips, looks, strict=True) if look.problem]
         lengths = [look.frames for look in looks if not look.problem]
-        say(f"data.{split:<8}{file}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
+        _say_clips(cfg, split, clips, say)
         span = f", {min(lengths)} to {max(lengths)} frames" if lengths else ""
         say(f"             {len(lengths)} of {len(clips)} clips read from the first frame to the last{span}")
         for clip, look in broken:
@@ -141,7 +142,6 @@ def _check_every_clip(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]], worke
 
 
 def _check_list(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> None:
-    file = getattr(cfg.data, split)
     tolerant = _skips(cfg, split)
     source, sample = as_source(clips), spread(len(clips), _SAMPLE)
     if not tolerant:
@@ -154,10 +154,16 @@ def _check_list(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> 
             problems.append(f"{clips[index].where}: {error}")
     if problems and (not tolerant or not lengths):
         raise InputError(f"{len(problems)} of {len(sample)} sampled clips cannot be read: {problems[0]}")
-    say(f"data.{split:<8}{file}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
+    _say_clips(cfg, split, clips, say)
     say(f"             {len(lengths)} of {len(sample)} sampled clips read, {min(lengths)} to {max(lengths)} frames")
     for problem in problems:
         say(f"             would be skipped: {problem}")
+
+
+def _say_clips(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> None:
+    say(f"data.{split:<8}{getattr(cfg.data, split)}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
+    if isinstance(clips, ShardClips):
+        say(f"             {clips.describe()}")
 
 
 def _frames(cfg: RunConfig, source: ClipSource, index: int) -> int:

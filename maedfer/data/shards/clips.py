@@ -10,6 +10,7 @@ from typing import overload
 
 import numpy as np
 
+from maedfer._progress import counted
 from maedfer.data.annotations import Clip
 from maedfer.data.shards.layout import INDEX_FILE, ShardIndex, key_text, read_index
 from maedfer.data.shards.reader import open_clip
@@ -161,6 +162,14 @@ class ShardClips(ClipSource):
             f"{self.store.place(INDEX_FILE)}: is damaged ({key} cannot be {shown(str(value))[:40]}): make the shards "
             "anew"
         )
+
+    def describe(self) -> str:
+        """What the shards hold, in words."""
+        about = self.shards.about
+        how = "raw pixels" if about.quality is None else f"jpeg of quality {about.quality}"
+        size = "of several sizes" if about.size is None else f"{about.size[1]} x {about.size[0]} pixels"
+        megabytes = sum(shard.bytes for shard in about.shards) / 1e6
+        return f"{how}, {size}, in {counted(len(about.shards), 'shard')} of {megabytes:.4g} MB together"
 
     def digest(self) -> bytes:
         """What tells these clips from others: their names, labels and pictures, in their order."""
