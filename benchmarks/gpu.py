@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
     deadline = time.monotonic() + args.seconds
-    results: dict[str, Any] = {"tests": run_tests(test_args, min(_TEST_SECONDS, args.seconds / 2)), "rows": []}
+    results: dict[str, Any] = {"tests": run_tests(test_args, min(_TEST_SECONDS, 0.6 * args.seconds)), "rows": []}
     print(summary(results["tests"]), flush=True)
     write(args.out, results)
     measure(results, args.out, deadline)
