@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maedfer.data.annotations import Clip
+from maedfer.data.augment.travel import Travelling
 from maedfer.data.sampler import SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
 from maedfer.data.source import as_source
@@ -47,7 +48,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         mode: rule of frame sampling: "pretrain", "train", or "views" (for testing, nothing random).
         frames: frames of a sample.
         stride: distance between them in the recording, of which a source may hold every so many frames alone.
-        transform: uint8 [T, 3, H, W] to the same of the model's size; may draw from torch's global generator.
+        transform: uint8 [T, 3, H, W] to the same of the model's size; may draw from torch's global generator. Or
+            `Travelling`, for frames that a device is to change.
         repeats: samples taken from a clip each time it is decoded ("pretrain" and "train").
         views: temporal views ("views").
         backend: as in `open_video`.
@@ -67,7 +69,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         mode: Mode,
         frames: int = 16,
         stride: int = 4,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        transform: Callable[[Tensor], Tensor] | Travelling | None = None,
         *,
         repeats: int = 1,
         views: int = 2,
@@ -108,7 +110,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
             key: clip and seed; a bare number means seed 0.
 
         Returns:
-            frames: uint8 [R, 3, T, H, W], R = repeats or views.
+            frames: uint8 [R, 3, T, H, W], R = repeats or views; [R, T, H, W, 3] as they travel.
+            program: float64 [R, P] of frames that travel.
             label: class number, -1 where there is none.
             index: the clip that was loaded (another one than asked for only where that is broken).
             skipped: how many broken clips were passed over for it.
@@ -177,9 +180,15 @@ class ClipDataset(Dataset[dict[str, Any]]):
             raise InputError(self.broken[index])
         generator = torch.Generator().manual_seed(seed)
         groups, pictures = self._read(index, generator)
+        sample: dict[str, Any] = {"label": int(self.clips.labels[index]), "index": index}
         with seeded(seed):
-            samples = [self._finish(pictures[group]) for group in groups]
-        sample = {"frames": torch.stack(samples), "label": int(self.clips.labels[index]), "index": index}
+            if isinstance(self.transform, Travelling):
+                pairs = [self.transform(_channels_first(pictures[group])) for group in groups]
+                sample["program"] = torch.stack([program for _, program in pairs])
+                samples = [frames for frames, _ in pairs]
+            else:
+                samples = [self._finish(_channels_first(pictures[group])) for group in groups]
+        sample["frames"] = torch.stack(samples)
         if self.mask_fn is not None:
             sample["mask"] = torch.stack([self.mask_fn(generator) for _ in groups])
         return sample
@@ -207,13 +216,21 @@ class ClipDataset(Dataset[dict[str, Any]]):
         rule = train_indices if self.mode == "train" else pretrain_indices
         return [rule(n, self.frames, self.stride, generator) for _ in range(self.repeats)]
 
-    def _finish(self, pictures: np.ndarray) -> Tensor:
-        """Transform [T, H, W, 3] and put channels before time."""
-        # In memory channels stay last, which is what PyTorch resizes fastest.
-        frames = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    def _finish(self, frames: Tensor) -> Tensor:
+        """Transform [T, 3, H, W] and put channels before time."""
         if self.transform is not None:
+            assert not isinstance(self.transform, Travelling)
             frames = self.transform(frames)
         return frames.transpose(0, 1).contiguous()
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """`collate`, also of frames that travel and are of different sizes."""
+        return collate(self.transform.of_one_size(samples) if isinstance(self.transform, Travelling) else samples)
+
+
+def _channels_first(pictures: np.ndarray) -> Tensor:
+    # In memory channels of [T, 3, H, W] stay last, which is what PyTorch resizes fastest.
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 
 def _among_stored(stride: int, stored: int) -> int:
@@ -230,8 +247,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Stack samples to a batch, the R samples of a clip one after the other.
 
     Returns:
-        frames uint8 [B * R, 3, T, H, W]; label and index int64 [B * R]; mask [B * R, ...] where samples have one;
-        skipped, int64 scalar: how many samples are of another clip than was asked for, as that is broken.
+        frames uint8 [B * R, 3, T, H, W], or as they travel; label and index int64 [B * R]; mask and program
+        [B * R, ...] where samples have them; skipped, int64 scalar: how many samples are of another clip than was asked
+        for, as that is broken.
 
     Raises:
         ClipError: frames of different sizes.
@@ -246,8 +264,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
     for name in ("label", "index"):
         batch[name] = torch.tensor([sample[name] for sample in samples]).repeat_interleave(repeats)
-    if "mask" in samples[0]:
-        batch["mask"] = torch.cat([sample["mask"] for sample in samples])
+    for name in ("mask", "program"):
+        if name in samples[0]:
+            batch[name] = torch.cat([sample[name] for sample in samples])
     return batch
 
 

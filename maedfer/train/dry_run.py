@@ -14,19 +14,19 @@ from torch import Tensor
 
 from maedfer._progress import counted
 from maedfer.data.annotations import Clip
-from maedfer.data.dataset import collate
 from maedfer.data.sampler import SampleKey
 from maedfer.data.shards.clips import ShardClips
 from maedfer.data.source import ClipSource, as_source
 from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views
+from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_resumable
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, other_clip_settings, read_runs
 from maedfer.train.every_clip import Look, read_every_clip
 from maedfer.train.list_notes import list_notes
-from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory
+from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory, train_dataset, travelling_size
 from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
@@ -58,6 +58,7 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
     """
     workers = cfg.data.workers
     with start(cfg) as runtime:
+        cfg = settled(cfg, runtime.device)
         # Loader processes cost more to start than they save for one batch.
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
         tell = say if runtime.main else _say_nothing
@@ -73,7 +74,8 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                 if getattr(cfg.data, split)
             }
             for split, clips in lists.items():
-                check_shared_memory(cfg, split == "train", len(clips), runtime.world, workers)
+                frame = travelling_size(train_dataset(cfg, clips)) if split == "train" else None
+                check_shared_memory(cfg, split == "train", len(clips), runtime.world, workers=workers, frame=frame)
             if every_clip:
                 runtime.on_main(lambda: _check_every_clip(cfg, lists, workers, tell))
             else:
@@ -202,11 +204,13 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     rise = f"learning rate to {schedule.peak:.4g} in {schedule.warmup} steps"
     say(f"             {rise}, then down to {schedule.floor:.4g}")
     chosen = spread(batches.clips, _batch_size(cfg, runtime))
-    batch = collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
+    batch = batches.dataset.collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
     del batch["skipped"]
+    where = "on the device, in batches" if cfg.augment.device == "cuda" else "by the loader, on the CPU"
+    say(f"augment      clips are changed {where}")
     forward_pass = ForwardPass(task, model)
-    prepared = {name: value.to(runtime.device) for name, value in task.prepare(batch).items()}
-    _forward(batch["frames"], runtime, lambda: float(forward_pass(prepared)["loss"]), say)
+    prepared = task.send(batch)
+    _forward(prepared["frames"], runtime, lambda: float(forward_pass(prepared)["loss"]), say)
 
 
 def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from maedfer.errors import InputError
 from maedfer.evaluation.score import summary
 from maedfer.models import LGIFormer
+from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.evaluate import write_results
@@ -35,6 +36,7 @@ def run_finetune(cfg: RunConfig) -> RunResult:
     """
     check_config(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
+        cfg = settled(cfg, runtime.device)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = FinetuneTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)

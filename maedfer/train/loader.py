@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from maedfer._progress import Patience, ProgressLine, duration
 from maedfer.data.annotations import Clip
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
+from maedfer.data.augment.travel import Travelling
 from maedfer.data.dataset import ClipDataset, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
@@ -48,7 +49,7 @@ class TrainBatches:
 
     def __init__(self, cfg: RunConfig, runtime: Runtime) -> None:
         pretraining = cfg.task == "pretrain"
-        self._cached = cfg.data.cache
+        self.cfg, self._cached = cfg, cfg.data.cache
         entries = read_clips(cfg, cfg.data.train, labelled=not pretraining)
         if cfg.data.on_error == "raise":
             runtime.on_main(lambda: look_for(entries, cfg.data.train))
@@ -66,7 +67,8 @@ class TrainBatches:
             block=cfg.data.block,
             window=cfg.data.window,
         )
-        self._loader = Loader(cfg, runtime, self.dataset, self.sampler, keep_workers=True)
+        collate_fn = self.dataset.collate
+        self._loader = Loader(cfg, runtime, self.dataset, self.sampler, keep_workers=True, collate_fn=collate_fn)
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -100,7 +102,7 @@ def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
         mode="pretrain" if cfg.task == "pretrain" else "train",
         frames=frames,
         stride=cfg.data.stride,
-        transform=transform,
+        transform=Travelling(transform) if augment.device == "cuda" else transform,
         repeats=cfg.data.repeats,
         backend=cfg.data.backend,
         cache=cfg.data.cache,
@@ -241,7 +243,7 @@ class Loader:
         self.training = keep_workers
         self.started = False
         workers = cfg.data.workers
-        check_shared_memory(cfg, self.training, sampler.n, runtime.world)
+        check_shared_memory(cfg, self.training, sampler.n, runtime.world, frame=travelling_size(dataset))
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=sampler.batch_size,
@@ -308,7 +310,25 @@ class Loader:
         return iterator
 
 
-def check_shared_memory(cfg: RunConfig, training: bool, clips: int, world: int = 1, workers: int | None = None) -> None:
+def travelling_size(dataset: Dataset[dict[str, Any]]) -> tuple[int, int] | None:
+    """Height and width of the frames that travel to the device, judged by the first clip; None where none do."""
+    if not isinstance(dataset, ClipDataset) or not isinstance(dataset.transform, Travelling):
+        return None
+    # A clip that cannot be read is reported, or skipped, when its turn comes.
+    with contextlib.suppress(InputError), dataset.clips.open(0, dataset.backend) as reader:
+        return dataset.transform.size_of(reader.size)
+    return None
+
+
+def check_shared_memory(
+    cfg: RunConfig,
+    training: bool,
+    clips: int,
+    world: int = 1,
+    *,
+    workers: int | None = None,
+    frame: Sequence[int] | None = None,
+) -> None:
     """Compare what the loader's processes prepare with the room in /dev/shm, where they put it.
 
     PyTorch would wait for ever for a batch that found no room.
@@ -319,6 +339,7 @@ def check_shared_memory(cfg: RunConfig, training: bool, clips: int, world: int =
         clips: of the list.
         world: processes that share them.
         workers: loader processes, `data.workers` when None.
+        frame: height and width of the frames that they prepare, those of the model when None.
 
     Raises:
         InputError: it is too small.
@@ -334,7 +355,8 @@ def check_shared_memory(cfg: RunConfig, training: bool, clips: int, world: int =
     free = facts.f_bavail * facts.f_frsize / local_processes()
     size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
     samples = cfg.data.repeats if training else cfg.eval.views
-    batch = 3 * math.prod(cfg.clip_model.clip_size) * size * samples
+    length, *model = cfg.clip_model.clip_size
+    batch = 3 * length * math.prod(frame or model) * size * samples
     batches = clips // (size * world) if training else math.ceil(clips / (size * world))
     # One more is in use.
     needed = batch * min(batches, _PREFETCH * workers + 1)

@@ -10,6 +10,7 @@ import torch
 from maedfer._files import atomic_path
 from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
+from maedfer.train.augmenting import changed, settled
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.loader import TrainBatches
 from maedfer.train.lock import hold
@@ -32,6 +33,7 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
     """
     check_config(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
+        cfg = settled(cfg, runtime.device)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = PretrainTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
@@ -60,9 +62,11 @@ def save_reconstructions(path: Path, model: MAEDFER, batches: TrainBatches, runt
         return
     indices = np.linspace(0, batches.clips - 1, min(_SHOWN, batches.clips)).astype(int)
     samples = [batches.dataset[SampleKey(int(index), 0)] for index in indices]
-    frames = torch.stack([sample["frames"][0] for sample in samples]).to(runtime.device)
-    masks = torch.stack([sample["mask"][0] for sample in samples]).to(runtime.device)
-    hidden, _ = split_masks(masks)
+    batch = batches.dataset.collate(samples)
+    # The first sample of each clip.
+    first = {name: batch[name][:: batches.cfg.data.repeats] for name in ("frames", "mask", "program") if name in batch}
+    frames = changed(batches.cfg, first["frames"].to(runtime.device), first.get("program"))
+    hidden, _ = split_masks(first["mask"].to(runtime.device))
     was_training = model.training
     model.eval()
     with runtime.autocast():

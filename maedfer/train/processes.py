@@ -18,6 +18,7 @@ from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models.fixed_weights import packed_weights
 from maedfer.models.low_precision import low_precision_weights
+from maedfer.train.augmenting import settled
 from maedfer.train.compiling import Compiling
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import explain
@@ -119,13 +120,15 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     """Join the process group that torchrun started (if any), seed everything, and clean up in the end.
 
     Raises:
-        InputError: the device is not there, or cannot do the precision, or not what model.impl asks for; the
-            environment does not say who the processes are; and for what the machine does to the run, see `explain`.
+        InputError: the device is not there, or cannot do the precision, or not what model.impl asks for, or is no GPU
+            and clips are to be changed on one; the environment does not say who the processes are; and for what the
+            machine does to the run, see `explain`.
     """
     where = place()
     device = _device(cfg.train.device, where)
     choose(cfg.clip_model.impl, device)
     compiling = Compiling.of_run(cfg, device)
+    settled(cfg, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)
     was_deterministic = torch.are_deterministic_algorithms_enabled()

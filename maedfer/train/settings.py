@@ -80,6 +80,13 @@ class DataConfig:
 class AugmentConfig:
     """Changes made to training clips, the same for all frames of a clip."""
 
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto",
+        belongs_to="machine",
+        doc="where clips are changed: by the loader's processes (cpu), or in batches by the GPU that trains, to which "
+        "frames go as they were decoded (cuda). What is drawn is the same; values may differ by one grey level after "
+        "each operation. auto = cuda where Triton's kernels compute; the run's config.yaml has what it came to",
+    )
     randaugment: str = setting("rand-m7-n4-mstd0.5-inc1", doc="RandAugment in timm's notation; empty = off")
     scale: tuple[float, float] = setting(
         (0.08, 1.0),

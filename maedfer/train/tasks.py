@@ -21,6 +21,7 @@ from maedfer.evaluation.score import headline, summary
 from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LoadReport, build_model
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
+from maedfer.train.augmenting import changed
 from maedfer.train.config import RunConfig, config_tree
 from maedfer.train.evaluate import predict_list
 from maedfer.train.loader import MaskDraw, ViewBatches
@@ -57,6 +58,13 @@ class Task(abc.ABC):
     def prepare(self, batch: Batch) -> Batch:
         """What is done with a batch of the loader on the CPU."""
         return batch
+
+    def send(self, batch: Batch) -> Batch:
+        """A batch of the loader, prepared, on the device; frames that travelled are changed there by their programs."""
+        program = batch.get("program")
+        prepared = self.prepare(batch)
+        sent = {name: value.to(self.runtime.device, non_blocking=True) for name, value in prepared.items()}
+        return {**sent, "frames": changed(self.cfg, sent["frames"], program)}
 
     @staticmethod
     @abc.abstractmethod
@@ -114,8 +122,7 @@ class PretrainTask(Task):
         # Noise rather than zeros: the normalised target of a flat cube is not defined.
         generator = torch.Generator().manual_seed(0)
         frames = torch.randint(256, (1, 3, *self.cfg.clip_model.clip_size), generator=generator, dtype=torch.uint8)
-        batch = self.prepare({"frames": frames, "mask": MaskDraw(model.config)(generator)[None]})
-        batch = {name: value.to(self.runtime.device) for name, value in batch.items()}
+        batch = self.send({"frames": frames, "mask": MaskDraw(model.config)(generator)[None]})
         leave_out_unused(model.eval(), lambda: self.losses(model, batch)["loss"])
         return model, loaded
 
@@ -170,7 +177,8 @@ class FinetuneTask(Task):
 
     def prepare(self, batch: Batch) -> Batch:
         """How clips are mixed, and their targets; the embedding mixes them as it normalises their bytes."""
-        mix, target = self.mixup.draw(batch["label"], *batch["frames"].shape[-2:])
+        # Frames may come in another size.
+        mix, target = self.mixup.draw(batch["label"], *self.cfg.clip_model.clip_size[1:])
         return {"frames": batch["frames"], "mix": mix, "target": target}
 
     @staticmethod

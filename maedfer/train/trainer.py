@@ -133,6 +133,7 @@ class Trainer:
             f"{runtime.world} {'process' if runtime.world == 1 else 'processes'} x "
             f"{cfg.train.accumulate} {'pass' if cfg.train.accumulate == 1 else 'passes'}"
             + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")
+            + (", changed on the device" if cfg.augment.device == "cuda" else "")
             + f"), {schedule.steps_per_epoch} an epoch, learning rate {schedule.peak:.3g} to {schedule.floor:.3g}"
         )
 
@@ -225,8 +226,7 @@ class Trainer:
             clips = len(batch["frames"])
             self.pace.add(clips, time.perf_counter() - asked)
             self.skipped += int(batch.pop("skipped"))
-            batch = self.task.prepare(batch)
-            batch = {name: value.to(self.runtime.device, non_blocking=True) for name, value in batch.items()}
+            batch = self.task.send(batch)
             with self._sync(part == accumulate - 1):
                 if self.runtime.compiling.replayed:
                     # What the last pass left in the graphs' memory may be written over.
@@ -380,6 +380,13 @@ class Trainer:
             notes.append(
                 f"computed in {before} up to step {position.step} and in {here} from there on: train.precision=auto is "
                 "decided by the device"
+            )
+        # Earlier versions had no other place.
+        before, here = state["config"].get("augment", {}).get("device", "cpu"), self.cfg.augment.device
+        if before != here:
+            notes.append(
+                f"clips were changed on {before} up to step {position.step} and on {here} from there on, where values "
+                "may be other ones by one grey level after each operation"
             )
         for name, before in state.get("sizes", {}).items():
             if name in self.sizes and state["lists"].get(name) == self.lists[name]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from maedfer.data.augment import draws, transforms
 from maedfer.models import MAEDFER, LGIFormer, from_pretrained, load
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
 from tests.helpers import ASSETS
@@ -27,8 +28,31 @@ def equal_to_rounding(found, expected):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.fixture
+def earlier_noise(monkeypatch):
+    """Noise of erased boxes as that version had it, drawn from torch's generator: all that has changed since."""
+    states, draw = [], draws.draw_erased_box
+
+    def draw_box(height, width):
+        box = draw(height, width)
+        states.append(torch.get_rng_state())
+        return box
+
+    def erase_box(frames, box, key):
+        torch.set_rng_state(states[-1])
+        top, left, rows, columns = box
+        deviation, mean = (torch.tensor(x).view(3, 1, 1) for x in ([58.395, 57.12, 57.375], [123.675, 116.28, 103.53]))
+        noise = torch.randn(len(frames), 3, rows, columns) * deviation + mean
+        frames = frames.clone()
+        frames[..., top : top + rows, left : left + columns] = noise.round_().clamp_(0, 255).to(torch.uint8)
+        return frames
+
+    monkeypatch.setattr(draws, "draw_erased_box", draw_box)
+    monkeypatch.setattr(transforms, "erase_box", erase_box)
+
+
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path):
+def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path, earlier_noise):
     output = tmp_path / "run"
     shutil.copytree(ASSETS / f"run_{task}", output)
     changes = [f"output={output}", f"data.train={data / 'train.csv'}"]
