@@ -61,7 +61,7 @@ $(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
 sanitize: $(STAMP) ## csrc on a CPU under the sanitizers of addresses and undefined behaviour; some 3 minutes
 	$(PY) -m tests.csrc.sanitize
 
-fuzz: $(STAMP) ## hundreds of bad command lines, 2,000 damaged files and 40 kills; some 5 minutes
+fuzz: $(STAMP) ## hundreds of bad command lines, 2,000 damaged files, 2,000 damaged clips and 40 kills; some 7 minutes
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --processes $(TEST_WORKERS) $(FUZZ_ARGS)
 
 gpu: $(STAMP) ## all tests that need a GPU, then all benchmarks: benchmarks/results/gpu.json

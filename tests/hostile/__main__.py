@@ -18,6 +18,7 @@ def main() -> int:
     """Try it all; returns 1 where something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--files", type=int, default=2000, metavar="N", help="damaged files (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=2000, metavar="N", help="damaged clips (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=40, metavar="N", help="kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of files and kills (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="at a time (default: %(default)s)")
@@ -25,7 +26,9 @@ def main() -> int:
     table = []
     for name, step in {
         "bad command lines": lambda folder: _commands(folder, args.processes),
-        "damaged files": lambda folder: _files(folder, args.files, args.seed, args.processes),
+        "damaged files": lambda folder: _files(folder, list(files.kinds()), args.files, args.seed, args.processes),
+        # Damages that are none of those above.
+        "damaged clips": lambda folder: _files(folder, files.clips(), args.clips, args.seed + 1000, args.processes),
         "kills": lambda folder: _kills(folder, args.kills, args.seed),
     }.items():
         started = time.monotonic()
@@ -52,8 +55,8 @@ def _commands(folder: Path, processes: int) -> tuple[int, list[str]]:
     ]
 
 
-def _files(folder: Path, count: int, seed: int, processes: int) -> tuple[int, list[str]]:
-    base, names = files.build(folder), list(files.kinds())
+def _files(folder: Path, names: list[str], count: int, seed: int, processes: int) -> tuple[int, list[str]]:
+    base = files.build(folder)
     cases = [(names[number % len(names)], seed + number // len(names), base) for number in range(count)]
     seen = _counter("damaged files", count)
     wrong = try_all(cases, files.attempt, batch=20, seconds=30, memory=2 << 30, processes=processes, seen=seen)

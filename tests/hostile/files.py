@@ -23,6 +23,7 @@ from maedfer.prediction.many import predict_jobs
 from maedfer.prediction.prediction import Prediction
 from tests.data.media import pictures, write_video
 from tests.faces.networks import yunet
+from tests.hostile import shards
 from tests.hostile.mutation import mutated
 
 _VIDEOS = {
@@ -61,8 +62,15 @@ def kinds() -> dict[str, Kind]:
     """All kinds by name."""
     found = {name: Kind(f"videos/{name}", name, _video(name)) for name in _VIDEOS}
     found |= {f"frame.{kind}": Kind(f"frames/{kind}", f"1.{kind}", _clip) for kind in _PICTURES}
+    for stored in ("jpeg", "raw"):
+        found |= {f"{stored} tar": Kind(f"shards/{stored}", "shard-000001.tar", shards.read)}
     run, pre, model = "world/run", "world/pre", "world/model"
     return found | {
+        "rows of frames": Kind("shards/jpeg", "shard-000001.frames.npy", shards.read),
+        "index.json": Kind("shards/raw", "index.json", shards.read, text=True),
+        "index.npz": Kind("shards/raw", "index.npz", shards.read),
+        "signed index.npz": Kind("shards/jpeg", "index.npz", shards.read_signed),
+        "rows of the index": Kind("shards/jpeg", "rows", shards.read_rows),
         "list": Kind("lists", "clips.csv", _list, text=True),
         "split file": Kind("splits", "EmoLabel_DataSplit/train(single-labeled)/set_1.csv", _splits, text=True),
         "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
@@ -89,6 +97,11 @@ def kinds() -> dict[str, Kind]:
     }
 
 
+def clips() -> list[str]:
+    """The kinds that have frames of clips in them, or lead to them."""
+    return [name for name, kind in kinds().items() if kind.folder.startswith(("videos/", "frames/", "shards/"))]
+
+
 def build(folder: Path) -> Path:
     """Write a good file of every kind below the folder; returns it."""
     import maedfer
@@ -102,6 +115,7 @@ def build(folder: Path) -> Path:
         (folder / "frames" / kind).mkdir(parents=True)
         for number, picture in enumerate(pictures(3, 24, 32)):
             Image.fromarray(picture).save(folder / "frames" / kind / f"{number}.{kind}")
+    shards.build(folder / "shards")
     (folder / "lists").mkdir()
     (folder / "lists" / "clips.csv").write_text("path,label\n" + "".join(f"a/clip {n}.mp4,{n % 3}\n" for n in range(9)))
     labels = folder / "splits" / "EmoLabel_DataSplit"

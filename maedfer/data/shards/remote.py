@@ -12,6 +12,7 @@ import functools
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ _BLOCK = 256 << 10
 _FINAL = frozenset(range(400, 500)) - {408, 429}
 # What forked processes have of their parents' connections; to close them would end them for the parent too.
 _of_parents: list[Any] = []
+_stores: weakref.WeakSet[RemoteStore] = weakref.WeakSet()
 
 
 class RemoteStore:
@@ -65,6 +67,7 @@ class RemoteStore:
         self._cache, self._tries, self._wait, self._seconds, self._sleep = cache, tries, wait, seconds, sleep
         self._refusal = ""
         self._begin()
+        _stores.add(self)
 
     def place(self, name: str) -> str:
         """The address of a file as sentences name it, without passwords and questions."""
@@ -130,7 +133,6 @@ class RemoteStore:
         self._pieces: OrderedDict[tuple[str, int, int], _Piece] = OrderedDict()
         self._filesystem: Any = None
         self._root = ""
-        self._process = os.getpid()
 
     def _kept(self, name: str, place: str, start: int, stop: int, enough: int) -> tuple[int, bytes]:
         """Bytes that hold a range, and where they begin: kept ones, or fetched now.
@@ -138,9 +140,6 @@ class RemoteStore:
         Args:
             enough: of the bytes up to `stop`, those from here on may be missing, where the file ends.
         """
-        if self._process != os.getpid():
-            _of_parents.append(self._filesystem)
-            self._begin()
         with self._lock:
             holding = (piece for piece in reversed(self._pieces.values()) if piece.holds(name, start, stop))
             piece = next(holding, None)
@@ -262,6 +261,16 @@ class _Piece:
     def holds(self, name: str, start: int, stop: int) -> bool:
         """Whether a range is in it as a whole."""
         return self.name == name and self.start <= start and stop <= self.stop
+
+
+def _begin_anew() -> None:
+    """In a process that was forked: a thread that was not forked along may have held a lock, and runs connections."""
+    for store in list(_stores):
+        _of_parents.append(store._filesystem)
+        store._begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _below(root: str, name: str) -> str:

@@ -7,12 +7,13 @@ forked after they were.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ class LocalStore:
             InputError: it is not there, cannot be read, or ends before; names the place.
         """
         place = self.place(name)
-        with in_a_sentence(place):
-            file = self._open(name, place)
+        with in_a_sentence(place), self._open(name, place) as file:
             return _pread(file, start, file.size - start if length is None else length, place)
 
     def read_ranges(self, name: str, ranges: Sequence[Range], size: int, place: str = "") -> list[memoryview]:
@@ -76,8 +76,7 @@ class LocalStore:
         """
         place = place or self.place(name)
         check_ranges(ranges, size, place)
-        with in_a_sentence(place):
-            file = self._open(name, place)
+        with in_a_sentence(place), self._open(name, place) as file:
             if file.size != size:
                 raise InputError(
                     f"{place}: the file has {file.size} bytes, and its index says {size}: it was cut short, or belongs "
@@ -87,17 +86,16 @@ class LocalStore:
 
     def prefetch(self, name: str, start: int, stop: int) -> None:
         """Tell that these bytes will be read soon. Never fails: reading them will tell what is wrong."""
-        try:
-            os.posix_fadvise(self._open(name, "").number, start, max(stop - start, 0), os.POSIX_FADV_WILLNEED)
-        except (OSError, ValueError, OverflowError):
-            return
+        with contextlib.suppress(OSError, ValueError, OverflowError), self._open(name, "") as file:
+            os.posix_fadvise(file.number, start, max(stop - start, 0), os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close all files; reading opens them again."""
         with self._lock:
-            self._files.clear()
+            self._keep(0)
 
-    def _open(self, name: str, place: str) -> _OpenFile:
+    @contextlib.contextmanager
+    def _open(self, name: str, place: str) -> Iterator[_OpenFile]:
         if self._process != os.getpid():
             # The lock may have been held by a thread that was not forked along.
             self._lock, self._files, self._process = threading.Lock(), OrderedDict(), os.getpid()
@@ -105,10 +103,23 @@ class LocalStore:
             if name not in self._files:
                 self._files[name] = _OpenFile(self._folder / plain(name), place)
             self._files.move_to_end(name)
-            found = self._files[name]
-            while len(self._files) > _OPEN_FILES:
-                self._files.popitem(last=False)
-        return found
+            file = self._files[name]
+            file.readers += 1
+            self._keep(_OPEN_FILES)
+        try:
+            yield file
+        finally:
+            with self._lock:
+                file.readers -= 1
+                if self._files.get(name) is not file and not file.readers:
+                    file.close()
+
+    def _keep(self, most: int) -> None:
+        """Forget files that were read longest ago; those that a thread reads are closed when it has."""
+        while len(self._files) > most:
+            _, file = self._files.popitem(last=False)
+            if not file.readers:
+                file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self._folder,)
@@ -123,20 +134,26 @@ def open_store(place: str | Path) -> LocalStore | RemoteStore:
 
 
 class _OpenFile:
-    """An open file, closed when nobody has it any more: one thread may forget it while another one reads."""
+    """An open file, and how many threads are reading it."""
 
     def __init__(self, path: Path, place: str) -> None:
-        self.number = -1
+        self.number, self.readers = -1, 0
         # Opening a named pipe would wait for ever.
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(self.number)
         if not stat.S_ISREG(status.st_mode):
+            self.close()
             raise InputError(f"{place}: is not a file")
         self.size = status.st_size
 
+    def close(self) -> None:
+        """Close it, once."""
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
     def __del__(self) -> None:
-        if self.number >= 0:
-            os.close(self.number)
+        self.close()
 
 
 def _pread(file: _OpenFile, start: int, length: int, place: str) -> bytes:
