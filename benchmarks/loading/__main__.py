@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace, data: Path) -> None:
     if args.rounds < 1:
         raise InputError(f"--rounds must be positive, got {args.rounds}")
     out = make_place(args.results / "loading_cpu.json") if args.results else None
-    corpus = make_corpus(data, args.videos, args.clips, args.frames)
+    corpus = make_corpus(data, args.videos, args.clips, args.frames, allowed)
     results: dict[str, Any] = {"machine": machine("cpu"), "clips": corpus.describe(), "batch": BATCH}
     results |= {"checks": [], "rows": []}
     for task in args.task:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.loading.corpus import CROP
-from benchmarks.loading.sides import SIZE, Side, published
+from benchmarks.loading.corpus import CROP, SIDE
+from benchmarks.loading.sides import Side, published
 from maedfer.data.sampler import SampleKey
 from maedfer.errors import InputError
 
@@ -38,14 +38,14 @@ def check(side: Side) -> dict[str, Any]:
             found, expected = dataset[key]["frames"], other[key]["frames"]
             if tuple(found.shape) != (1, *expected.shape):
                 raise InputError(f"{side.name}: a sample is {list(found.shape)}, the published {list(expected.shape)}")
-        return {"source": side.source, "shape": list(expected.shape)}
+        return {"source": side.source, "shape": [*expected.shape]}
     differences = {offset: 0.0 for offset in (-1, 0, 1)}
     for key in keys:
         # [1, 3, T, H, W] or [1, T, H, W, 3].
         found = dataset[key]["frames"][0].numpy()
         found = found if found.shape[-1] == 3 else found.transpose(1, 2, 3, 0)
         for offset in differences:
-            expected = _fitted(other.frames(key, offset), found.shape[1:3])
+            expected = _fitted(side, other.frames(key, offset), found.shape[1:3])
             differences[offset] += float(np.abs(expected.astype(int) - found).mean()) / len(keys)
     before, same, after = differences.values()
     if same > _CLOSE or same >= min(before, after):
@@ -56,12 +56,12 @@ def check(side: Side) -> dict[str, Any]:
     return {"source": side.source, "difference": same, "to_neighbours": min(before, after)}
 
 
-def _fitted(frames: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bring frames [T, H, W, 3] to the size in which a side has them: cut as shards of videos are, else resized."""
+def _fitted(side: Side, frames: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bring frames [T, H, W, 3] to the size in which a side has them: cut as in pre-training, else resized."""
     if frames.shape[1:3] == size:
         return frames
-    top, left, height, width = CROP
-    if frames.shape[1] != frames.shape[2] or (height, width) == size:
+    if side.task == "pretrain":
+        top, left, height, width = CROP
         return frames[:, top : top + height, left : left + width]
-    pictures = (Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BILINEAR) for frame in frames)
+    pictures = (Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for frame in frames)
     return np.stack([np.asarray(picture) for picture in pictures])

@@ -1,4 +1,4 @@
-"""What is loaded: the same clips as videos, as folders of pictures and as shards, made once and kept."""
+"""What is loaded: the same clips as videos, as folders of pictures, and as shards of either, made once and kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maedfer.data.annotations import write_annotations
+from maedfer.data.annotations import read_annotations, write_annotations
+from maedfer.data.shards.layout import INDEX_FILE, parse_set
+from maedfer.data.shards.options import ShardOptions
+from maedfer.data.shards.write import write_shards
 from maedfer.data.video.readers import open_video
 from maedfer.errors import InputError
 from maedfer.synthetic import write_scene
@@ -25,6 +28,13 @@ from maedfer.synthetic.clips import write_h264
 VIDEO_SIDE, PICTURE_SIDE, FRAMES = 224, 256, 200
 # The box of VoxCeleb2's frames that its recipe cuts out: top, left, height, width.
 CROP = (0, 32, 160, 160)
+# Shards by the form of their clips, and what is chosen of them.
+SHARDS = {
+    "videos": ShardOptions(cut=CROP),
+    "pictures": ShardOptions(size=(160, 160)),
+}
+# Sides of what shards hold, and of clips as models take them.
+SIDE = 160
 _QUALITY = 95
 _MARK = "corpus.json"
 
@@ -55,21 +65,27 @@ class Corpus:
         """The folders of pictures."""
         return [self.folder / "pictures" / f"{number:05d}" for number in range(self.clips)]
 
-    @property
-    def video_list(self) -> Path:
-        """A list of the videos."""
-        return self.folder / "videos.csv"
+    def list_of(self, form: str) -> Path:
+        """A list of the clips: of "videos" or "pictures"."""
+        return self.folder / f"{form}.csv"
 
-    @property
-    def picture_list(self) -> Path:
-        """A list of the folders of pictures."""
-        return self.folder / "pictures.csv"
+    def shards_of(self, form: str) -> Path:
+        """Shards of that list."""
+        return self.folder / f"{form}_shards"
 
     def describe(self) -> dict[str, Any]:
         """Sizes, for a results file."""
         sizes = [path.stat().st_size for path in self.videos[: self.distinct]]
         pictures = [file.stat().st_size for folder in self.folders[: self.distinct] for file in folder.iterdir()]
+        shards = {}
+        for form in SHARDS:
+            about = parse_set((self.shards_of(form) / INDEX_FILE).read_bytes(), form)
+            shards[form] = {
+                "frame_bytes": sum(shard.bytes for shard in about.shards) / about.frames,
+                "settings": about.settings,
+            }
         return {
+            "shards": shards,
             "clips": self.clips,
             "distinct": self.distinct,
             "frames": self.frames,
@@ -80,7 +96,7 @@ class Corpus:
         }
 
 
-def make_corpus(folder: Path, sources: Sequence[Path], clips: int, frames: int = FRAMES) -> Corpus:
+def make_corpus(folder: Path, sources: Sequence[Path], clips: int, frames: int = FRAMES, workers: int = 1) -> Corpus:
     """Make the clips, or find those that an earlier call has made of the same sources.
 
     Args:
@@ -88,6 +104,7 @@ def make_corpus(folder: Path, sources: Sequence[Path], clips: int, frames: int =
         sources: videos of faces, of which the middle square is taken; a scene that is drawn where there are none.
         clips: how many names there are to be.
         frames: of a clip.
+        workers: processes that write shards.
 
     Raises:
         InputError: a source cannot be read, or the folder holds something else.
@@ -115,9 +132,10 @@ def make_corpus(folder: Path, sources: Sequence[Path], clips: int, frames: int =
         os.link(folder / "videos" / f"{first}.mp4", folder / "videos" / f"{name}.mp4")
         os.symlink(first, folder / "pictures" / name, target_is_directory=True)
     corpus = Corpus(folder, clips, distinct, frames)
-    for file, paths in ((corpus.video_list, corpus.videos), (corpus.picture_list, corpus.folders)):
+    for form, paths in (("videos", corpus.videos), ("pictures", corpus.folders)):
         names = (str(path.relative_to(folder)) for path in paths)
-        write_annotations(file, ((name, number % 7) for number, name in enumerate(names)))
+        write_annotations(corpus.list_of(form), ((name, number % 7) for number, name in enumerate(names)))
+        write_shards(read_annotations(corpus.list_of(form)), corpus.shards_of(form), SHARDS[form], workers=workers)
     place = {key: value for key, value in asdict(corpus).items() if key != "folder"}
     mark.write_text(json.dumps({"about": about, "corpus": place}))
     return corpus

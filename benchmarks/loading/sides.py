@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.loading.corpus import CROP, Corpus
+from benchmarks.loading.corpus import CROP, SIDE, Corpus
 from benchmarks.loading.published import PublishedFinetuning, PublishedPretraining
 from maedfer.data.sampler import EpochSampler
 from maedfer.train.config import RunConfig, load_config
@@ -20,11 +20,11 @@ from maedfer.train.processes import Runtime
 Task = Literal["pretrain", "finetune"]
 Batches = Generator[dict[str, Any], None, None]
 
-SIZE = 160
 BATCH = 8
 PUBLISHED, OURS = "published", "ours"
 TASKS: dict[Task, str] = {"pretrain": "voxceleb2_pretrain", "finetune": "dfew"}
-SOURCES: dict[Task, tuple[str, ...]] = {"pretrain": ("video",), "finetune": ("pictures",)}
+# The form of clips that published code loads.
+FORMS: dict[Task, str] = {"pretrain": "videos", "finetune": "pictures"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Side:
         corpus: the clips.
         task: whose samples.
         loader: `PUBLISHED` or `OURS`.
-        source: "video", "pictures" or "shards".
+        source: "videos" or "pictures", as `FORMS` has it, or "shards" of them.
         changes: whether the loader changes frames at random, as there is no device that does it.
     """
 
@@ -72,8 +72,9 @@ class Side:
 
     def config(self, workers: int = 0) -> RunConfig:
         """The settings of a run that loads so: its recipe's, but for the batch."""
-        lists = {"video": self.corpus.video_list, "pictures": self.corpus.picture_list}
-        given = [f"data.train={lists[self.source]}", f"data.workers={workers}", f"train.batch_size={BATCH}"]
+        form = FORMS[self.task]
+        clips = self.corpus.shards_of(form) if self.source == "shards" else self.corpus.list_of(form)
+        given = [f"data.train={clips}", f"data.workers={workers}", f"train.batch_size={BATCH}"]
         return load_config(self.task, TASKS[self.task], given, check=False)
 
     def _batches(self, workers: int) -> TrainBatches:
@@ -85,15 +86,15 @@ class Side:
 
 def sides(task: Task, corpus: Corpus) -> list[Side]:
     """Every way to load samples of a task, the published one first."""
-    first = SOURCES[task][0]
+    form = FORMS[task]
     return [
-        *(Side(corpus, task, PUBLISHED, first, changes) for changes in (True, False)),
-        *(Side(corpus, task, OURS, source, changes) for source in SOURCES[task] for changes in (True, False)),
+        *(Side(corpus, task, PUBLISHED, form, changes) for changes in (True, False)),
+        *(Side(corpus, task, OURS, source, changes) for source in (form, "shards") for changes in (True, False)),
     ]
 
 
 def published(task: Task, corpus: Corpus, changes: bool = True) -> PublishedPretraining | PublishedFinetuning:
     """The samples of a task, the published way."""
     if task == "pretrain":
-        return PublishedPretraining(corpus.videos, SIZE, CROP, changes)
-    return PublishedFinetuning(corpus.folders, SIZE, changes)
+        return PublishedPretraining(corpus.videos, SIDE, CROP, changes)
+    return PublishedFinetuning(corpus.folders, SIDE, changes)
