@@ -18,15 +18,23 @@ Switch = Literal["auto", "true", "false"]
 class DataConfig:
     """Where the clips are and how they are read; frames and size of a clip come from `model.clip_size`."""
 
-    train: str = setting("", path=True, belongs_to="machine", doc="annotation file of the clips to learn from")
+    train: str = setting(
+        "",
+        path=True,
+        belongs_to="machine",
+        doc="annotation file of the clips to learn from, or folder or address of shards",
+    )
     val: str = setting(
-        "", path=True, belongs_to="machine", doc="annotation file of the clips to choose the epoch on (optional)"
+        "",
+        path=True,
+        belongs_to="machine",
+        doc="annotation file or shards of the clips to choose the epoch on (optional)",
     )
     test: str = setting(
         "",
         path=True,
         belongs_to="machine",
-        doc="annotation file of the clips to score in the end (optional while training)",
+        doc="annotation file or shards of the clips to score in the end (optional while training)",
     )
     root: str = setting(
         "",
@@ -39,13 +47,14 @@ class DataConfig:
         doc="names in the order of the labels; sets `model.num_classes` unless that is given",
     )
     label_offset: int = setting(
-        0, low=0, high=1_000_000, doc="label of the first class in the files (DFEW counts from 1)"
+        0, low=0, high=1_000_000, doc="label of the first class in annotation files (DFEW counts from 1)"
     )
     stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
     backend: Literal["auto", "decord", "pyav", "frames"] = setting(
         "auto",
         belongs_to="machine",
-        doc="video reader; auto = PyAV for files and pictures for folders, decord only where it is asked for",
+        doc="video reader; auto = PyAV for files, pictures for folders, and what shards have; decord only where it is "
+        "asked for",
     )
     workers: int = setting(8, low=0, high=1024, belongs_to="machine", doc="loader processes for each training process")
     repeats: int = setting(

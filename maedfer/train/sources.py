@@ -19,7 +19,9 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
     classes = () if cfg.task == "pretrain" else cfg.data.classes
     num_classes = cfg.clip_model.num_classes if labelled else None
     if is_shards(file):
-        return read_shards(file, num_classes, labelled, classes)
+        clips = read_shards(file, num_classes, labelled, classes)
+        clips.check_backend(cfg.data.backend)
+        return clips
     return read_annotations(
         file,
         root=cfg.data.root or None,

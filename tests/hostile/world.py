@@ -15,6 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from maedfer.cli import main
+from maedfer.data.annotations import read_annotations
+from maedfer.data.shards.options import ShardOptions
+from maedfer.data.shards.write import write_shards
 from tests.cli.helpers import FINETUNE, PRETRAIN
 from tests.data.media import pictures, write_sound, write_video
 
@@ -32,6 +35,7 @@ def build(folder: Path) -> Path:
     try:
         _clips()
         _lists()
+        _shards()
         _recipes()
         _runs()
         _weights()
@@ -114,6 +118,31 @@ def _lists() -> None:
         else:
             content = content.replace(b"clips/", b"../clips/")
         _write(f"lists/{name}.csv", content)
+
+
+def _shards() -> None:
+    clips = read_annotations("train.csv")
+    write_shards(clips, "shards/good", ShardOptions(format="raw"), classes=["calm", "moved"])
+    write_shards(clips, "shards/classes", ShardOptions(format="raw"), classes=["moved", "calm"])
+    tar, index = Path("shards/good/shard-000000.tar").read_bytes(), Path("shards/good/index.json").read_text()
+    about = json.loads(index)
+    copies: dict[str, dict[str, str | bytes | None]] = {
+        "cut": {"shard-000000.tar": tar[: len(tar) // 2]},
+        "missing": {"shard-000000.tar": None},
+        "text": {"index.json": "text\n"},
+        "other": {"index.json": '{"mark": "other"}'},
+        "version": {"index.json": json.dumps({**about, "version": 99})},
+        "stride": {"index.json": json.dumps({**about, "settings": {**about["settings"], "stride": 3}})},
+        "arrays": {"index.npz": None},
+        "unfinished": {"index.json": None, ".unfinished/0": b""},
+    }
+    for name, changes in copies.items():
+        shutil.copytree("shards/good", f"shards/{name}")
+        for file, content in changes.items():
+            if content is None:
+                Path(f"shards/{name}/{file}").unlink()
+            else:
+                _write(f"shards/{name}/{file}", content)
 
 
 def _recipes() -> None:

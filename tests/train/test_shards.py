@@ -99,9 +99,9 @@ def test_jpeg_shards_give_the_samples_of_the_files_within_the_error_of_jpeg(tmp_
     )
     error = []
     for number in range(4):
-        with files.dataset.clips.open(number) as left, stored.dataset.clips.open(number) as right:
-            assert len(left) == len(right) == 6 and left.size == right.size
-            error.append(np.abs(left.read(range(6)).astype(int) - right.read(range(6))).mean())
+        with files.dataset.clips.open(number) as one, stored.dataset.clips.open(number) as other:
+            assert len(one) == len(other) == 6 and one.size == other.size
+            error.append(np.abs(one.read(range(6)).astype(int) - other.read(range(6))).mean())
     # The stated error of quality 90 on smooth pictures, but for one seam.
     assert 0 < max(error) < 3
     left, right = next(files.epoch(0)), next(stored.epoch(0))
@@ -239,14 +239,15 @@ def test_clips_are_scored_described_and_checked_from_shards(data, tmp_path):
 def test_a_run_does_not_go_on_with_other_shards(data, tmp_path):
     changes = ["optim.epochs=1", "eval.every=0"]
     run_finetune(tiny("finetune", data, tmp_path / "run", *changes, *shards(data)))
-    for other in (shards(data, "jpeg"), []):
+    files: list[str] = []
+    for other in (shards(data, "jpeg"), files):
         with pytest.raises(InputError, match=r"was made with other clips, data.train has changed \(14 clips, "):
             run_finetune(tiny("finetune", data, tmp_path / "run", *changes, *other))
     # Other shards of the same clips, in the same order, hold the same.
-    other = make(data / "train.csv", tmp_path / "other", format="raw", clips_per_shard=2)
-    assert identity(read_shards(other)) == identity(read_shards(data / "raw" / "train"))
+    again = make(data / "train.csv", tmp_path / "other", format="raw", clips_per_shard=2)
+    assert identity(read_shards(again)) == identity(read_shards(data / "raw" / "train"))
     shuffled = make(data / "train.csv", tmp_path / "shuffled", format="raw", seed=1)
-    assert identity(read_shards(shuffled)) != identity(read_shards(other))
+    assert identity(read_shards(shuffled)) != identity(read_shards(again))
 
 
 def test_a_box_that_was_cut_out_is_not_cut_out_again(data, tmp_path):

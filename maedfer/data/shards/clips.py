@@ -107,9 +107,17 @@ class ShardClips(ClipSource):
         Raises:
             InputError: its shard is missing or damaged there, or a reader of videos is asked for by name.
         """
-        if backend != "auto":
-            raise InputError(f"{shown(self.place)}: are shards, which backend {backend!r} cannot read; use 'auto'")
+        self.check_backend(backend)
         return open_clip(self.shards, index, self.store)
+
+    def check_backend(self, backend: Backend) -> None:
+        """Refuse a reader of videos or folders that is asked for by name.
+
+        Raises:
+            InputError: it is not "auto".
+        """
+        if backend != "auto":
+            raise InputError(f"{shown(self.place)}: holds shards, which backend {backend!r} cannot read; use 'auto'")
 
     def check(self, some: Sequence[int] | None = None) -> None:
         """Look whether every shard is there, as long as the index says; of many on a server, a part of them.

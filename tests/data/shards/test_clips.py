@@ -62,7 +62,7 @@ def test_clips_have_the_names_labels_and_lines_of_their_list(made: Made) -> None
     for number, frames in enumerate(made.frames):
         with clips.open(number) as reader:
             assert np.array_equal(reader.read(range(len(reader))), frames)
-    with pytest.raises(InputError, match="are shards, which backend 'pyav' cannot read; use 'auto'"):
+    with pytest.raises(InputError, match="holds shards, which backend 'pyav' cannot read; use 'auto'"):
         clips.open(0, "pyav")
 
 
