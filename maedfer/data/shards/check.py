@@ -114,7 +114,8 @@ def _of_folder(folder: Path, index: ShardIndex) -> Iterator[str]:
     """What is wrong with what is beside the shards."""
     known = {name for shard in index.about.shards for name in (shard.name, shard.frames_name)}
     for path in sorted(folder.glob("shard-*")):
-        if path.name not in known:
+        # Other programs put files of their own beside tars.
+        if path.name not in known and path.name.endswith((".tar", ".frames.npy")):
             yield f"{shown(path)}: is not in the index: it belongs to other shards"
     names = [index.name(number) for number in range(len(index))]
     if len(set(names)) < len(names):

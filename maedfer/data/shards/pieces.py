@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import multiprocessing
 import os
 import struct
 import tarfile
@@ -21,10 +22,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
 from maedfer._files import atomic_path
-from maedfer.data.augment.operations import operations_by
 from maedfer.data.shards.layout import BLOCK, key_text
 from maedfer.data.shards.options import ShardOptions
 from maedfer.data.video import VideoReader, open_video
@@ -263,6 +262,14 @@ class _StoredClip:
 
 
 def _resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # Processes that need no torch start in a moment, and take a fraction of the memory.
+    import torch
+
+    from maedfer.data.augment.operations import operations_by
+
+    if multiprocessing.parent_process() is not None:
+        # There are others.
+        torch.set_num_threads(1)
     # Channels stay last in memory.
     planes = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     return operations_by("auto").resize(planes, size).permute(0, 2, 3, 1).numpy()

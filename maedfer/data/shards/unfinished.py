@@ -233,7 +233,8 @@ def refuse_other(folder: Path, found: bytes | str, plan: Mapping[str, Any]) -> N
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{shown(folder)} holds other files: choose another folder, or delete it") from None
     wanted = {**plan["settings"], **{name: value for name, value in plan.items() if name != "settings"}}
-    settings |= {name: value for name, value in there.items() if name != "settings"}
+    # index.json says more than a plan does.
+    settings |= {name: there.get(name) for name in plan if name != "settings"}
     names = {"source_sha256": "another list", "classes": "other classes", "source": "another list"}
     other = dict.fromkeys(
         names.get(name, name) for name in wanted if settings.get(name) != wanted[name] or name not in settings

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from maedfer._files import atomic_path, read_file
 from maedfer._progress import counted
@@ -195,7 +194,7 @@ class _Writing:
 
     def _results(self, jobs: Iterator[PieceJob]) -> Iterator[tuple[PieceJob, int | str]]:
         if self._workers > 1:
-            return in_processes(jobs, _write_beside, self._workers, DIED)
+            return in_processes(jobs, write_piece, self._workers, DIED)
         return ((job, write_piece(job)) for job in jobs)
 
     def _weights(self) -> np.ndarray:
@@ -231,12 +230,6 @@ class _Writing:
 
     def _take(self) -> None:
         self.records.append(self._putting.popleft().result())
-
-
-def _write_beside(job: PieceJob) -> int | str:
-    """Write a clip in a process of several."""
-    torch.set_num_threads(1)
-    return write_piece(job)
 
 
 def _plan(
