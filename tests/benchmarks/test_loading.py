@@ -58,8 +58,8 @@ def test_the_command_writes_what_it_measures(
         assert row["slowest"] <= row["clips_per_s"] <= row["fastest"] and row["processor_ms"] > 0
         # The bytes of 16 frames at least.
         assert row["read_bytes"] > 16 * 500
-    checks = {(found["source"], "shape" in found) for found in found["checks"]}
-    assert checks == {(source, both) for source in ("pictures", "shards") for both in (True, False)}
+    kinds = {(found["source"], "shape" in found) for found in found["checks"]}
+    assert kinds == {(source, both) for source in ("pictures", "shards") for both in (True, False)}
     printed = capsys.readouterr().out
     assert "finetune, cores: 1" in printed and "| ours | pictures | changed |" in printed
 
