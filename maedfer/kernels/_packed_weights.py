@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 import torch
@@ -29,6 +29,9 @@ class PackedWeights:
 
     Args:
         parameters: the weights. Memory of others is packed for every product, as it may hold something else by then.
+
+    Attributes:
+        on_packed: is told of each weight, or part of one, that has been packed; None = nobody is.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -39,6 +42,7 @@ class PackedWeights:
         self._ready: set[_Key] = set()
         self._lock = threading.Lock()
         self._depth = 0
+        self.on_packed: Callable[[Tensor], None] | None = None
 
     def __enter__(self) -> PackedWeights:
         if self._depth == 0:
@@ -76,6 +80,8 @@ class PackedWeights:
                 if key not in self._ready:
                     self._held[key] = pack(weight, dtype, self._held.get(key))
                     self._ready.add(key)
+                    if self.on_packed is not None:
+                        self.on_packed(weight)
         return self._held[key]
 
 

@@ -63,7 +63,7 @@ class PretrainedModel(nn.Module):
                 the configuration describes.
         """
         folder = Path(expand_home(str(folder)))
-        tensors = _weights(self)
+        tensors = own_tensors(self)
         known = {id(tensor) for tensor in tensors.values()}
         lost = [name for name, value in self.state_dict(keep_vars=True).items() if id(value) not in known]
         if lost:
@@ -91,7 +91,7 @@ class PretrainedModel(nn.Module):
         if not type(self).__module__.startswith("maedfer."):
             return ""
         with torch.device("meta"):
-            own = _weights(type(self)(self.config))
+            own = own_tensors(type(self)(self.config))
         return key_problems(_shapes(tensors), _shapes(own))
 
     def settings(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class PretrainedModel(nn.Module):
             if cls.__module__.startswith("maedfer."):
                 # Sizes are compared before memory is taken for them.
                 with torch.device("meta"):
-                    check_fit(_weights(cls(config)), weights, str(path))
+                    check_fit(own_tensors(cls(config)), weights, str(path))
             with holding_values():
                 model = cls(config)
             load_parameters(model, weights, str(path))
@@ -284,7 +284,7 @@ def load_parameters(model: nn.Module, weights: dict[str, Tensor], source: str) -
     Raises:
         InputError: names, shapes or kinds of numbers differ; nothing was copied then.
     """
-    tensors = _weights(model)
+    tensors = own_tensors(model)
     check_fit(tensors, weights, source)
     for name, tensor in tensors.items():
         if weights[name].is_floating_point() != tensor.is_floating_point():
@@ -307,7 +307,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and those buffers that a state dict has, each once: a module that stages share has one name here."""
     kept = model.state_dict(keep_vars=True).keys()
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -30,7 +30,7 @@ class HoldsTables(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self._table_names = tuple(tables)
-        self.register_load_state_dict_post_hook(_fill_after_loading)
+        self.register_load_state_dict_post_hook(fill_after_loading)
 
     def fill_tables(self) -> None:
         """Make the tables anew in the memory they have; on the meta device they have none."""
@@ -58,7 +58,7 @@ class HoldsTables(nn.Module):
         return self
 
 
-def _fill_after_loading(module: HoldsTables, _: Any) -> None:
+def fill_after_loading(module: HoldsTables, _: Any = None) -> None:
     """Fill tables that have been, or still are, on the meta device, and put them beside the weights."""
     home = next((parameter.device for parameter in module.parameters() if not parameter.is_meta), None)
     is_needed = module._came_from_meta

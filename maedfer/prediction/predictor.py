@@ -28,8 +28,10 @@ from maedfer.evaluation.calibration import calibrated
 from maedfer.evaluation.replay import Outputs, Passes
 from maedfer.evaluation.score import check_finite
 from maedfer.faces.frame import Frame
-from maedfer.models import LGIFormer, arithmetic, fixed_weights, load
+from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, arithmetic, fixed_weights, load
 from maedfer.models.clip_settings import ClipSettings
+from maedfer.models.load import saved_folder
+from maedfer.models.mapped import WeightsInFile, let_go_once_packed, load_in_file
 from maedfer.prediction.find import describe
 from maedfer.prediction.one_video import rows_of_file, stream_rows
 from maedfer.prediction.options import PredictionOptions, check_together, options_from
@@ -67,7 +69,8 @@ class Predictor:
     Its weights must not change while it lives: products keep them in the form that they read.
 
     Attributes:
-        model, config: the classifier, in evaluation mode, and its configuration.
+        model, config: the classifier, in evaluation mode, and its configuration. Where `open_predictor` has loaded it
+            and csrc multiplies, the weights of its linear layers are packed, and lie in their file beside that.
         input: what clips it takes: frames, size, stride, fit and views.
         classes: names, in label order.
         checkpoint: where it was loaded from.
@@ -102,9 +105,8 @@ class Predictor:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size or (_ON_CPU if self.device.type == "cpu" else _ON_GPU)
         computes = arithmetic.computed_by(self.config.impl, self.device)
-        by_rows = self.device.type == "cpu" and (computes, arithmetic.steady_multiplier()) == ("native", "csrc")
         # csrc makes a row of a product the same way in a batch of any size; of others that is not known.
-        self._pads = not by_rows
+        self._pads = not _by_csrc(self.config, self.device)
         low = _DTYPES.get(self.precision)
         with _autocast(self.device.type, low), contextlib.ExitStack() as block:
             block.enter_context(fixed_weights(self.model))
@@ -129,6 +131,12 @@ class Predictor:
             "versions": {name: _version(name) for name in ("maedfer", "torch", "numpy", "av")}
             | {"python": platform.python_version()},
         }
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Make a pass, as the first one packs the weights; what comes out of it is nobody's."""
+        with arithmetic.steady_products():
+            self._passes(torch.zeros(1, self.config.in_channels, *self.config.clip_size, dtype=torch.uint8))
 
     def score(self, clips: np.ndarray) -> Scored:
         """Score clips.
@@ -280,7 +288,7 @@ def open_predictor(
             it has, weights that are not finite, a device or a precision that is not there.
     """
     where = _device(device)
-    model = checkpoint if isinstance(checkpoint, LGIFormer) else load(checkpoint)
+    model, held = (checkpoint, None) if isinstance(checkpoint, LGIFormer) else _load(checkpoint, where)
     name = "the model" if isinstance(checkpoint, LGIFormer) else repr(str(checkpoint))
     if not isinstance(model, LGIFormer):
         raise InputError(
@@ -296,7 +304,7 @@ def open_predictor(
             "frames, height and width in 3 channels"
         )
     check_finite(model, name)
-    return Predictor(
+    predictor = Predictor(
         model,
         _classes(model, classes, name),
         checkpoint="" if isinstance(checkpoint, LGIFormer) else str(checkpoint),
@@ -305,6 +313,11 @@ def open_predictor(
         batch_size=batch_size,
         temperature=model.clip_settings.temperature if calibrate and model.clip_settings is not None else None,
     )
+    if held is not None:
+        # The digest looks at all weights once more.
+        _ = predictor.about
+        let_go_once_packed(model, held, predictor.warm_up)
+    return predictor
 
 
 def weights_digest(model: LGIFormer) -> str:
@@ -314,6 +327,22 @@ def weights_digest(model: LGIFormer) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _load(checkpoint: str | Path, device: torch.device) -> tuple[LGIFormer | MAEDFER, WeightsInFile | None]:
+    """A model, and the file in which its large weights stay where csrc multiplies with packings of them."""
+    folder = saved_folder(checkpoint)
+    if folder is not None and device.type == "cpu":
+        found = load_in_file(folder)
+        if found is not None and _by_csrc(found[0].config, device):
+            return found
+    return load(checkpoint), None
+
+
+def _by_csrc(config: LGIFormerConfig, device: torch.device) -> bool:
+    """Whether all products of a model are csrc's."""
+    computes = arithmetic.computed_by(config.impl, device)
+    return device.type == "cpu" and (computes, arithmetic.steady_multiplier()) == ("native", "csrc")
 
 
 def _autocast(kind: str, low: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
