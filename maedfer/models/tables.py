@@ -26,9 +26,11 @@ class HoldsTables(nn.Module):
 
     def add_tables(self) -> None:
         """Register the tables; for the constructor."""
-        tables = self.make_tables()
+        # On the meta device PyTorch would load half of its compiler for them.
+        with torch.device("cpu"):
+            tables = self.make_tables()
         for name, table in tables.items():
-            self.register_buffer(name, table, persistent=False)
+            self.register_buffer(name, table.to(torch.get_default_device()), persistent=False)
         self._table_names = tuple(tables)
         self.register_load_state_dict_post_hook(fill_after_loading)
 
@@ -65,7 +67,7 @@ def fill_after_loading(module: HoldsTables, _: Any = None) -> None:
     for name in module._table_names:
         buffer = module._buffers[name]
         if buffer is not None and buffer.is_meta and home is not None:
-            module._buffers[name] = torch.empty_like(buffer, device=home)
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=home)
             is_needed = True
     if is_needed:
         module.fill_tables()
