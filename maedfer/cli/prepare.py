@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maedfer.cli._parser import add_command, examples, path
+from maedfer.cli._parser import add_command, class_names, examples, path
 from maedfer.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def add_commands(commands: Any) -> None:
     crops.add_argument("--fps", type=float, metavar="N", help="frames a second of folders of frames")
     own = parser.add_argument_group("your own clips")
     own.add_argument("--list", dest="list_file", metavar="FILE", type=path, help="the annotation file of `list`")
-    own.add_argument("--classes", metavar="a,b,c", help="names of the classes of `list`, in label order")
+    own.add_argument(
+        "--classes", metavar="NAMES", help="classes of `list` in label order: those of a data set, or a,b,c"
+    )
     own.add_argument("--subject", metavar="WHO", help="a column of the list, or a pattern that is found in each path")
     own.add_argument("--folds", type=int, metavar="N", help="parts that are each tested once (1: one split)")
     own.add_argument("--test", type=float, metavar="X", help="share for test, where there is one split (0.2)")
@@ -106,8 +108,7 @@ def _options(args: argparse.Namespace) -> PrepareOptions:
 
     names = "list_file subject folds test seed unlabelled crop size detector boxes fps check digests workers shard"
     given = {name: value for name in names.split() if (value := getattr(args, name)) is not None}
-    if args.classes is not None:
-        given["classes"] = tuple(name.strip() for name in args.classes.split(","))
+    given["classes"] = class_names(args.classes)
     try:
         return PrepareOptions(**given)
     except InputError as error:

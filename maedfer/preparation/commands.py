@@ -14,6 +14,8 @@ _FRAMES, _STRIDE = 16, 4
 # Names that stand for themselves in a list of settings.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ ()-]*(?<! )")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
+# Top, left, height and width of what the recipe takes of VoxCeleb2's pictures.
+VOXCELEB2_CUT = (0, 32, 160, 160)
 PRETRAIN_LIST, VALIDATION_LIST = "pretrain.csv", "val.csv"
 
 
@@ -37,22 +39,34 @@ def next_commands(material: Material, root: Path, out: Path, median_frames: floa
     for key, file in lists.items():
         if shard:
             folder = out / "shards" / file.relative_to(out).with_suffix("")
-            commands.append(shlex.join(["maedfer", "shard", str(file), "--root", str(root), "--out", str(folder)]))
+            where = [str(file), "--root", str(root), "--out", str(folder)]
+            commands.append(shlex.join(["maedfer", "shard", *where, *_of_shards(material)]))
         settings[key] = folder if shard else file
     if material.kind == "own":
-        if material.classes:
+        if material.folds:
             settings["data.classes"] = f"[{','.join(map(_quoted, material.classes))}]"
-        else:
-            # The part of the picture that the recipe takes is that of VoxCeleb2's.
-            settings["augment.crop"] = "null"
         stride = max(1, min(_STRIDE, int(median_frames) // _FRAMES))
         if stride != _STRIDE:
             settings["data.stride"] = stride
+    if not material.folds and (shard or material.kind == "own"):
+        # The part of the picture that the recipe takes is that of VoxCeleb2's clips, and of shards is taken before.
+        settings["augment.crop"] = "null"
     name = material.name if material.kind != "own" else out.resolve().name
     settings["output"] = Path("runs") / name / "fold_1" if len(material.folds) > 1 else Path("runs") / name
     command = "finetune" if material.folds else "pretrain"
     words = [f"{key}={value}" for key, value in settings.items()]
     return [*commands, shlex.join(["maedfer", command, material.recipe, *words])]
+
+
+def _of_shards(material: Material) -> list[str]:
+    """What else the command that writes shards is told."""
+    if not material.folds:
+        cut = ["--cut", ",".join(map(str, VOXCELEB2_CUT))] if material.name == "voxceleb2" else []
+        # Shards that are read one after the other have clips of all speakers.
+        return ["--unlabelled", *cut, "--seed", "0"]
+    if material.kind != "own":
+        return ["--classes", material.name]
+    return [] if any("," in name for name in material.classes) else ["--classes", ",".join(material.classes)]
 
 
 def _quoted(name: str) -> str:

@@ -70,7 +70,10 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
         raise InputError("list must be given: the annotation file of the clips")
     file = Path(options.list_file)
     base = file.parent if root is None else root
-    columns = read_columns(file, base, LabelReader(options.classes, labelled=False))
+    if not base.is_dir():
+        raise InputError(f"{shown(base)}: no such folder; give the one that paths of the list start from")
+    # Where classes are named there are labels.
+    columns = read_columns(file, base, LabelReader(options.classes, labelled=bool(options.classes)))
     texts = columns.labels
     mind: list[str] = []
     nothing = LabelReader().is_nothing
@@ -167,7 +170,7 @@ def _by_class(root: Path, folders: Sequence[str], mind: list[str]) -> tuple[list
 def _class_names(names: Sequence[str], options: PrepareOptions) -> tuple[str, ...]:
     if options.classes and options.classes != tuple(names):
         raise InputError(
-            f"classes are the names of the folders, {shown(some(names, 8))}; --classes names others, and is for lists"
+            f"classes is for lists: those of a folder have the names of the folders in it, {shown(some(names, 8))}"
         )
     return tuple(names)
 

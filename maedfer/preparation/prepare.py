@@ -114,6 +114,8 @@ def prepare_dataset(
     if dataset != LIST and f"{place}/".startswith(f"{real}/"):
         raise InputError(f"{shown(out)} is in the folder of the data set: choose one for results that is elsewhere")
     material = _find(dataset, root, options)
+    if not any(os.path.lexists(root / path) for path in material.paths):
+        raise InputError(_nothing_left(root, dict.fromkeys(material.paths, MISSING)))
     cropping = Cropping(material, options)
     if dry_run:
         return _dry_run(material, root, out, options, cropping)
