@@ -30,10 +30,14 @@ def read_file(path: str | Path) -> bytes:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on leaving, sync it to disk and rename it over `path`.
 
     On any error the temporary file is removed and an earlier `path` stays as it was.
+
+    Args:
+        path: of the file.
+        sync: False for one that need not outlive the machine, because whoever reads it sees whether it is whole.
 
     Raises:
         InputError: the file cannot be written (disk full, no permission, missing folder).
@@ -47,9 +51,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         # mkstemp makes files private; give the result the permissions any other new file would have.
         temporary.chmod(0o666 & ~_mask())
-        _sync(temporary)
+        if sync:
+            _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     except OSError as error:
         kept = "the previous file is kept" if path.exists() else "nothing was left behind"
         raise InputError(f"cannot write {path}: {error.strerror or error}; {kept}") from error

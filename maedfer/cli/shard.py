@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def _clips(args: argparse.Namespace) -> Sequence[Clip]:
     from maedfer._values import expand_home
     from maedfer.data.annotations import read_annotations
+    from maedfer.data.source import ClipTable
     from maedfer.data.video.base import look_at
 
     file, labelled = Path(expand_home(args.items[0])), not args.unlabelled
@@ -117,13 +119,9 @@ def _clips(args: argparse.Namespace) -> Sequence[Clip]:
             file, args.root, labelled=labelled, label_offset=args.label_offset, classes=class_names(args.classes)
         )
     except InputError as error:
-        hint = "; --unlabelled stores clips without labels" if labelled and "label" in str(error) else ""
+        hint = "; --unlabelled stores clips without labels" if labelled and "no label" in str(error) else ""
         raise InputError(f"{error}{hint}") from None
-    if labelled:
-        return clips
-    import dataclasses
-
-    return [dataclasses.replace(clip, label=None) for clip in clips]
+    return ClipTable(clips if labelled else (dataclasses.replace(clip, label=None) for clip in clips))
 
 
 def _write(args: argparse.Namespace, clips: Sequence[Clip], options: ShardOptions, opener: FaceOpener | None) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 
 from maedfer._files import atomic_path, remove_temporaries
 from maedfer.data.shards.layout import BLOCK, FRAME, FRAMES_START, INDEX_FILE, WORK_FOLDER, ShardFile, key_text
-from maedfer.data.shards.pieces import Piece, piece_of, read_piece
+from maedfer.data.shards.pieces import Piece, is_intact, piece_of, read_piece
 from maedfer.data.shards.quarantine import Quarantined
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
@@ -126,7 +126,10 @@ class Unfinished:
         for path in sorted(self.work.glob(f"*{_CLIP}")):
             try:
                 with path.open("rb") as file:
-                    found[int(path.stem)] = read_piece(file)
+                    piece = read_piece(file)
+                    if not is_intact(piece, file):
+                        raise ValueError
+                found[int(path.stem)] = piece
             except (OSError, ValueError, LookupError, TypeError):
                 path.unlink()
         return found
