@@ -10,6 +10,7 @@ import asyncio
 import errno
 import functools
 import os
+import re
 import threading
 import time
 import weakref
@@ -31,6 +32,9 @@ _GAP = 256 << 10
 _BLOCK = 256 << 10
 # Answers that say something other than "later": 408 and 429 are those of a server that has too much to do.
 _FINAL = frozenset(range(400, 500)) - {408, 429}
+# A whole file may take so many times as long as a few of its bytes: the index of a million clips has 150 MB.
+_WHOLE = 10
+_PASSWORD = re.compile(r"://[^/?]*@")
 # What forked processes have of their parents' connections; to close them would end them for the parent too.
 _of_parents: list[Any] = []
 _stores: weakref.WeakSet[RemoteStore] = weakref.WeakSet()
@@ -44,7 +48,8 @@ class RemoteStore:
         cache: bytes that are kept of what was read. What is being read comes on top.
         tries: how often a range is asked for before it is given up.
         wait: seconds before the second try; each further wait is twice as long.
-        seconds: that one request may take.
+        seconds: that a request for a range may take, ten times as long for a whole file; a file system of fsspec that
+            is not asynchronous (most are) keeps to times of its own.
         sleep: what waits.
     """
 
@@ -71,9 +76,7 @@ class RemoteStore:
 
     def place(self, name: str) -> str:
         """The address of a file as sentences name it, without passwords and questions."""
-        parts = urlsplit(self._url)
-        host = parts.netloc.rpartition("@")[2]
-        return shown(f"{parts.scheme}://{host}{parts.path.rstrip('/')}/{name}")
+        return shown(f"{_PASSWORD.sub('://', self._url).partition('?')[0].rstrip('/')}/{name}")
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes of a file, from `start` on, `length` of them or all.
@@ -140,30 +143,37 @@ class RemoteStore:
         Args:
             enough: of the bytes up to `stop`, those from here on may be missing, where the file ends.
         """
-        with self._lock:
-            holding = (piece for piece in reversed(self._pieces.values()) if piece.holds(name, start, stop))
-            piece = next(holding, None)
-            fetch = piece is None
-            if piece is None:
-                piece = self._pieces[name, start, stop] = _Piece(name, start, stop)
-            self._pieces.move_to_end((piece.name, piece.start, piece.stop))
-        if not fetch:
-            return piece.start, piece.content.result()
+        while True:
+            with self._lock:
+                holding = (piece for piece in reversed(self._pieces.values()) if piece.holds(name, start, stop, enough))
+                piece = next(holding, None)
+                fetch = piece is None
+                if piece is None:
+                    piece = self._pieces[name, start, stop] = _Piece(name, start, stop)
+                self._pieces.move_to_end((piece.name, piece.start, piece.stop))
+            if fetch:
+                self._fetch(piece, place, enough)
+            content = piece.content.result()
+            # Another thread may have been content with less.
+            if len(content) >= enough - piece.start:
+                return piece.start, content
+
+    def _fetch(self, piece: _Piece, place: str, enough: int) -> None:
         try:
-            piece.content.set_result(self._ask(name, place, start, stop, enough))
+            piece.content.set_result(self._ask(piece.name, place, piece.start, piece.stop, enough))
         except BaseException as error:
             piece.content.set_exception(error)
             raise
         finally:
             with self._lock:
                 self._forget(piece)
-        return start, piece.content.result()
 
     def _forget(self, latest: _Piece) -> None:
         """Let go of what failed, and of what was used longest ago until the rest is within bounds."""
-        if latest.content.exception():
-            self._pieces.pop((latest.name, latest.start, latest.stop), None)
-        came = [(key, len(piece.content.result())) for key, piece in self._pieces.items() if piece.content.done()]
+        key = latest.name, latest.start, latest.stop
+        if latest.content.exception() and self._pieces.get(key) is latest:
+            del self._pieces[key]
+        came = [(key, piece.came) for key, piece in self._pieces.items() if piece.came]
         total = sum(length for _, length in came)
         for key, length in came:
             if total <= self._cache:
@@ -189,7 +199,7 @@ class RemoteStore:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                     raise
-                reason = self._words(error)
+                reason = self._words(error, stop)
                 if isinstance(error, PermissionError) or getattr(error, "status", None) in _FINAL:
                     raise InputError(f"{place}: {what} cannot be read ({reason})") from error
                 continue
@@ -216,9 +226,13 @@ class RemoteStore:
 
         async def get() -> bytes:
             # One that takes too long is ended, so that its connection is given back.
-            return await asyncio.wait_for(system._cat_file(path, **limits), self._seconds)
+            return await asyncio.wait_for(system._cat_file(path, **limits), self._allowed(stop))
 
         return sync(system.loop, get)
+
+    def _allowed(self, stop: int | None) -> float:
+        """Seconds for bytes up to a place, or for a whole file."""
+        return self._seconds * (_WHOLE if stop is None else 1)
 
     def _connected(self) -> Any:
         with self._lock:
@@ -233,13 +247,13 @@ class RemoteStore:
                     raise InputError(f"{self.place('')}: {words(error)}") from error
             return self._filesystem
 
-    def _words(self, error: Exception) -> str:
+    def _words(self, error: Exception, stop: int | None) -> str:
         """What an error says, without what is secret in an address."""
         status = getattr(error, "status", None)
         if status is not None:
             return f"the server answers {status} {shown(getattr(error, 'message', ''))}".rstrip()
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
-            return f"no answer within {self._seconds:g} s"
+            return f"no answer within {self._allowed(stop):g} s"
         text, parts = words(error), urlsplit(self._url)
         for secret in filter(None, (parts.netloc.rpartition("@")[0], parts.query)):
             text = text.replace(secret, "***")
@@ -258,9 +272,15 @@ class _Piece:
     stop: int
     content: Future[bytes] = field(default_factory=Future)
 
-    def holds(self, name: str, start: int, stop: int) -> bool:
-        """Whether a range is in it as a whole."""
-        return self.name == name and self.start <= start and stop <= self.stop
+    @property
+    def came(self) -> int:
+        """How many bytes have come; 0 as long as they are waited for, and where that has failed."""
+        return len(self.content.result()) if self.content.done() and not self.content.exception() else 0
+
+    def holds(self, name: str, start: int, stop: int, enough: int) -> bool:
+        """Whether the bytes from `start` on to `enough` are in it, or will be, and those to `stop` were asked for."""
+        asked = self.name == name and self.start <= start and stop <= self.stop
+        return asked and (not self.content.done() or self.start + self.came >= enough)
 
 
 def _begin_anew() -> None:

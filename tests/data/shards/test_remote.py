@@ -89,6 +89,18 @@ def test_what_is_kept_has_a_bound(server: Server, store: RemoteStore) -> None:
     assert read(store, [(0, SIZE)]) == right([(0, SIZE)]) and len(store._pieces) <= 5
 
 
+def test_what_came_short_is_asked_for_again_where_more_is_wanted(server: Server, store: RemoteStore) -> None:
+    # Half of a block is enough for the first one, who waits, and not for the second one, who waits with him.
+    server.faults = ["late and short"]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda length: store.read("big.tar", 10, length), (100, 200_000)))
+    assert found == [CONTENT[10:110], CONTENT[10:200_010]]
+    assert store.read("big.tar", 1 << 18, 200_000) == CONTENT[1 << 18 :][:200_000]
+    assert store.read("big.tar", 10, SIZE - 10) == CONTENT[10:]
+    with pytest.raises(InputError, match=r"bytes .* after 4 tries \(262144 bytes came\)|the server answers 416"):
+        store.read("big.tar", SIZE - 5, 10)
+
+
 def test_what_is_fetched_beforehand_is_there(server: Server, store: RemoteStore) -> None:
     store.prefetch("big.tar", 1000, 401_000)
     ranges = [(1000, 10), (100_000, 100_000), (400_990, 10)]
