@@ -127,8 +127,8 @@ def test_what_fails_is_asked_for_again(
     server.faults = [*faults]
     store._seconds = 0.5 if "slow" in faults else 10
     assert read(store, [(100, 1000)]) == right([(100, 1000)])
-    # A connection that is closed before an answer is made anew without a wait.
-    assert waits == ([] if faults == ["gone"] else [0.5, 1.0, 2.0][: len(faults)])
+    # Some aiohttp make a connection that is closed before an answer anew at once, without our waiting.
+    assert waits == [0.5, 1.0, 2.0][: len(faults)] or (faults == ["gone"] and not waits)
     assert not server.faults
 
 
@@ -138,8 +138,7 @@ def test_what_fails_is_asked_for_again(
         (500, 4, r"after 4 tries \(the server answers 500 Internal Server Error\)"),
         ("half", 4, r"after 4 tries \(ClientPayloadError: .*\)"),
         ("short", 4, r"after 4 tries \(500 bytes came\)"),
-        # A connection that is closed before an answer is made anew at once.
-        ("gone", 8, r"after 4 tries \(ServerDisconnectedError: .*\)"),
+        ("gone", 4, r"after 4 tries \(ServerDisconnectedError: .*\)"),
         ("slow", 4, r"after 4 tries \(no answer within 0.5 s\)"),
         (403, 1, r"\(the server answers 403 Forbidden\)"),
     ],
@@ -151,7 +150,7 @@ def test_what_goes_on_failing_is_given_up(
     store._seconds = 0.5 if fault == "slow" else 10
     with pytest.raises(InputError, match=rf"^http://.*/a%20folder/big.tar: bytes 100 to 1099 cannot be read.*{words}$"):
         read(store, [(100, 1000)])
-    assert server.count() == requests
+    assert server.count() == requests or (fault == "gone" and server.count() == 2 * requests)
     # It is nothing that is kept.
     server.always = None
     assert read(store, [(100, 1000)]) == right([(100, 1000)])
