@@ -134,12 +134,11 @@ def jit_compile(launch: Launch, arch: int, most_registers: int | None = None) ->
         return launch.kernel.warmup(
             *launch.args,
             grid=launch.grid,
-            **launch.constants,
+            # Its default, and the environment variable for that, differ between versions of Triton.
+            **{"enable_fp_fusion": True, **launch.constants},
             num_warps=launch.config.num_warps,
             num_stages=launch.config.num_stages,
             maxnreg=most_registers,
-            # Its default, and the environment variable for that, differ between versions of Triton.
-            enable_fp_fusion=True,
         )
 
 

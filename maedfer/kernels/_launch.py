@@ -53,7 +53,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
         grid: number of programs along each axis.
         args: run-time arguments in the kernel's order.
         config: tile constants, warps and stages.
-        constants: further constexpr arguments.
+        constants: further constexpr arguments; enable_fp_fusion=False rounds products before they are added.
     """
     if 0 in grid:
         return
@@ -64,8 +64,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
     if _recorder is not None:
         _recorder.append(Launch(kernel, grid, args, constants, config))
         return
-    # The default of the last one differs between versions of Triton.
-    constants.update(num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True)
+    # Its default differs between versions of Triton.
+    constants.setdefault("enable_fp_fusion", True)
+    constants.update(num_warps=config.num_warps, num_stages=config.num_stages)
     tensors = (arg.base if isinstance(arg, TensorDescriptor) else arg for arg in args)
     with _on_device(next(x.device for x in tensors if isinstance(x, Tensor))):
         kernel[grid](*args, **constants)

@@ -39,8 +39,16 @@ def augment(
     """
     _check(frames, program, size, fit)
 
-    # So far there is nothing but plain PyTorch; what is asked for is still refused where it cannot run.
-    resolve(impl, frames.device, torch.float32)
+    def triton_reasons() -> list[str]:
+        from maedfer.kernels.augment import triton
+
+        return triton.not_supported_reasons(frames, size)
+
+    # The dtype stands for what is computed between bytes.
+    if resolve(impl, frames.device, torch.float32, triton=triton_reasons) == "triton":
+        from maedfer.kernels.augment import triton
+
+        return triton.augment(frames, program, size, fit or "")
     height, width = size
     return plain.augment(frames, program, (height, width), fit or "")
 
