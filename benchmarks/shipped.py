@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maedfer._programs import BOX, EACH, FIRST, Operation
 from maedfer.kernels._configs import targeting
 from maedfer.kernels._launch import Launch, recording
+from maedfer.kernels.augment import triton as augment
 from maedfer.kernels.feed_forward import triton as feed_forward
 from maedfer.kernels.feed_forward.functions import kept_dtype
 from maedfer.kernels.interaction import fold
@@ -230,6 +232,25 @@ def _tubelets(dtype: torch.dtype) -> _Calls:
         yield f"tubelets_fwd-{name}", tubelets.tubelets_fwd, (frames, numbers, list(_CUBE), *how, mix)
 
 
+def programs(operations: int) -> Tensor:
+    """Programs in which every operation occurs at every place, for crops of different sizes."""
+    out = torch.zeros(CLIPS, FIRST + EACH * operations, dtype=torch.float64)
+    sides = 100 + torch.arange(CLIPS) % 60
+    out[:, BOX] = torch.stack([torch.zeros_like(sides), torch.zeros_like(sides), sides, sides.flip(0)], 1).double()
+    out[:, FIRST::EACH] = (torch.arange(CLIPS)[:, None] + torch.arange(operations)) % len(Operation)
+    # A factor or the like, and a map of places.
+    out[:, FIRST:].unflatten(1, (-1, EACH))[..., 1:] = torch.tensor([0.9, 0.2, 3.0, -0.2, 0.9, 20.0])
+    return out
+
+
+def _augment(dtype: torch.dtype) -> _Calls:
+    # Bytes throughout: once is enough.
+    if dtype == torch.bfloat16:
+        for name, operations, fit in (("finetune", 4, "stretch"), ("pretrain", 0, "")):
+            frames = Array((CLIPS, 16, 256, 256, _CHANNELS), torch.uint8)
+            yield f"augment_fwd-{name}", augment.augment_fwd, (frames, programs(operations), [160, 160], fit)
+
+
 _OPERATORS: tuple[Callable[[torch.dtype], _Calls], ...] = (
     _self_attention,
     _cross_attention,
@@ -240,4 +261,5 @@ _OPERATORS: tuple[Callable[[torch.dtype], _Calls], ...] = (
     _interaction_fold,
     _reconstruction_loss,
     _tubelets,
+    _augment,
 )

@@ -145,6 +145,22 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
+@triton.jit
+def _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH: tl.constexpr, PIXELS: tl.constexpr):
+    """Values with noise in the box that a program erases."""
+    rows, columns = tl.load(program_ptr + _ERASED + 2).to(tl.int32), tl.load(program_ptr + _ERASED + 3).to(tl.int32)
+    if rows > 0:
+        y = pixel // WIDTH - tl.load(program_ptr + _ERASED).to(tl.int32)
+        x = pixel % WIDTH - tl.load(program_ptr + _ERASED + 1).to(tl.int32)
+        boxed = mask & ((y >= 0) & (y < rows) & (x >= 0) & (x < columns))[None, :]
+        place = (frame * 3 + channel).to(tl.uint32)[:, None] * PIXELS + pixel.to(tl.uint32)[None, :]
+        place = _mix(place ^ tl.load(program_ptr + _NOISE).to(tl.int64).to(tl.uint32))
+        place = _mix(place ^ tl.load(program_ptr + _NOISE + 1).to(tl.int64).to(tl.uint32)) >> 16
+        noise = tl.load(noise_ptr + channel * _NOISE_VALUES + place.to(tl.int32), mask=boxed, other=0)
+        out = tl.where(boxed, noise, out)
+    return out
+
+
 @triton.jit(do_not_specialize=["frames_clip", "length", "most"])
 def resample_kernel(
     frames_ptr,  # [B, 3, T, H, W], strides (clip, channel, frame, row, column); IN_COPIES: [2, B, 3, T, H, W]
@@ -182,14 +198,6 @@ def resample_kernel(
     corner = (first_y.to(OFFSET) * frames_row + first_x.to(OFFSET) * frames_column)[None, :]
     corner += (frame.to(OFFSET) * frames_frame)[:, None]
 
-    if program_ptr is not None:
-        top, left = tl.load(program_ptr + _ERASED).to(tl.int32), tl.load(program_ptr + _ERASED + 1).to(tl.int32)
-        erased_rows = tl.load(program_ptr + _ERASED + 2).to(tl.int32)
-        right = left + tl.load(program_ptr + _ERASED + 3).to(tl.int32)
-        erased = mask & ((y >= top) & (y < top + erased_rows) & (x >= left) & (x < right))[None, :]
-        first_key = tl.load(program_ptr + _NOISE).to(tl.int64).to(tl.uint32)
-        second_key = tl.load(program_ptr + _NOISE + 1).to(tl.int64).to(tl.uint32)
-
     for channel in range(3):
         sums = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + (1 << (bits_y - 1))
         plane_ptr = frames_ptr + tl.cast(channel, tl.int64) * frames_channel
@@ -205,11 +213,7 @@ def resample_kernel(
             sums += weight_y[None, :] * tl.minimum(row >> bits_x, 255)
         out = tl.minimum(sums >> bits_y, 255).to(tl.uint8)
         if program_ptr is not None:
-            if erased_rows > 0:
-                place = (frame * 3 + channel).to(tl.uint32)[:, None] * PIXELS + pixel.to(tl.uint32)[None, :]
-                entry = (_mix(_mix(place ^ first_key) ^ second_key) >> 16).to(tl.int32)
-                noise = tl.load(noise_ptr + channel * _NOISE_VALUES + entry, mask=erased, other=0)
-                out = tl.where(erased, noise, out)
+            out = _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH, PIXELS)
         lane = (channel * length + frame).to(tl.int64)
         offset = clip * 3 * length * PIXELS + lane[:, None] * PIXELS + pixel[None, :]
         tl.store(out_ptr + offset, out, mask=mask)

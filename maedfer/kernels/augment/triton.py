@@ -73,7 +73,7 @@ def _resample(
     head = out.new_empty((clips, 2, 2), dtype=torch.int32)
     first = out.new_empty((clips, 2, side), dtype=torch.int32)
     weights = out.new_empty((clips, 2, most, side), dtype=torch.int32)
-    block = min(256, power_of_two(side, 16))
+    block = min(128, power_of_two(side, 16))
     launch(
         axes_kernel, (2, clips * min(1, batch)),
         program, head, first, weights, rows, columns, most, *resized,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from maedfer.data.augment.operations import affine_matrix
 from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation, operation_step
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
 from maedfer.errors import InputError
+from maedfer.kernels import functional
 from maedfer.kernels.augment import torch as plain
-from maedfer.kernels.functional import augment
 
 FITS: Any = ["stretch", "crop"]
+augment = functools.partial(functional.augment, impl="torch")
 
 
 def clips(count: int, length: int, height: int, width: int, seed: int = 0) -> Tensor:

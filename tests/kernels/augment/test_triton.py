@@ -201,9 +201,7 @@ def test_compiles_into_one_graph(device: torch.device) -> None:
         assert torch.equal(compiled(frames, batch), augment(frames, batch, [3, 2], "stretch"))
     assert len(graphs) == 1
     # It has no gradients.
-    torch.library.opcheck(
-        augment, (frames, programs, [3, 2], "stretch"), test_utils=("test_schema", "test_faketensor")
-    )
+    torch.library.opcheck(augment, (frames, programs, [3, 2], "stretch"), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_limits_are_told() -> None:
