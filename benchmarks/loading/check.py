@@ -41,9 +41,7 @@ def check(side: Side) -> dict[str, Any]:
         return {"source": side.source, "shape": [*expected.shape]}
     differences = {offset: 0.0 for offset in (-1, 0, 1)}
     for key in keys:
-        # [1, 3, T, H, W] or [1, T, H, W, 3].
         found = dataset[key]["frames"][0].numpy()
-        found = found if found.shape[-1] == 3 else found.transpose(1, 2, 3, 0)
         for offset in differences:
             expected = _fitted(side, other.frames(key, offset), found.shape[1:3])
             differences[offset] += float(np.abs(expected.astype(int) - found).mean()) / len(keys)

@@ -36,7 +36,7 @@ class Side:
         task: whose samples.
         loader: `PUBLISHED` or `OURS`.
         source: "videos" or "pictures", as `FORMS` has it, or "shards" of them.
-        changes: whether the loader changes frames at random, as there is no device that does it.
+        changes: whether the loader changes frames at random; ours leaves that to a device otherwise, with what it drew.
     """
 
     corpus: Corpus
@@ -75,13 +75,11 @@ class Side:
         form = FORMS[self.task]
         clips = self.corpus.shards_of(form) if self.source == "shards" else self.corpus.list_of(form)
         given = [f"data.train={clips}", f"data.workers={workers}", f"train.batch_size={BATCH}"]
+        given.append(f"augment.device={'cpu' if self.changes else 'cuda'}")
         return load_config(self.task, TASKS[self.task], given, check=False)
 
     def _batches(self, workers: int) -> TrainBatches:
-        batches = TrainBatches(self.config(workers), Runtime(torch.device("cpu")))
-        if not self.changes:
-            batches.dataset.transform = None
-        return batches
+        return TrainBatches(self.config(workers), Runtime(torch.device("cpu")))
 
 
 def sides(task: Task, corpus: Corpus) -> list[Side]:

@@ -183,12 +183,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"label": int(self.clips.labels[index]), "index": index}
         with seeded(seed):
             if isinstance(self.transform, Travelling):
-                pairs = [self.transform(_channels_first(pictures[group])) for group in groups]
+                pairs = [self.transform(_channels_first(pictures, group)) for group in groups]
                 sample["program"] = torch.stack([program for _, program in pairs])
                 samples = [frames for frames, _ in pairs]
             else:
-                samples = [self._finish(_channels_first(pictures[group])) for group in groups]
-        sample["frames"] = torch.stack(samples)
+                samples = [self._finish(_channels_first(pictures, group)) for group in groups]
+        # Megabytes are copied no more often than need be.
+        sample["frames"] = samples[0][None] if len(samples) == 1 else torch.stack(samples)
         if self.mask_fn is not None:
             sample["mask"] = torch.stack([self.mask_fn(generator) for _ in groups])
         return sample
@@ -228,9 +229,11 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return collate(self.transform.of_one_size(samples) if isinstance(self.transform, Travelling) else samples)
 
 
-def _channels_first(pictures: np.ndarray) -> Tensor:
-    # In memory channels of [T, 3, H, W] stay last, which is what PyTorch resizes fastest.
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+def _channels_first(pictures: np.ndarray, rows: np.ndarray) -> Tensor:
+    """Some of the pictures [n, H, W, 3], or all of them where they lie, as [T, 3, H, W]."""
+    chosen = pictures if np.array_equal(rows, np.arange(len(pictures))) else pictures[rows]
+    # In memory channels stay last, which is what PyTorch resizes fastest.
+    return torch.from_numpy(chosen).permute(0, 3, 1, 2)
 
 
 def _among_stored(stride: int, stored: int) -> int:
