@@ -38,6 +38,8 @@ class TrainDraws:
         # With torchvision comes PyTorch's compiler: a second and 160 MB that whoever does not train does without.
         self._draw_box = require("torchvision.transforms", "train").RandomResizedCrop.get_params
         self.size = size
+        # What torchvision looks at.
+        self._frame = torch.empty(1, *size, device="meta")
         self.randaugment: RandAugmentSettings | None = parse_randaugment(randaugment) if randaugment else None
         self.scale, self.ratio = list(scale), list(ratio)
         self.flip, self.erase = flip, erase
@@ -45,18 +47,18 @@ class TrainDraws:
     def __call__(self) -> Tensor:
         """Draw a program: float64 [11 + 7 n]."""
         height, width = self.size
-        operations = draw_operations(self.randaugment, height, width) if self.randaugment is not None else []
-        program = torch.zeros(FIRST + EACH * len(operations), dtype=torch.float64)
-        for place, (code, *numbers) in enumerate(operations):
+        steps = draw_operations(self.randaugment, height, width) if self.randaugment is not None else []
+        # In plain numbers up to the end, as tensors are slow to be written one by one.
+        program = [0.0] * (FIRST + EACH * len(steps))
+        for place, step in enumerate(steps):
             start = FIRST + EACH * place
-            program[start : start + 1 + len(numbers)] = torch.tensor([code, *numbers], dtype=torch.float64)
-        frame = torch.empty(1, height, width, device="meta")
-        program[BOX] = torch.tensor(self._draw_box(frame, self.scale, self.ratio), dtype=torch.float64)
+            program[start : start + len(step)] = step
+        program[BOX] = self._draw_box(self._frame, self.scale, self.ratio)
         program[MIRROR] = float(torch.rand(()) < self.flip)
         if torch.rand(()) < self.erase:
-            program[ERASED] = torch.tensor(draw_erased_box(height, width), dtype=torch.float64)
-            program[NOISE] = torch.randint(2**32, (2,)).double()
-        return program
+            program[ERASED] = draw_erased_box(height, width)
+            program[NOISE] = torch.randint(2**32, (2,)).tolist()
+        return torch.tensor(program, dtype=torch.float64)
 
 
 class PretrainDraws:
@@ -74,9 +76,9 @@ class PretrainDraws:
     def __call__(self, height: int, width: int) -> Tensor:
         """Draw a program for frames of a size: float64 [11]."""
         boxes = multiscale_boxes(height, width, self.scales)
-        program = torch.zeros(FIRST, dtype=torch.float64)
-        program[BOX] = torch.tensor(boxes[int(torch.randint(len(boxes), ()))], dtype=torch.float64)
-        return program
+        program = [0.0] * FIRST
+        program[BOX] = boxes[int(torch.randint(len(boxes), ()))]
+        return torch.tensor(program, dtype=torch.float64)
 
 
 def multiscale_boxes(height: int, width: int, scales: Sequence[float]) -> list[tuple[int, int, int, int]]:
