@@ -9,9 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from maedfer.data import read_annotations
+from maedfer.data.annotations import write_annotations
 from maedfer.data.shards import open_clip, open_store, read_index
+from maedfer.data.shards.check import check_shards
 from maedfer.data.shards.layout import ClipArrays
+from maedfer.data.shards.options import ShardOptions
+from maedfer.data.shards.write import write_shards
+from maedfer.data.video import VideoReader, open_video
 from maedfer.errors import InputError
+from tests.data.media import pictures, write_video
 from tests.data.shards.made import make_shards
 
 # What is read in damaged shards, besides the end.
@@ -26,6 +33,56 @@ def build(folder: Path) -> None:
         # The rows of the index as bytes, for damage that no checksum tells of.
         with np.load(made.folder / "index.npz") as arrays:
             (made.folder / "rows").write_bytes(b"".join(arrays[name].tobytes() for name in _fields()))
+
+    _begin(folder / "begun")
+
+
+def _begin(folder: Path) -> None:
+    """Write shards of a list, and others whose writing was ended when one was whole and one clip waited."""
+    folder.mkdir()
+    for number in range(4):
+        write_video(folder / f"{number}.mp4", pictures(3 + number, 24, 32))
+    write_annotations(folder / "list.csv", [(f"{number}.mp4", number) for number in range(4)])
+    _write(folder, "whole")
+    files = (folder / "whole").iterdir()
+    (folder / "truth.json").write_text(json.dumps({path.name: _digest(path) for path in files}))
+    try:
+        _write(folder, "out", end="3.mp4")
+    except KeyboardInterrupt:
+        return
+
+
+def _write(folder: Path, out: str, end: str = "") -> None:
+    def opener(path: Path) -> VideoReader:
+        if path.name == end:
+            raise KeyboardInterrupt
+        return open_video(path)
+
+    clips = read_annotations(folder / "list.csv")
+    write_shards(clips, folder / out, ShardOptions(clips_per_shard=2), opener=opener)
+
+
+def go_on(folder: Path) -> None:
+    """Go on with shards: what comes out is what it would have been."""
+    _write(folder, "out")
+    assert not _changed(folder, "out")
+
+
+def check(folder: Path) -> None:
+    """Look for damage in shards: it is found, with the name of the file."""
+    changed = _changed(folder, "whole")
+    wrong = check_shards(folder / "whole").wrong
+    assert bool(wrong) == bool(changed), (wrong, changed)
+    assert all("\n" not in sentence and any(name in sentence for name in changed) for sentence in wrong), wrong
+
+
+def _changed(folder: Path, out: str) -> list[str]:
+    truth = json.loads((folder / "truth.json").read_text())
+    return [name for name, digest in truth.items() if _digest(folder / out / name) != digest]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read(folder: Path) -> None:

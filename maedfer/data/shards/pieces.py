@@ -1,6 +1,7 @@
 """One clip as it lies in a shard: its members, written to a file of its own until the shard is put together.
 
-Such a file holds the members as the tar will have them, then a record of them as JSON, then the length of the record.
+Such a file holds the members as the tar will have them, then a record of them as JSON, then the SHA-256 and the length
+of the record.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from maedfer.data.video.base import MAX_PIXELS, shown, words
 from maedfer.errors import InputError, MissingDependencyError, require
 
 Opener = Callable[[Path], VideoReader]
-_LENGTH = struct.Struct("<Q")
+# What a file of a clip ends with: digest and length of its record.
+_END = struct.Struct("<32sQ")
 # Pictures that are read at once, and their bytes.
 _AT_ONCE, _BYTES_AT_ONCE = 16, 1 << 25
 # What ustar can say of the length of a member.
@@ -121,7 +123,7 @@ def write_piece(job: PieceJob) -> int | str:
             temporary = files.enter_context(atomic_path(job.file, sync=False))
             file = files.enter_context(temporary.open("wb"))
             record = json.dumps(dataclasses.asdict(clip.write(file, state))).encode("ascii")
-            file.write(record + _LENGTH.pack(len(record)))
+            file.write(record + _END.pack(hashlib.sha256(record).digest(), len(record)))
         return clip.length
     except UnreadableClipError as error:
         return str(error)
@@ -129,10 +131,13 @@ def write_piece(job: PieceJob) -> int | str:
 
 def read_piece(file: BinaryIO) -> Piece:
     """Read the record of a clip's file; raises whatever is wrong with it."""
-    end = file.seek(-_LENGTH.size, os.SEEK_END)
-    (length,) = _LENGTH.unpack(file.read())
+    end = file.seek(-_END.size, os.SEEK_END)
+    digest, length = _END.unpack(file.read())
     file.seek(end - length)
-    piece = piece_of(json.loads(file.read(length)))
+    record = file.read(length)
+    if hashlib.sha256(record).digest() != digest:
+        raise ValueError
+    piece = piece_of(json.loads(record))
     if piece.length != end - length:
         raise ValueError
     return piece

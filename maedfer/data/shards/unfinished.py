@@ -138,11 +138,11 @@ class Unfinished:
         """What is known of the shards that are whole, in their order.
 
         Raises:
-            InputError: one of them has gone since.
+            InputError: one of them has gone since, or its record is damaged.
         """
         records = []
         for path in sorted(self.work.glob("shard-*.json")):
-            record = _record(json.loads(path.read_bytes()))
+            record = _read_record(path)
             tar = self.folder / record.file.name
             if not tar.is_file() or tar.stat().st_size != record.file.bytes:
                 raise InputError(
@@ -189,12 +189,9 @@ class Unfinished:
             name, size, len(keys), sum(map(len, rows)), digest.hexdigest(), hashlib.sha256(table).hexdigest()
         )
         record = ShardRecord(file, end, tuple(pieces), tuple(map(len, rows)), tuple(failed))
-        for path, content_of in (
-            (self.folder / file.frames_name, table),
-            (self.work / f"shard-{number:06d}.json", json.dumps(dataclasses.asdict(record)).encode("ascii")),
-        ):
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(content_of)
+        with atomic_path(self.folder / file.frames_name) as temporary:
+            temporary.write_bytes(table)
+        _write_record(self.work / f"shard-{number:06d}.json", record)
         for key in keys:
             self.clip_file(key).unlink()
         return record
@@ -263,11 +260,21 @@ def frames_file(rows: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _record(content: dict[str, Any]) -> ShardRecord:
+def _write_record(path: Path, record: ShardRecord) -> None:
+    content = json.dumps(dataclasses.asdict(record)).encode("ascii")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content + b"\n" + hashlib.sha256(content).hexdigest().encode("ascii"))
+
+
+def _read_record(path: Path) -> ShardRecord:
+    content, _, digest = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode("ascii") != digest:
+        raise InputError(f"{shown(path)}: is damaged: delete {shown(path.parent.parent)} and begin again")
+    found = json.loads(content)
     return ShardRecord(
-        file=ShardFile(**content["file"]),
-        end=content["end"],
-        clips=tuple(piece_of(piece) for piece in content["clips"]),
-        frames=tuple(content["frames"]),
-        failed=tuple(Quarantined(**clip) for clip in content["failed"]),
+        file=ShardFile(**found["file"]),
+        end=found["end"],
+        clips=tuple(piece_of(piece) for piece in found["clips"]),
+        frames=tuple(found["frames"]),
+        failed=tuple(Quarantined(**clip) for clip in found["failed"]),
     )
