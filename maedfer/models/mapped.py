@@ -129,10 +129,10 @@ def let_go_once_packed(model: nn.Module, held: WeightsInFile, run: Callable[[], 
         held: its weights.
         run: makes a pass like all that follow, which packs weights.
     """
-    packings, packed = packed_weights(model), set[tuple[int, int]]()
+    packings, packed = packed_weights(model), set[int]()
 
     def note(weight: Tensor) -> None:
-        packed.add((weight.data_ptr(), weight.nbytes))
+        packed.add(weight.data_ptr())
         held.let_go(weight)
 
     held.let_go()
@@ -143,7 +143,7 @@ def let_go_once_packed(model: nn.Module, held: WeightsInFile, run: Callable[[], 
         packings.on_packed = None
     for parameter in model.parameters():
         start, stop = parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes
-        if held.has(parameter) and sum(size for at, size in packed if start <= at < stop) < parameter.nbytes:
+        if held.has(parameter) and not any(start <= at < stop for at in packed):
             # Passes read it as it is.
             parameter.data = parameter.detach().clone()
     held.let_go()
