@@ -62,6 +62,11 @@ class WeightsInFile:
         """Whether a tensor is in the file."""
         return 0 <= tensor.data_ptr() - self._bytes.data_ptr() <= len(self._bytes) - tensor.nbytes
 
+    def keep(self, tensor: Tensor) -> None:
+        """Put a tensor of the file into memory, where it is, whatever becomes of the file."""
+        # What is written is no longer the file's.
+        tensor.data.copy_(tensor.detach().clone())
+
     def let_go(self, tensor: Tensor | None = None) -> None:
         """Give the memory of a tensor back, or of all of them; who looks at it again reads the file again.
 
@@ -129,10 +134,10 @@ def let_go_once_packed(model: nn.Module, held: WeightsInFile, run: Callable[[], 
         held: its weights.
         run: makes a pass like all that follow, which packs weights.
     """
-    packings, packed = packed_weights(model), set[int]()
+    packings, packed = packed_weights(model), dict[int, int]()
 
     def note(weight: Tensor) -> None:
-        packed.add(weight.data_ptr())
+        packed[weight.data_ptr()] = weight.nbytes
         held.let_go(weight)
 
     held.let_go()
@@ -141,9 +146,10 @@ def let_go_once_packed(model: nn.Module, held: WeightsInFile, run: Callable[[], 
         run()
     finally:
         packings.on_packed = None
-    for parameter in model.parameters():
+    for parameter in filter(held.has, model.parameters()):
         start, stop = parameter.data_ptr(), parameter.data_ptr() + parameter.nbytes
-        if held.has(parameter) and not any(start <= at < stop for at in packed):
-            # Passes read it as it is.
-            parameter.data = parameter.detach().clone()
-    held.let_go()
+        if sum(size for at, size in packed.items() if start <= at < stop) < parameter.nbytes:
+            # Passes may read a part of it as it is. It stays where it is, as packings are known by where they are from.
+            held.keep(parameter)
+        else:
+            held.let_go(parameter)
