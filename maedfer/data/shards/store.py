@@ -44,10 +44,14 @@ class LocalStore:
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._process = os.getpid()
+        # Every clip of a shard has its place ready for sentences.
+        self._places: dict[str, str] = {}
 
     def place(self, name: str) -> str:
         """The path of a file, as sentences name it."""
-        return shown(self._folder / name)
+        if name not in self._places:
+            self._places[name] = shown(self._folder / name)
+        return self._places[name]
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Bytes of a file, from `start` on, `length` of them or all.
