@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.augmentation import AUGMENTATION
 from benchmarks.goals import goals
 from benchmarks.machine import machine
 from benchmarks.measure import Clock, Spread, interleave, measure_floors, moved_bytes, peak_memory
@@ -33,6 +34,7 @@ Results = dict[str, Any]
 WORKLOADS: tuple[Workload, ...] = (
     *MODELS,
     *(operation.workload() for operation in OPERATIONS),
+    *AUGMENTATION,
     *SWEEPS,
     *(dataclasses.replace(operation.workload(), in_sweep=True) for operation in CROSSOVERS),
 )
