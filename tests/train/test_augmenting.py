@@ -137,3 +137,20 @@ def test_room_for_frames_as_they_travel(data: Path, tmp_path: Path) -> None:
     assert travelling_size(train_dataset(away, clips)) == (20, 20)
     here = dataclasses.replace(away, augment=dataclasses.replace(away.augment, device="cpu"))
     assert travelling_size(train_dataset(here, clips)) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["finetune", "pretrain"])
+def test_a_run_on_a_gpu_is_the_same(task: str, data: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    common = [
+        "train.device=cuda",
+        "train.precision=fp32",
+        "train.compile=false",
+        *(AUGMENT if task == "finetune" else []),
+    ]
+    here = run(tiny(task, data, tmp_path / "here", *common, "augment.device=cpu"))
+    away = run(tiny(task, data, tmp_path / "away", *common, "data.workers=1"))
+    assert read_config(tmp_path / "away" / "config.yaml").augment.device == "cuda"
+    assert away["losses"] == pytest.approx(here["losses"], rel=1e-3)

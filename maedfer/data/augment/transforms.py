@@ -79,12 +79,7 @@ class TrainAugment:
 
     def follow(self, frames: Tensor, program: Tensor) -> Tensor:
         """Do what a program says to frames that were brought to size."""
-        by, (top, left, height, width) = operations_by(self.impl), _whole(program[BOX])
-        for code, *numbers in program[FIRST:].view(-1, EACH).tolist():
-            frames = follow(by, frames, Operation(int(code)), numbers)
-        crop, mirror = frames[..., top : top + height, left : left + width], bool(program[MIRROR])
-        frames = by.resize(crop, self.size, mirror, planar=True)
-        return erase_box(frames, _whole(program[ERASED]), _whole(program[NOISE])) if program[ERASED].any() else frames
+        return follow_program(frames, program, self.size, self.impl)
 
 
 class PretrainAugment:
@@ -133,6 +128,23 @@ class PretrainAugment:
         """Do what a program says to frames, the fixed crop of which was cut out."""
         top, left, height, width = _whole(program[BOX])
         return resize(frames[..., top : top + height, left : left + width], self.size, planar=True)
+
+
+def follow_program(frames: Tensor, program: Tensor, size: Sequence[int], impl: Impl = "auto") -> Tensor:
+    """Do what a program of fine-tuning says to uint8 [T, 3, H, W], on the CPU.
+
+    Args:
+        frames: the clip, brought to size.
+        program: float64 [P].
+        size: height and width of the result.
+        impl: as in `operations_by`.
+    """
+    by, (top, left, height, width) = operations_by(impl), _whole(program[BOX])
+    for code, *numbers in program[FIRST:].view(-1, EACH).tolist():
+        frames = follow(by, frames, Operation(int(code)), numbers)
+    crop, mirror = frames[..., top : top + height, left : left + width], bool(program[MIRROR])
+    frames = by.resize(crop, size, mirror, planar=True)
+    return erase_box(frames, _whole(program[ERASED]), _whole(program[NOISE])) if program[ERASED].any() else frames
 
 
 def erase_box(frames: Tensor, box: Sequence[int], key: Sequence[int]) -> Tensor:

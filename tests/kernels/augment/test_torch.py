@@ -34,10 +34,16 @@ def programs(draw: Any, count: int, *size: int) -> Tensor:
     return torch.stack([draw(*size) for _ in range(count)])
 
 
-def on_the_cpu(transform: Any, frames: Tensor, program: Tensor) -> Tensor:
+def fine_tuning(size: tuple[int, int], **how: Any) -> TrainAugment:
+    # Which is not there with the oldest versions.
+    pytest.importorskip("torchvision")
+    return TrainAugment(size, **how)
+
+
+def on_the_cpu(transform: TrainAugment | PretrainAugment, frames: Tensor, program: Tensor) -> Tensor:
     """The same by what follows programs on the CPU."""
     out = [
-        transform.follow(transform.fit(clip) if hasattr(transform, "fit") else clip, row)
+        transform.follow(transform.fit(clip) if isinstance(transform, TrainAugment) else clip, row)
         for clip, row in zip(frames.permute(0, 1, 4, 2, 3), program, strict=True)
     ]
     return torch.stack(out).transpose(1, 2)
@@ -50,7 +56,7 @@ def on_the_cpu(transform: Any, frames: Tensor, program: Tensor) -> Tensor:
 @pytest.mark.parametrize("frame", [(40, 56), (33, 31), (70, 50)], ids=str)
 def test_chains_of_fine_tuning(frame: tuple[int, int], fit: Any) -> None:
     torch.manual_seed(0)
-    transform = TrainAugment((33, 31), randaugment="rand-m7-n4-mstd2-inc1-p0.8", erase=0.5, fit=fit)
+    transform = fine_tuning((33, 31), randaugment="rand-m7-n4-mstd2-inc1-p0.8", erase=0.5, fit=fit)
     frames = clips(24, 3, *frame)
     program = programs(transform.draw, len(frames))
     kept = frames.clone(), program.clone()
@@ -85,7 +91,7 @@ def test_operations(name: str, size: tuple[int, int]) -> None:
 
 def test_what_lies_elsewhere_in_memory() -> None:
     torch.manual_seed(0)
-    transform = TrainAugment(32)
+    transform = fine_tuning((32, 32))
     frames = clips(4, 3, 40, 36)
     program = programs(transform.draw, 4)
     want = augment(frames, program, size=(32, 32), fit="stretch")
@@ -99,7 +105,7 @@ def test_what_lies_elsewhere_in_memory() -> None:
 
 def test_a_batch_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    frames, transform = clips(7, 2, 24, 20), TrainAugment(16)
+    frames, transform = clips(7, 2, 24, 20), fine_tuning((16, 16))
     program = programs(transform.draw, 7)
     want = augment(frames, program, size=(16, 16), fit="crop")
     monkeypatch.setattr(plain, "_VALUES_AT_ONCE", 3 * 2 * 24 * 20 * 3)

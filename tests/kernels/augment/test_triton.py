@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Operation
-from maedfer.data.augment.transforms import EvalTransform, TrainAugment
+from maedfer.data.augment.transforms import EvalTransform, follow_program
 from maedfer.kernels import functional
 from maedfer.kernels._dispatch import interpreting
 from maedfer.kernels._operators import operator
@@ -75,9 +75,10 @@ def augmented(frames: Tensor, programs: list[Tensor], size: Size, fit: Any) -> T
 
 def by_cpu(frames: Tensor, programs: list[Tensor], size: Size, fit: Any) -> Tensor:
     """What a loader's worker gives, clip by clip, in plain PyTorch: [B, 3, T, *size]."""
-    follow, out = TrainAugment(size, impl="torch").follow, []
+    out = []
     for clip, row in zip(frames.permute(0, 1, 4, 2, 3), programs, strict=True):
-        out.append(follow(EvalTransform(size, fit)(clip) if fit else clip, row).transpose(0, 1))
+        brought = EvalTransform(size, fit)(clip) if fit else clip
+        out.append(follow_program(brought, row, size, impl="torch").transpose(0, 1))
     return torch.stack(out)
 
 
