@@ -10,7 +10,7 @@ from pathlib import Path
 from maedfer.preparation.material import Material
 
 # Frames of a clip that models take, and the distance between them that recipes have for clips of a few seconds.
-_FRAMES, _STRIDE = 16, 4
+CLIP_FRAMES, _STRIDE = 16, 4
 # Names that stand for themselves in a list of settings.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ ()-]*(?<! )")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
@@ -45,7 +45,7 @@ def next_commands(material: Material, root: Path, out: Path, median_frames: floa
     if material.kind == "own":
         if material.folds:
             settings["data.classes"] = f"[{','.join(map(_quoted, material.classes))}]"
-        stride = max(1, min(_STRIDE, int(median_frames) // _FRAMES))
+        stride = max(1, min(_STRIDE, int(median_frames) // CLIP_FRAMES))
         if stride != _STRIDE:
             settings["data.stride"] = stride
     if not material.folds and (shard or material.kind == "own"):

@@ -38,6 +38,12 @@ class Cropping:
 
     def __init__(self, material: Material, options: PrepareOptions) -> None:
         self._material, self._options = material, options
+        if options.crop == "no" or (options.crop == "auto" and material.kind == "faces"):
+            for name in ("boxes", "fps", "size"):
+                if getattr(options, name) != getattr(PrepareOptions(), name):
+                    raise InputError(
+                        f"{name} is for clips that faces are cut out of, and these are not: say --crop yes"
+                    )
         check_files(_crop_options(options))
         self._detector: Detector | None = None
         self._missing = ""

@@ -12,6 +12,7 @@ from maedfer._progress import counted
 from maedfer.data.protocols import Fold
 from maedfer.data.video.base import shown
 from maedfer.errors import some
+from maedfer.preparation.commands import CLIP_FRAMES
 from maedfer.preparation.look import EMPTY, MISSING, ClipLook
 from maedfer.preparation.material import Material
 from maedfer.preparation.published import VOXCELEB2_BROKEN, archives_hint
@@ -20,11 +21,12 @@ from maedfer.preparation.published import VOXCELEB2_BROKEN, archives_hint
 _SIZES = 3
 
 
-def about_clips(looks: Sequence[ClipLook]) -> tuple[list[str], list[str]]:
+def about_clips(looks: Sequence[ClipLook], material: Material) -> tuple[list[str], list[str]]:
     """What was found of clips that can be read, and what to mind.
 
     Args:
         looks: of them; at least one.
+        material: the data set.
     """
     sizes = Counter((look.width, look.height) for look in looks).most_common()
     told = some([f"{width} x {height} ({number:,})" for (width, height), number in sizes], _SIZES)
@@ -32,7 +34,16 @@ def about_clips(looks: Sequence[ClipLook]) -> tuple[list[str], list[str]]:
     frames = np.array([look.frames for look in looks])
     median = f"{np.median(frames):.0f} in the middle"
     found = [f"Frames are {what}.", f"Clips have {frames.min():,} to {frames.max():,} frames, {median}."]
+    short = int((frames < CLIP_FRAMES).sum())
+    if short:
+        found.append(f"{counted(short, 'clip')} of fewer than {CLIP_FRAMES} frames: the last one is repeated.")
     mind = []
+    if material.frame_size is not None and (sizes[0][0][1], sizes[0][0][0]) != material.frame_size:
+        height, width = material.frame_size
+        mind.append(
+            f"Frames of {material.title} are {width} x {height}, and most of these are {sizes[0][0][0]} x "
+            f"{sizes[0][0][1]}: they were made otherwise, and scores cannot be compared with published ones."
+        )
     single = [look.path for look in looks if look.frames == 1]
     if single:
         has = "has" if len(single) == 1 else "have"
@@ -58,7 +69,7 @@ def about_quarantined(root: Path, material: Material, quarantined: Mapping[str, 
     for paths, what, todo in (
         (missing, "not there", f"unpack or fetch them, and type the same command again.{archives_hint(root)}"),
         (empty, "empty", "unpack them again, and type the same command again."),
-        (rest, "not usable", f"{file} says why, and the same command tries again those that have changed."),
+        (rest, "not usable", f"{file} says why, and the same command tries them again."),
     ):
         if paths:
             are = "is" if len(paths) == 1 else "are"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from maedfer.data.video import open_video
+from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.faces.frame import Detections, Detector, Frame
 from maedfer.preparation.look import ClipLook
@@ -107,11 +108,13 @@ def about_faces(sample: FaceSample, kind: str, least: float = LEAST_SHARE) -> tu
         ]
     mind = []
     if sample.none > _MANY * sample.clips:
-        mind.append(f"Nobody is seen in {sample.none} of {sample.clips} clips, the first is {sample.first_none}.")
+        mind.append(
+            f"Nobody is seen in {sample.none} of {sample.clips} clips, the first is {shown(sample.first_none)}."
+        )
     if sample.several > _MANY * sample.clips:
         mind.append(
-            f"Several faces are in {sample.several} of {sample.clips} clips, the first is {sample.first_several}: "
-            "whose face is meant cannot be seen."
+            f"Several faces are in {sample.several} of {sample.clips} clips, as in {shown(sample.first_several)}: whose"
+            " face is meant cannot be seen."
         )
     return [seen], mind
 

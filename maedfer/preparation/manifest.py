@@ -84,8 +84,6 @@ def _clip(look: ClipLook) -> dict[str, Any]:
 
 def _about(out: Path, name: str) -> dict[str, Any]:
     path = out / name
-    if path.is_dir():
-        return {"file": name}
     return {"file": name, "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 

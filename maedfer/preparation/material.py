@@ -30,6 +30,7 @@ class Material:
         found: sentences on what is there.
         mind: sentences on what is not as it should be, and what to do.
         published: number of clips, as published; None of one's own.
+        frame_size: height and width of the frames that it comes with, where all have one size.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Material:
     found: Sequence[str] = ()
     mind: Sequence[str] = ()
     published: int | None = None
+    frame_size: tuple[int, int] | None = None
     paths: list[str] = field(init=False)
 
     def __post_init__(self) -> None:

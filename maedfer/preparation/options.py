@@ -12,6 +12,8 @@ from maedfer.setting import check_range, documented, setting
 
 CropChoice = Literal["auto", "yes", "no"]
 CheckChoice = Literal["ends", "all"]
+# What says how one's own clips are divided.
+SPLITTING = ("subject", "folds", "test", "seed")
 
 
 @documented

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maedfer._progress import counted
-from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.annotations import Clip, in_lists, read_annotations
 from maedfer.data.columns import read_columns
 from maedfer.data.inputs import find_inputs
 from maedfer.data.labels import LabelReader
@@ -18,7 +18,7 @@ from maedfer.data.protocols import Fold
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, some
 from maedfer.preparation.material import Material
-from maedfer.preparation.options import PrepareOptions
+from maedfer.preparation.options import SPLITTING, PrepareOptions
 from maedfer.preparation.split import split_clips
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
@@ -39,6 +39,7 @@ def find_folder(root: Path, options: PrepareOptions) -> Material:
         raise InputError(f"{shown(root)}: no such folder; give the one that holds the clips")
     mind: list[str] = []
     if options.unlabelled:
+        _refuse_splitting(options, "they are for pre-training, and not divided")
         paths = _clips(root, root, mind)
         return _material("folder", f"{counted(len(paths), 'clip')} in {shown(root)}", mind=mind, unlabelled=paths)
     folders = _folders(root)
@@ -77,7 +78,8 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
     texts = columns.labels
     mind: list[str] = []
     nothing = LabelReader().is_nothing
-    if texts is None or all(nothing(text) or (_WHOLE.fullmatch(text) and int(float(text)) < 0) for text in texts):
+    if texts is None or all(nothing(text) or text.startswith("-") for text in texts):
+        _refuse_splitting(options, "its clips have no labels, are for pre-training, and not divided")
         clips = _once(read_annotations(file, base, labelled=False), mind)
         paths = [_place(clip, base) for clip in clips]
         layout = f"{counted(len(paths), 'clip')} without labels in {shown(file)}"
@@ -100,10 +102,26 @@ def _numbering(texts: set[str], classes: tuple[str, ...]) -> tuple[tuple[str, ..
     if classes:
         return classes, int(bool(numbers) and min(numbers) >= 1 and max(numbers) == len(classes))
     if len(numbers) < len(texts):
-        return tuple(sorted(texts)), 0
+        return _check_names(sorted(texts)), 0
     # Numbers are no good names: they could be mistaken for labels.
     offset = int(min(numbers) == 1)
     return tuple(f"{_NUMBERED}{number}" for number in range(offset, max(numbers) + 1)), offset
+
+
+def _refuse_splitting(options: PrepareOptions, why: str) -> None:
+    for name in SPLITTING:
+        if getattr(options, name) != getattr(PrepareOptions(), name):
+            raise InputError(f"{name} is for clips that are to be divided: {why}")
+
+
+def _check_names(classes: Sequence[str]) -> tuple[str, ...]:
+    for name in classes:
+        if not in_lists(name) or not name.isprintable() or name != name.strip():
+            raise InputError(
+                f"class {shown(name)!r} has a name with line breaks, spaces around it or letters that are not UTF-8: "
+                "rename it"
+            )
+    return tuple(classes)
 
 
 def _material(
@@ -172,11 +190,12 @@ def _class_names(names: Sequence[str], options: PrepareOptions) -> tuple[str, ..
         raise InputError(
             f"classes is for lists: those of a folder have the names of the folders in it, {shown(some(names, 8))}"
         )
-    return tuple(names)
+    return _check_names(names)
 
 
 def _given_split(root: Path, given: dict[str, str | None], options: PrepareOptions, mind: list[str]) -> Material:
     """A folder of a folder a part, with a folder a class in each."""
+    _refuse_splitting(options, "its folders are parts already")
     parts: dict[str, list[tuple[str, str]]] = {}
     for role, name in given.items():
         if name is not None:

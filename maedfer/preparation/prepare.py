@@ -27,7 +27,7 @@ from maedfer.preparation.journal import LookJournal
 from maedfer.preparation.look import MISSING, ClipLook, look_at_clip, look_at_clips, state_of
 from maedfer.preparation.manifest import write_manifest
 from maedfer.preparation.material import Material
-from maedfer.preparation.options import PrepareOptions
+from maedfer.preparation.options import SPLITTING, PrepareOptions
 from maedfer.preparation.own import find_folder, find_list
 from maedfer.preparation.published import find_published, find_voxceleb2
 
@@ -126,7 +126,7 @@ def prepare_dataset(
         found, mind = [f"{material.layout}.", *material.found], list(material.mind)
         if not sound:
             raise InputError(_nothing_left(root, quarantined))
-        for told, new in zip((found, mind), about_clips(sound), strict=True):
+        for told, new in zip((found, mind), about_clips(sound, material), strict=True):
             told += new
         chosen, told_found, told_mind = cropping.choose(root, sound)
         found += told_found
@@ -166,7 +166,7 @@ def _find(dataset: str, root: Path, options: PrepareOptions) -> Material:
 def _check_options(dataset: str, options: PrepareOptions) -> None:
     """Refuse options that would do nothing."""
     usual = PrepareOptions()
-    own = {name: (FOLDER, LIST) for name in ("classes", "subject", "folds", "test", "seed")}
+    own = {name: (FOLDER, LIST) for name in ("classes", *SPLITTING)}
     for name, taken in {"list_file": (LIST,), "unlabelled": (FOLDER,), **own}.items():
         if dataset not in taken and getattr(options, name) != getattr(usual, name):
             shown_name = "list" if name == "list_file" else name
@@ -182,7 +182,10 @@ def _look(
 ) -> list[ClipLook]:
     """What was found of each clip, by this run or an earlier one."""
     known = journal.looks
-    waiting = [path for path in paths if path not in known or known[path].state != state_of(root / path)]
+    # What was wrong may have been the fault of a drive.
+    waiting = [
+        path for path in paths if path not in known or known[path].problem or known[path].state != state_of(root / path)
+    ]
     done = len(paths) - len(waiting)
     progress("looking at clips", done / len(paths))
     for looks in look_at_clips(
@@ -234,7 +237,7 @@ def _check_parts(left: Material, quarantined: Mapping[str, str]) -> None:
 
 
 def _write(out: Path, left: Material, prepared: Prepared) -> list[str]:
-    """Write lists and report; gives their names."""
+    """Write lists and report; gives the names of all but the report, which speaks of this machine's folders."""
     files: list[str] = []
     if left.folds:
         # Those of a run with other choices; the folder is known to hold nothing else.
@@ -262,7 +265,7 @@ def _write(out: Path, left: Material, prepared: Prepared) -> list[str]:
         (out / QUARANTINE_FILE).unlink(missing_ok=True)
     commands = "".join(f"  {command}\n" for command in prepared.commands)
     _write_text(out / REPORT_FILE, f"{prepared.text}\nNext:\n{commands}")
-    return [*files, REPORT_FILE]
+    return files
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -285,13 +288,13 @@ def _dry_run(material: Material, root: Path, out: Path, options: PrepareOptions,
     found.append(f"{counted(len(looks), 'clip')} of {len(paths):,} were opened; nothing is written.")
     if not sound:
         raise InputError(_nothing_left(root, quarantined))
-    for told, new in zip((found, mind), about_clips(sound), strict=True):
+    for told, new in zip((found, mind), about_clips(sound, material), strict=True):
         told += new
     chosen, told_found, told_mind = cropping.choose(root, sound)
     found += told_found
     mind += [*told_mind, *about_quarantined(root, material, quarantined, QUARANTINE_FILE)]
     if chosen:
-        found.append(f"Faces would be cut out, into {out / CROPS}.")
+        found.append(f"Faces would be cut out, into {shown(out / CROPS)}.")
     left = _left(material, quarantined, lambda path: path)
     found += about_folds(left.folds, left.classes, len(left.validation))
     median = float(sorted(look.frames for look in sound)[len(sound) // 2])

@@ -12,13 +12,9 @@ from maedfer.data.annotations import VIDEO_SUFFIXES
 from maedfer.data.protocols import Fold, compare_counts, find_protocol, paths_below, recording_name
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, some
-from maedfer.preparation.material import Material
+from maedfer.preparation.material import Kind, Material
 
 _ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .rar .7z .001".split())
-
-
-# Data sets whose faces come with them, as folders of frames, and how many of the last parts of a path tell a clip.
-_GIVEN = {"dfew": 1, "ferv39k": 3, "mafw": 1}
 
 
 def find_published(name: str, root: Path) -> Material:
@@ -36,12 +32,12 @@ def find_published(name: str, root: Path) -> Material:
     folds = protocol.folds_in(root, mind.append)
     mind_counts = compare_counts(protocol, folds)
     found = [mind_counts.pop(0)] if len(mind_counts) == 1 else []
-    kind = "faces" if name in _GIVEN else "recordings"
+    kind: Kind = "faces" if protocol.faces else "recordings"
     layout = _layout(root, folds)
-    if name in _GIVEN:
+    if protocol.faces:
         present = sum((root / path).is_dir() for path in _paths(folds))
         if not present:
-            folds = _recordings(root, folds, _GIVEN[name], protocol.title)
+            folds = _recordings(root, folds, protocol.clip_parts, protocol.title)
             kind, layout = "recordings", _layout(root, folds)
             mind.append(
                 f"The folders of faces that come with {protocol.title} are not here, and the faces are cut out of its "
@@ -51,20 +47,21 @@ def find_published(name: str, root: Path) -> Material:
         if sixteen and present:
             found.append("The version of 16 frames a clip (*_16f) is here too and not used, as in the published code.")
     else:
-        rest = _others(root, {*_paths(folds)}, protocol.parse is not None)
+        rest = _others(root, {*_paths(folds)})
         if rest:
             found.append(rest)
     return Material(
         name=name,
         title=protocol.title,
         recipe=name,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         layout=layout,
         classes=protocol.classes,
         folds=folds,
         found=found,
         mind=[*mind, *mind_counts],
         published=protocol.clips,
+        frame_size=protocol.frame_size if kind == "faces" else None,
     )
 
 
@@ -125,10 +122,8 @@ def archives_hint(root: Path) -> str:
     return f" They may be in archives: {hint}." if hint else ""
 
 
-def _others(root: Path, used: set[str], by_name: bool) -> str:
+def _others(root: Path, used: set[str]) -> str:
     """A sentence on video files that the protocol has no use for."""
-    if not by_name:
-        return ""
     rest = [path for path in paths_below(root) if Path(path).suffix.lower() in VIDEO_SUFFIXES and path not in used]
     if not rest:
         return ""
@@ -192,6 +187,7 @@ def find_voxceleb2(root: Path) -> Material:
         found=found,
         mind=mind,
         published=VOXCELEB2_CLIPS,
+        frame_size=(224, 224),
     )
 
 

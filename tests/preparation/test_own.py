@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def test_folders_of_a_split(prepare: Prepare, tmp_path: Path) -> None:
     cfg = settings(prepare("folder"))
     assert [len(rows(Path(file))) for file in (cfg.data.train, cfg.data.val, cfg.data.test)] == [6, 2, 4]
     assert rows(tmp_path / "out/val.csv") == {"val/calm/val0": 0, "val/moved/val0": 1}
+    with pytest.raises(InputError, match="folds is for clips that are to be divided: its folders are parts already"):
+        prepare("folder", folds=2)
     (tmp_path / "root/Train/moved").rename(tmp_path / "moved")
     with pytest.raises(InputError, match="only one of its folders holds clips"):
         prepare("folder")
@@ -160,6 +163,15 @@ def test_lists_without_labels_are_for_pre_training(red: None, tmp_path: Path) ->
     prepared = prepare_dataset("list", tmp_path, tmp_path / "out", chosen)
     assert settings(prepared).task == "pretrain" and prepared.clips == 3
     assert "1 line of the list name clips that others have named before." in prepared.mind
+
+
+@pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"\xe4"), " calm"])
+def test_names_that_no_class_can_have(name: str, prepare: Prepare, tmp_path: Path) -> None:
+    trees.folder(tmp_path / "root")
+    (tmp_path / "root/sad").rename(tmp_path / "root" / name)
+    with pytest.raises(InputError, match="^class .* has a name with line breaks, spaces around it or letters") as error:
+        prepare("folder")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

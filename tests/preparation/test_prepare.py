@@ -135,11 +135,12 @@ def test_a_run_goes_on_after_any_end(prepare: Prepare, tmp_path: Path, monkeypat
     with (tmp_path / "out" / LOOKS_FILE).open("ab") as journal:
         journal.write(b'{"path": "sad/p')
     prepare("folder")
-    # Eight of the first ten were noted.
-    assert len(done) == 10 + 13 - 8 and content(tmp_path / "out") == expected
+    # Eight of the first ten were noted, and one of them is tried again.
+    assert len(done) == 10 + 13 - 8 + 1 and content(tmp_path / "out") == expected
     done.clear()
     prepare("folder")
-    assert not done and content(tmp_path / "out") == expected
+    assert done == ["sad/broken.mp4"] and content(tmp_path / "out") == expected
+    done.clear()
     trees.video(tmp_path / "root/sad/broken.mp4", height=40, width=40, face=32)
     prepared = prepare("folder")
     assert done == ["sad/broken.mp4"] and not prepared.quarantined
@@ -186,7 +187,7 @@ def test_the_manifest_has_digests_that_anyone_can_compute(prepare: Prepare, tmp_
     for file in manifest["files"]:
         assert hashlib.sha256((out / file["file"]).read_bytes()).hexdigest() == file["sha256"]
     assert {file["file"] for file in manifest["files"]} == {
-        "fold_1/train.csv", "fold_1/test.csv", "classes.txt", "report.txt"
+        "fold_1/train.csv", "fold_1/test.csv", "classes.txt"
     }  # fmt: skip
     report = (out / "report.txt").read_text()
     assert report.startswith("Own clips\n13 clips of 2 classes") and "\nMind:\n- Clips are divided one by one" in report
@@ -225,6 +226,8 @@ def test_folders_of_other_things_stay_as_they_are(prepare: Prepare, tmp_path: Pa
         ),
         ("folder", {"boxes": "absent.csv"}, "absent.csv: no such file"),
         ("folder", {"subject": "("}, "subject '(' is no pattern"),
+        ("folder", {"crop": "no", "fps": 25.0}, "fps is for clips that faces are cut out of"),
+        ("folder", {"unlabelled": True, "folds": 2}, "folds is for clips that are to be divided: they are for pre-tr"),
         ("folder", {"crop": "maybe"}, "crop must be one of auto, yes, no, got 'maybe'"),
         ("folder", {"size": 33}, "size must be even"),
         ("folder", {"test": 1.0}, "test must be between 0 and 1, both excluded"),

@@ -61,6 +61,9 @@ def test_dfew(place: str, prepare: Prepare, tmp_path: Path) -> None:
         sentence.startswith("In the middle frames of 5 clips the face covers 64 %") for sentence in prepared.found
     )
     assert "Published are 11,697 clips, 2,341 of them in the test part of fold 1; found were 5 and 1." in prepared.mind
+    assert any(
+        sentence.startswith("Frames of DFEW are 256 x 256, and most of these are 40 x 40") for sentence in prepared.mind
+    )
     assert not prepared.quarantined and prepared.clips == 5
     check_lists("dfew", tmp_path, prepared.commands[-1], [1] * 5)
 

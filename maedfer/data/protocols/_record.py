@@ -45,6 +45,9 @@ class DatasetProtocol:
         test_clips: number of test clips of the first fold, as published.
         parse: reads the name of a clip, where names tell all of it.
         subjects: all there are, in the same case.
+        faces: it comes with faces that were cut out, a folder of frames a clip, and not as whole recordings alone.
+        clip_parts: how many of the last parts of a clip's path tell it from the others.
+        frame_size: height and width of these frames, where all have one size.
     """
 
     title: str
@@ -57,6 +60,9 @@ class DatasetProtocol:
     test_clips: int
     parse: Callable[[str], ActedClip | None] | None = None
     subjects: tuple[int, ...] = ()
+    faces: bool = False
+    clip_parts: int = 1
+    frame_size: tuple[int, int] | None = None
 
     def folds_in(self, root: str | Path, tell: Tell = lambda sentence: None) -> list[Fold]:
         """Read the folds of the data set in `root`.

@@ -45,4 +45,6 @@ PROTOCOL = DatasetProtocol(
     folds=5,
     clips=11697,
     test_clips=2341,
+    faces=True,
+    frame_size=(256, 256),
 )

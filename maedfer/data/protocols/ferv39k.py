@@ -28,4 +28,6 @@ PROTOCOL = DatasetProtocol(
     folds=1,
     clips=38935,
     test_clips=7847,
+    faces=True,
+    clip_parts=3,
 )

@@ -38,4 +38,5 @@ PROTOCOL = DatasetProtocol(
     folds=5,
     clips=9172,
     test_clips=1839,
+    faces=True,
 )
