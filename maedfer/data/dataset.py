@@ -29,6 +29,8 @@ from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError, unknown
 
 Mode = Literal["pretrain", "train", "views"]
+# Of tensors [R, ...], one after the other, makes what a batch holds.
+Join = Callable[[list[Tensor]], Any]
 _log = logging.getLogger(__name__)
 
 
@@ -224,9 +226,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
             frames = self.transform(frames)
         return frames.transpose(0, 1).contiguous()
 
-    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[str, Any]:
         """`collate`, also of frames that travel and are of different sizes."""
-        return collate(self.transform.of_one_size(samples) if isinstance(self.transform, Travelling) else samples)
+        samples = self.transform.of_one_size(samples) if isinstance(self.transform, Travelling) else samples
+        return collate(samples, join)
 
 
 def _channels_first(pictures: np.ndarray, rows: np.ndarray) -> Tensor:
@@ -246,8 +249,12 @@ def _among_stored(stride: int, stored: int) -> int:
     return stride // stored
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[str, Any]:
     """Stack samples to a batch, the R samples of a clip one after the other.
+
+    Args:
+        samples: of a data set.
+        join: puts frames together.
 
     Returns:
         frames uint8 [B * R, 3, T, H, W], or as they travel; label and index int64 [B * R]; mask and program
@@ -262,7 +269,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         raise ClipError(f"frames of sizes {sorted(sizes)} cannot form a batch; use a transform that resizes them")
     repeats = len(samples[0]["frames"])
     batch = {
-        "frames": torch.cat([sample["frames"] for sample in samples]),
+        "frames": join([sample["frames"] for sample in samples]),
         "skipped": torch.tensor(sum(sample["skipped"] > 0 for sample in samples)),
     }
     for name in ("label", "index"):

@@ -30,6 +30,7 @@ from maedfer.train.failures import CANNOT_SEND, cannot_start, too_little_shared_
 from maedfer.train.peers import local_processes
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
+from maedfer.train.slots import InSlot, Slots
 from maedfer.train.sources import box_to_cut, look_for, read_clips
 
 Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
@@ -243,13 +244,17 @@ class Loader:
         self.training = keep_workers
         self.started = False
         workers = cfg.data.workers
-        check_shared_memory(cfg, self.training, sampler.n, runtime.world, frame=travelling_size(dataset))
+        frame = travelling_size(dataset)
+        check_shared_memory(cfg, self.training, sampler.n, runtime.world, frame=frame)
+        # Of a process's batches, those that are prepared, and the one that is taken.
+        slots = Slots(workers, _PREFETCH + 1, batch_bytes(cfg, True, frame)) if workers and keep_workers else None
+        self._slots = slots
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=functools.partial(_in_shared_memory, collate_fn) if workers else collate_fn,
+            collate_fn=functools.partial(_in_shared_memory, collate_fn, slots) if workers else collate_fn,
             worker_init_fn=_end_rather_than_lose_a_batch,
             # Also where Python would start a server to fork from: workers share the cache, and end with this process.
             multiprocessing_context="fork" if workers else None,
@@ -289,6 +294,8 @@ class Loader:
                     batch = next(iterator, None)
                 if batch is None:
                     return
+                if isinstance(batch["frames"], InSlot):
+                    batch["frames"] = batch["frames"].take()
                 yield batch
         except InputError as error:
             # The loader's own trace is a reference cycle, in which its workers are freed in an order that takes 5
@@ -318,6 +325,14 @@ def travelling_size(dataset: Dataset[dict[str, Any]]) -> tuple[int, int] | None:
     with contextlib.suppress(InputError), dataset.clips.open(0, dataset.backend) as reader:
         return dataset.transform.size_of(reader.size)
     return None
+
+
+def batch_bytes(cfg: RunConfig, training: bool, frame: Sequence[int] | None = None) -> int:
+    """Bytes of the frames of a batch; arguments as in `check_shared_memory`."""
+    size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
+    samples = cfg.data.repeats if training else cfg.eval.views
+    length, *model = cfg.clip_model.clip_size
+    return 3 * length * math.prod(frame or model) * size * samples
 
 
 def check_shared_memory(
@@ -354,9 +369,7 @@ def check_shared_memory(
         return
     free = facts.f_bavail * facts.f_frsize / local_processes()
     size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
-    samples = cfg.data.repeats if training else cfg.eval.views
-    length, *model = cfg.clip_model.clip_size
-    batch = 3 * length * math.prod(frame or model) * size * samples
+    batch = batch_bytes(cfg, training, frame)
     batches = clips // (size * world) if training else math.ceil(clips / (size * world))
     # One more is in use.
     needed = batch * min(batches, _PREFETCH * workers + 1)
@@ -374,10 +387,12 @@ def _forget_half_made(error: OSError) -> None:
             iterator._shutdown = True
 
 
-def _in_shared_memory(collate_fn: Collate, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _in_shared_memory(
+    collate_fn: Callable[..., dict[str, Any]], slots: Slots | None, samples: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     # A thread would put the batch into shared memory on the way out, and lose it with a message that nobody reads where
     # that fails. Here it is an error like any other.
-    batch = collate_fn(samples)
+    batch = collate_fn(samples) if slots is None else collate_fn(samples, slots.join)
     for value in batch.values():
         if isinstance(value, Tensor):
             value.share_memory_()

@@ -17,6 +17,7 @@ from maedfer.train import loader, run_finetune, run_pretrain, sources
 from maedfer.train.dry_run import dry_run
 from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.processes import Runtime
+from maedfer.train.slots import InSlot
 from tests.train.runs import records, tiny, write_clips
 
 ALONE = Runtime(torch.device("cpu"))
@@ -160,8 +161,9 @@ def test_views_need_shared_memory_too(data, tmp_path, monkeypatch):
 
 
 def test_batches_of_loader_processes_lie_in_shared_memory(data, tmp_path):
-    batch = next(TrainBatches(tiny("finetune", data, tmp_path, "data.workers=1"), ALONE).epoch(0))
-    assert all(value.is_shared() for value in batch.values())
+    batches = TrainBatches(tiny("finetune", data, tmp_path, "data.workers=1"), ALONE)
+    sent = next(iter(batches._loader.loader))
+    assert isinstance(sent.pop("frames"), InSlot) and all(value.is_shared() for value in sent.values())
 
 
 def failing(data, tmp_path, monkeypatch, fail):

@@ -139,7 +139,10 @@ def words(error: Exception) -> str:
 
 def shown(path: str | Path) -> str:
     """A name as it can be printed in one line: control characters and bytes that are not UTF-8 are escaped."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
+    text = str(path)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def look_at(path: Path) -> os.stat_result:

@@ -1,0 +1,83 @@
+"""Memory in which loader processes put frames, batch after batch.
+
+The system hands fresh memory out page by page, which takes a processor longer than filling it does, and longer than
+decoding the pictures of a shard costs in part. Here a few batches' room is made once, and gone through in turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+class Slots:
+    """Room for some batches of each loader process, which those have that are forked after it was made.
+
+    It takes memory as it is first written to, and none of /dev/shm.
+
+    Args:
+        workers: loader processes.
+        count: batches of each that are on the way at a time, the one that is just taken among them.
+        size: bytes of a batch's frames, as far as they are known; larger ones are sent as other tensors are.
+    """
+
+    def __init__(self, workers: int, count: int, size: int) -> None:
+        self.count, self.size = count, size
+        self.key = next(_keys)
+        self._memory = torch.frombuffer(mmap.mmap(-1, workers * count * size), dtype=torch.uint8)
+        self._turns = itertools.cycle(range(count))
+        _known[self.key] = self
+
+    def join(self, frames: Sequence[Tensor]) -> Tensor | InSlot:
+        """Put uint8 tensors [R, ...] one after the other into the next slot of this process.
+
+        Returns:
+            What is sent in place of the batch; a batch that is too large, or of no loader process, as it is.
+        """
+        worker = get_worker_info()
+        shape = (sum(map(len, frames)), *frames[0].shape[1:])
+        if worker is None or math.prod(shape) > self.size:
+            return torch.cat(list(frames))
+        place = InSlot(self.key, worker.id * self.count + next(self._turns), shape)
+        torch.cat(list(frames), out=self.look(place))
+        return place
+
+    def look(self, place: InSlot) -> Tensor:
+        """What is in a slot, where it lies."""
+        start = place.number * self.size
+        return self._memory[start : start + math.prod(place.shape)].view(place.shape)
+
+
+@dataclass(frozen=True)
+class InSlot:
+    """Where a batch's frames are.
+
+    Args:
+        key: of the `Slots`.
+        number: of the slot.
+        shape: of the frames.
+    """
+
+    key: int
+    number: int
+    shape: tuple[int, ...]
+
+    def take(self) -> Tensor:
+        """Copy the frames out, before the process that put them there has gone round its slots."""
+        return _known[self.key].look(self).clone()
+
+    def pin_memory(self) -> Tensor:
+        """The same into pinned memory, as PyTorch's loader asks for it."""
+        return _known[self.key].look(self).pin_memory()
+
+
+_keys = itertools.count()
+_known: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()
