@@ -82,6 +82,8 @@ def kinds() -> dict[str, Kind]:
         "boxes": Kind("faces", "boxes.csv", _boxes, text=True),
         "detections": Kind("faces", "detections.csv", _detections, text=True),
         "journal of crops": Kind("crops", "journal.jsonl", _journal, text=True),
+        "journal of looks": Kind("looks", "looks.jsonl", _looks, text=True),
+        "list of people": Kind("looks", "people.csv", _people, text=True),
         "turns": Kind("turns", "turns.csv", _turns, text=True),
         "detector": Kind("faces", "yunet.onnx", _detector),
         "prediction": Kind("prediction", "a.csv", _table, text=True),
@@ -155,6 +157,12 @@ def build(folder: Path) -> Path:
     }
     entry |= {"faces": [face | {"box": [217.5, 74.25, 152.5, 222.25], "detection": 0.93}], "failure": ""}
     (folder / "crops" / "journal.jsonl").write_text(f'{{"settings": {{"size": 224}}}}\n{json.dumps(entry)}\n')
+    (folder / "looks").mkdir()
+    look = {"path": "a/1.mp4", "state": [1234, 1], "bytes": 1234, "digest": "a" * 64, "problem": "it is cut off"}
+    look |= {"frames": 60, "height": 240, "width": 320, "gaps": 0}
+    (folder / "looks" / "looks.jsonl").write_text(f'{{"prepared": {{"check": "ends"}}}}\n{json.dumps(look)}\n')
+    rows = "".join(f"a/{number}.mp4,{'happy' if number % 2 else 'sad'},p{number % 5}\n" for number in range(12))
+    (folder / "looks" / "people.csv").write_text(f"path,emotion,person\n{rows}")
     (folder / "turns").mkdir()
     turns = ["start,end,label,video,face", "0,1.5,hello,a.mp4,", '1:02.5,0:01:10,"a, b",,2', "3,4,,,1"]
     (folder / "turns" / "turns.csv").write_text("\n".join([*turns, ""]))
@@ -304,6 +312,22 @@ def _detections(folder: Path) -> None:
     with DetectionRecord(folder / "detections.csv") as record:
         for frame in _FRAMES:
             record.get(frame.index)
+
+
+def _looks(folder: Path) -> None:
+    from maedfer.preparation.journal import LookJournal
+
+    (folder / "people.csv").unlink()
+    with LookJournal(folder, {"check": "ends"}) as journal:
+        assert all(path == look.path for path, look in journal.looks.items())
+
+
+def _people(folder: Path) -> None:
+    from maedfer.preparation.options import PrepareOptions
+    from maedfer.preparation.own import find_list
+
+    material = find_list(folder, PrepareOptions(list_file=str(folder / "people.csv"), subject="person", folds=2))
+    assert not {path for path, _ in material.folds[0].test} & {path for path, _ in material.folds[1].test}
 
 
 def _journal(folder: Path) -> None:
