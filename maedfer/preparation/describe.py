@@ -57,6 +57,27 @@ def about_clips(looks: Sequence[ClipLook], material: Material) -> tuple[list[str
     return found, mind
 
 
+def about_copies(looks: Sequence[ClipLook], folds: Sequence[Fold]) -> list[str]:
+    """A sentence on clips that have the same bytes as others, by their digests."""
+    first: dict[str, str] = {}
+    known = (look for look in looks if look.digest)
+    copies = {look.path: kept for look in known if (kept := first.setdefault(look.digest, look.path)) != look.path}
+    if not copies:
+        return []
+    path, kept = next(iter(copies.items()))
+    what = "clip has" if len(copies) == 1 else "clips have"
+    sentence = f"{len(copies):,} {what} the same bytes as another one, as {shown(path)} and {shown(kept)}"
+    for number, fold in enumerate(folds, 1):
+        train = {copies.get(path, path) for path, _ in fold.train}
+        both = sum(copies.get(path, path) in train for path, _ in fold.test)
+        if both:
+            return [
+                f"{sentence}; in fold {number}, {both:,} that are tested are trained on too, under another name: "
+                "scores do not tell how other clips would fare. Leave the copies out."
+            ]
+    return [f"{sentence}."]
+
+
 def about_quarantined(root: Path, material: Material, quarantined: Mapping[str, str], file: str) -> list[str]:
     """Sentences on clips that are left out, by what is wrong with them."""
     if not quarantined:

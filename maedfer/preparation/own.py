@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maedfer._progress import counted
 from maedfer.data.annotations import Clip, in_lists, read_annotations
-from maedfer.data.columns import read_columns
+from maedfer.data.columns import existing, read_columns
 from maedfer.data.inputs import find_inputs
 from maedfer.data.labels import LabelReader
 from maedfer.data.list_text import column_name, read_fields
@@ -81,10 +81,15 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
     if texts is None or all(nothing(text) or text.startswith("-") for text in texts):
         _refuse_splitting(options, "its clips have no labels, are for pre-training, and not divided")
         clips = _once(read_annotations(file, base, labelled=False), mind)
+        _refuse_hidden_labels(file, base, clips)
         paths = [_place(clip, base) for clip in clips]
         layout = f"{counted(len(paths), 'clip')} without labels in {shown(file)}"
         return _material("list", layout, mind=mind, unlabelled=paths)
     classes, offset = _numbering({*texts}, options.classes)
+    if len(classes) < 2:
+        raise InputError(
+            f"{shown(file)}: all clips are of one class, {shown(classes[0])}: there is nothing to tell apart"
+        )
     if not options.classes and classes[0].startswith(_NUMBERED):
         mind.append(f"The classes have numbers for names: name them by --classes, from number {offset} on.")
     read = read_annotations(file, base, label_offset=offset, classes=classes)
@@ -106,6 +111,16 @@ def _numbering(texts: set[str], classes: tuple[str, ...]) -> tuple[tuple[str, ..
     # Numbers are no good names: they could be mistaken for labels.
     offset = int(min(numbers) == 1)
     return tuple(f"{_NUMBERED}{number}" for number in range(offset, max(numbers) + 1)), offset
+
+
+def _refuse_hidden_labels(file: Path, base: Path, clips: Sequence[Clip]) -> None:
+    """Refuse lines whose last word, taken for a part of the path, is the name of a class."""
+    words = clips[0].name.rsplit(None, 1)
+    if len(words) == 2 and not os.path.exists(clips[0].path) and existing(base, words[0]):
+        raise InputError(
+            f"{clips[0].where}: {shown(clips[0].name)!r} is not there, but {shown(words[0])!r} is: name the classes by "
+            f"--classes, or write 'path label' as the first line, if {shown(words[1])!r} is one"
+        )
 
 
 def _refuse_splitting(options: PrepareOptions, why: str) -> None:

@@ -22,7 +22,7 @@ from maedfer.data.video.base import shown
 from maedfer.errors import InputError, unknown
 from maedfer.preparation.commands import PRETRAIN_LIST, VALIDATION_LIST, next_commands
 from maedfer.preparation.cropping import CROPS, Cropping, crop_clips
-from maedfer.preparation.describe import about_clips, about_folds, about_quarantined
+from maedfer.preparation.describe import about_clips, about_copies, about_folds, about_quarantined
 from maedfer.preparation.journal import LookJournal
 from maedfer.preparation.look import MISSING, ClipLook, look_at_clip, look_at_clips, state_of
 from maedfer.preparation.manifest import write_manifest
@@ -128,6 +128,7 @@ def prepare_dataset(
             raise InputError(_nothing_left(root, quarantined))
         for told, new in zip((found, mind), about_clips(sound, material), strict=True):
             told += new
+        mind += about_copies(sound, material.folds)
         chosen, told_found, told_mind = cropping.choose(root, sound)
         found += told_found
         mind += told_mind

@@ -165,6 +165,16 @@ def test_lists_without_labels_are_for_pre_training(red: None, tmp_path: Path) ->
     assert "1 line of the list name clips that others have named before." in prepared.mind
 
 
+def test_labels_that_are_taken_for_a_part_of_the_path(red: None, tmp_path: Path) -> None:
+    trees.frames(tmp_path / "c0")
+    (tmp_path / "list.txt").write_text("c0 happy\nc1 sad\n")
+    with pytest.raises(InputError, match=r"list.txt:1: 'c0 happy' is not there, but 'c0' is: name the classes by --cl"):
+        prepare_dataset("list", tmp_path, tmp_path / "out", PrepareOptions(list_file=str(tmp_path / "list.txt")))
+    (tmp_path / "list.txt").write_text("path label\nc0 happy\nc1 happy\n")
+    with pytest.raises(InputError, match="all clips are of one class, happy: there is nothing to tell apart"):
+        prepare_dataset("list", tmp_path, tmp_path / "out", PrepareOptions(list_file=str(tmp_path / "list.txt")))
+
+
 @pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"\xe4"), " calm"])
 def test_names_that_no_class_can_have(name: str, prepare: Prepare, tmp_path: Path) -> None:
     trees.folder(tmp_path / "root")

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from maedfer.data import read_annotations
+from maedfer.data.protocols import Fold
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.preparation import PrepareOptions, cropping, look, prepare_dataset
 from maedfer.preparation import prepare as module
+from maedfer.preparation.describe import about_copies
 from maedfer.preparation.journal import LOOKS_FILE
 from tests.data.media import write_sound
 from tests.preparation import trees
@@ -191,6 +193,19 @@ def test_the_manifest_has_digests_that_anyone_can_compute(prepare: Prepare, tmp_
     }  # fmt: skip
     report = (out / "report.txt").read_text()
     assert report.startswith("Own clips\n13 clips of 2 classes") and "\nMind:\n- Clips are divided one by one" in report
+
+
+def test_copies_are_told_by_their_digests(tmp_path: Path) -> None:
+    def about(digests: str, train: str, test: str) -> list[str]:
+        looks = [look.ClipLook(name, (0, 0), digest=digest) for name, digest in zip("abcd", digests, strict=True)]
+        return about_copies(looks, [Fold([(name, 0) for name in train], [(name, 0) for name in test])])
+
+    assert about("1234", "ab", "cd") == []
+    assert about("1123", "ab", "cd") == ["1 clip has the same bytes as another one, as b and a."]
+    (sentence,) = about("1212", "ab", "cd")
+    assert sentence.startswith("2 clips have the same bytes as another one, as c and a; in fold 1, 2 that are tested")
+    looks = [look.ClipLook(name, (0, 0)) for name in "ab"]
+    assert about_copies(looks, []) == []
 
 
 def test_folders_of_other_things_stay_as_they_are(prepare: Prepare, tmp_path: Path) -> None:
