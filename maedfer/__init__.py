@@ -26,14 +26,16 @@ if TYPE_CHECKING:
         MAEDFERConfig,
         accelerate,
         create_model,
-        fixed_weights,
         from_pretrained,
         list_models,
-        load,
         load_published,
         model_config,
         to_published,
     )
+
+    # By their own modules, which have the same names.
+    from maedfer.models.fixed_weights import fixed_weights
+    from maedfer.models.load import load
     from maedfer.prediction import Prediction, open_predictor, predict
 
 __version__ = "0.1.0"
