@@ -26,7 +26,7 @@ from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, other_clip_settings, read_runs
 from maedfer.train.every_clip import Look, read_every_clip
 from maedfer.train.list_notes import list_notes
-from maedfer.train.loader import TrainBatches, ViewBatches, check_shared_memory, train_dataset, travelling_size
+from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
@@ -73,9 +73,6 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                 for split in splits
                 if getattr(cfg.data, split)
             }
-            for split, clips in lists.items():
-                frame = travelling_size(train_dataset(cfg, clips)) if split == "train" else None
-                check_shared_memory(cfg, split == "train", len(clips), runtime.world, workers=workers, frame=frame)
             if every_clip:
                 runtime.on_main(lambda: _check_every_clip(cfg, lists, workers, tell))
             else:

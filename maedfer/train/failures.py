@@ -82,24 +82,6 @@ def cannot_start(error: OSError, cfg: RunConfig) -> InputError:
     )
 
 
-def too_little_shared_memory(cfg: RunConfig, needed: float, free: float, workers: int) -> InputError:
-    """The sentence for a /dev/shm that does not hold the batches that the loader prepares.
-
-    Args:
-        cfg: the run.
-        needed, free: bytes.
-        workers: loader processes for which it would be enough.
-    """
-    fewer = f"data.workers={workers}" + (
-        "" if workers else ", which does without shared memory, or lower train.batch_size"
-    )
-    return InputError(
-        f"the batches that data.workers={cfg.data.workers} loader processes prepare take {_size(needed)} of shared "
-        f"memory and /dev/shm has {_size(free)} free: enlarge it (docker run --shm-size={_whole(needed)}), or "
-        f"set {fewer}"
-    )
-
-
 def _of_loader(text: str, worker: re.Match[str] | None, cfg: RunConfig) -> InputError | None:
     if worker and not _SHARED.search(text.partition(". It is possible")[0]):
         found = _SIGNAL.search(text)
@@ -141,17 +123,3 @@ def _short(text: str) -> str:
     wrapped = lines[0].partition(": ")[2].startswith("Caught ")
     line = lines[-1] if wrapped and len(lines) > 1 else lines[0]
     return re.sub(r"^(\w+\.)*\w*(Error|Exception): ?", "", line).strip(" .") or line.rstrip(": ")
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1024 or unit == "GB":
-            break
-        count /= 1024
-    return f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
-
-
-def _whole(count: float) -> str:
-    # With room for what else lies there.
-    megabytes = max(64, 2 ** (int(count * 1.25 / 2**20)).bit_length())
-    return f"{megabytes // 1024}g" if megabytes >= 1024 else f"{megabytes}m"

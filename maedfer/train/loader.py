@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import math
 import multiprocessing.queues
 import os
@@ -21,23 +19,21 @@ from maedfer._progress import Patience, ProgressLine, duration
 from maedfer.data.annotations import Clip
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.augment.travel import Travelling
-from maedfer.data.dataset import ClipDataset, collate
+from maedfer.data.dataset import ClipDataset, Join, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.train.config import RunConfig
-from maedfer.train.failures import CANNOT_SEND, cannot_start, too_little_shared_memory
-from maedfer.train.peers import local_processes
+from maedfer.train.failures import CANNOT_SEND, cannot_start
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.slots import InSlot, Slots
 from maedfer.train.sources import box_to_cut, look_for, read_clips
 
-Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+Collate = Callable[[Sequence[dict[str, Any]], Join], dict[str, Any]]
 
 # Batches that each loader process prepares ahead.
 _PREFETCH = 2
-_SHARED_MEMORY = "/dev/shm"
 
 
 class TrainBatches:
@@ -190,11 +186,11 @@ class ScoredClips(Dataset[dict[str, Any]]):
             return {"index": key.index, "broken": str(error)}
 
 
-def collate_scored(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate_scored(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[str, Any]:
     """`collate` of the samples that could be read, with "broken": what is wrong with the others, by number."""
     read = [sample for sample in samples if "broken" not in sample]
     broken = {sample["index"]: sample["broken"] for sample in samples if "broken" in sample}
-    return {**(collate(read) if read else {}), "broken": broken}
+    return {**(collate(read, join) if read else {}), "broken": broken}
 
 
 class MaskDraw:
@@ -227,7 +223,7 @@ class Loader:
         collate_fn: makes a batch of samples.
 
     Raises:
-        InputError: shared memory does not hold the batches that are prepared.
+        InputError: the system does not give the memory for batches, or does not start the processes.
     """
 
     def __init__(
@@ -244,17 +240,16 @@ class Loader:
         self.training = keep_workers
         self.started = False
         workers = cfg.data.workers
-        frame = travelling_size(dataset)
-        check_shared_memory(cfg, self.training, sampler.n, runtime.world, frame=frame)
-        # Of a process's batches, those that are prepared, and the one that is taken.
-        slots = Slots(workers, _PREFETCH + 1, batch_bytes(cfg, True, frame)) if workers and keep_workers else None
-        self._slots = slots
+        samples = min(sampler.batch_size, sampler.n) * (cfg.data.repeats if self.training else cfg.eval.views)
+        length, *size = cfg.clip_model.clip_size
+        self._batch_bytes = 3 * length * math.prod(travelling_size(dataset) or size) * samples if workers else 0
+        self._collating = _Collating(collate_fn)
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=functools.partial(_in_shared_memory, collate_fn, slots) if workers else collate_fn,
+            collate_fn=self._collating,
             worker_init_fn=_end_rather_than_lose_a_batch,
             # Also where Python would start a server to fork from: workers share the cache, and end with this process.
             multiprocessing_context="fork" if workers else None,
@@ -289,13 +284,15 @@ class Loader:
         patience = Patience(tell)
         try:
             iterator = self._start(patience)
+            # Kept while its processes are: another time through the sampler may have other ones.
+            slots = self._collating.slots  # noqa: F841
             while True:
                 with patience:
                     batch = next(iterator, None)
                 if batch is None:
                     return
-                if isinstance(batch["frames"], InSlot):
-                    batch["frames"] = batch["frames"].take()
+                if isinstance(frames := batch.get("frames"), InSlot):
+                    batch["frames"] = frames.take()
                 yield batch
         except InputError as error:
             # The loader's own trace is a reference cycle, in which its workers are freed in an order that takes 5
@@ -308,6 +305,9 @@ class Loader:
         # Processes that stay are waited for; new ones are forked before there is another thread.
         waits = patience if self.started else contextlib.nullcontext()
         try:
+            if self.cfg.data.workers and not self.started:
+                # Of a process's batches, those that are prepared, and the one that is taken.
+                self._collating.slots = Slots(self.cfg.data.workers, _PREFETCH + 1, self._batch_bytes)
             with waits:
                 iterator = iter(self.loader)
         except OSError as error:
@@ -327,58 +327,6 @@ def travelling_size(dataset: Dataset[dict[str, Any]]) -> tuple[int, int] | None:
     return None
 
 
-def batch_bytes(cfg: RunConfig, training: bool, frame: Sequence[int] | None = None) -> int:
-    """Bytes of the frames of a batch; arguments as in `check_shared_memory`."""
-    size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
-    samples = cfg.data.repeats if training else cfg.eval.views
-    length, *model = cfg.clip_model.clip_size
-    return 3 * length * math.prod(frame or model) * size * samples
-
-
-def check_shared_memory(
-    cfg: RunConfig,
-    training: bool,
-    clips: int,
-    world: int = 1,
-    *,
-    workers: int | None = None,
-    frame: Sequence[int] | None = None,
-) -> None:
-    """Compare what the loader's processes prepare with the room in /dev/shm, where they put it.
-
-    PyTorch would wait for ever for a batch that found no room.
-
-    Args:
-        cfg: the run.
-        training: whether batches are those of training, or those to be scored.
-        clips: of the list.
-        world: processes that share them.
-        workers: loader processes, `data.workers` when None.
-        frame: height and width of the frames that they prepare, those of the model when None.
-
-    Raises:
-        InputError: it is too small.
-    """
-    workers = cfg.data.workers if workers is None else workers
-    if not workers:
-        return
-    try:
-        facts = os.statvfs(_SHARED_MEMORY)
-    except OSError:
-        # Elsewhere the system puts it where there is room.
-        return
-    free = facts.f_bavail * facts.f_frsize / local_processes()
-    size = cfg.train.batch_size if training else cfg.eval.batch_size or cfg.train.batch_size
-    batch = batch_bytes(cfg, training, frame)
-    batches = clips // (size * world) if training else math.ceil(clips / (size * world))
-    # One more is in use.
-    needed = batch * min(batches, _PREFETCH * workers + 1)
-    if needed > free:
-        fitting = max(0, int(free / batch - 1) // _PREFETCH)
-        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=workers))
-        raise too_little_shared_memory(cfg, needed * local_processes(), free * local_processes(), fitting)
-
-
 def _forget_half_made(error: OSError) -> None:
     """Keep the loader's iterator from complaining, as it is thrown away, of what it did not come to set."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -387,16 +335,24 @@ def _forget_half_made(error: OSError) -> None:
             iterator._shutdown = True
 
 
-def _in_shared_memory(
-    collate_fn: Callable[..., dict[str, Any]], slots: Slots | None, samples: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    # A thread would put the batch into shared memory on the way out, and lose it with a message that nobody reads where
-    # that fails. Here it is an error like any other.
-    batch = collate_fn(samples) if slots is None else collate_fn(samples, slots.join)
-    for value in batch.values():
-        if isinstance(value, Tensor):
-            value.share_memory_()
-    return batch
+class _Collating:
+    """Makes a batch of samples; in a loader process, frames go into slots and the rest into shared memory."""
+
+    def __init__(self, collate_fn: Collate) -> None:
+        self.collate_fn = collate_fn
+        # Set before processes are forked.
+        self.slots: Slots | None = None
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if self.slots is None:
+            return self.collate_fn(samples, torch.cat)
+        # A thread would put tensors into shared memory on the way out, and lose the batch with a message that nobody
+        # reads where that fails. Here it is an error like any other.
+        batch = self.collate_fn(samples, self.slots.join)
+        for value in batch.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+        return batch
 
 
 def _end_rather_than_lose_a_batch(worker: int) -> None:

@@ -57,11 +57,6 @@ def place() -> Place:
     return Place(rank or 0, local_rank or 0, world)
 
 
-def local_processes() -> int:
-    """Processes of the run on this machine, as far as torchrun tells."""
-    return _number("LOCAL_WORLD_SIZE") or 1
-
-
 def join(where: Place, device: torch.device) -> None:
     """Join the process group of a run of several processes.
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ import torch
 from maedfer import _progress
 from maedfer.data.dataset import ClipDataset
 from maedfer.errors import InputError
-from maedfer.train import loader, run_finetune, run_pretrain, sources
-from maedfer.train.dry_run import dry_run
+from maedfer.train import loader, run_finetune, run_pretrain, slots, sources
 from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.processes import Runtime
 from maedfer.train.slots import InSlot
@@ -121,49 +119,52 @@ def test_real_clips_of_every_container_are_pretrained_on(clips, tmp_path):
     assert all(epoch["skipped"] == 0 for epoch in epochs)
 
 
-def room(monkeypatch, size):
-    facts = SimpleNamespace(f_bavail=size // 4096, f_frsize=4096)
-    monkeypatch.setattr(loader.os, "statvfs", lambda path: facts)
+def test_views_of_several_times_through_the_clips_do_not_mix(data, tmp_path):
+    """Processes that are started anew have slots of their own."""
+    changes = ["train.batch_size=1", "eval.views=3", "eval.batch_size=2"]
+    cfgs = [tiny("finetune", data, tmp_path, *changes, f"data.workers={workers}") for workers in (0, 2)]
+    alone, views = (ViewBatches(cfg, ALONE, cfg.data.test) for cfg in cfgs)
+    for one, first, second in zip(alone, views, views, strict=True):
+        for name in ("frames", "label", "index"):
+            assert torch.equal(one[name], first[name]) and torch.equal(one[name], second[name])
 
 
-@pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_shared_memory_that_is_too_small_is_refused_before_the_first_batch(task, data, tmp_path, monkeypatch):
-    run = {"pretrain": run_pretrain, "finetune": run_finetune}[task]
-    cfg = tiny(task, data, tmp_path / "run", "data.workers=3", "data.repeats=2", "train.batch_size=2")
-    # Seven batches of 2 x 2 clips of 3 x 4 x 16 x 16 bytes, of which there are at most seven at once.
-    need = 7 * 2 * 2 * 3 * 4 * 16 * 16
-    room(monkeypatch, 64 << 10)
-    with pytest.raises(InputError, match=r"workers=3 loader .* take 84 KB .* has 64 KB free: .*data\.workers=2$"):
-        run(cfg)
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="take 84 KB of shared memory"):
-        dry_run(cfg, print)
-    room(monkeypatch, need + 4096)
-    TrainBatches(cfg, ALONE)
-    # Several processes on one machine share it.
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=r"take 168 KB .*data\.workers=1$"):
-        TrainBatches(cfg, ALONE)
-    room(monkeypatch, 4096)
-    with pytest.raises(InputError, match=r"data\.workers=0, which does without shared memory, or lower train\.batch"):
-        TrainBatches(cfg, ALONE)
-    TrainBatches(tiny(task, data, tmp_path / "run", "data.workers=0"), ALONE)
+def test_a_batch_of_broken_clips_alone_is_told(data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "test.csv").write_text(f"{data / 'clip_0'} 0\nempty 1\n")
+    changes = [f"data.test={tmp_path / 'test.csv'}", "eval.batch_size=1", "eval.on_error=skip", "data.workers=1"]
+    cfg = tiny("finetune", data, tmp_path, *changes)
+    good, bad = ViewBatches(cfg, ALONE, cfg.data.test)
+    assert "frames" in good and not good["broken"]
+    assert "frames" not in bad and list(bad["broken"]) == [1]
 
 
-def test_views_need_shared_memory_too(data, tmp_path, monkeypatch):
-    changes = ("data.workers=1", "train.batch_size=2", "eval.views=40")
-    room(monkeypatch, 64 << 10)
-    with pytest.raises(InputError, match="shared memory"):
-        run_finetune(tiny("finetune", data, tmp_path / "run", *changes))
-    with pytest.raises(InputError, match="shared memory"):
-        dry_run(tiny("finetune", data, tmp_path / "run", *changes), print)
-    assert not (tmp_path / "run").exists()
+def test_memory_for_batches_that_the_system_does_not_give(data, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(slots.mmap, "mmap", refuse)
+    cfg = tiny("finetune", data, tmp_path / "run", "data.workers=2")
+    with pytest.raises(InputError, match=r"workers=2 loader processes cannot be started \(Cannot allocate memory"):
+        run_finetune(cfg)
 
 
-def test_batches_of_loader_processes_lie_in_shared_memory(data, tmp_path):
-    batches = TrainBatches(tiny("finetune", data, tmp_path, "data.workers=1"), ALONE)
-    sent = next(iter(batches._loader.loader))
-    assert isinstance(sent.pop("frames"), InSlot) and all(value.is_shared() for value in sent.values())
+def test_frames_of_loader_processes_come_through_slots(data, tmp_path, monkeypatch):
+    """And what goes with them through shared memory."""
+    taken = []
+    take = InSlot.take
+
+    def noting(self):
+        taken.append(self)
+        return take(self)
+
+    monkeypatch.setattr(InSlot, "take", noting)
+    cfg = tiny("finetune", data, tmp_path, "data.workers=1")
+    for batches in (TrainBatches(cfg, ALONE).epoch(0), iter(ViewBatches(cfg, ALONE, cfg.data.test))):
+        batch = next(batches)
+        assert torch.equal(taken.pop().take(), batch.pop("frames"))
+        taken.clear()
+        assert all(value.is_shared() for value in batch.values() if isinstance(value, torch.Tensor))
 
 
 def failing(data, tmp_path, monkeypatch, fail):
