@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from maedfer.data.shards.options import ShardOptions
     from maedfer.faces.cropped import FaceOpener
 
+# What settings of runs are called here.
+_OPTIONS = {"data.classes": "--classes", "data.label_offset": "--label-offset", "data.root": "--root"}
+
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
@@ -119,8 +122,11 @@ def _clips(args: argparse.Namespace) -> Sequence[Clip]:
             file, args.root, labelled=labelled, label_offset=args.label_offset, classes=class_names(args.classes)
         )
     except InputError as error:
-        hint = "; --unlabelled stores clips without labels" if labelled and "no label" in str(error) else ""
-        raise InputError(f"{error}{hint}") from None
+        said = str(error)
+        for setting, option in _OPTIONS.items():
+            said = said.replace(setting, option)
+        hint = "; --unlabelled stores clips without labels" if labelled and "no label" in said else ""
+        raise InputError(said + hint) from None
     return ClipTable(clips if labelled else (dataclasses.replace(clip, label=None) for clip in clips))
 
 
