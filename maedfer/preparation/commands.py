@@ -11,6 +11,8 @@ from maedfer.preparation.material import Material
 
 # Frames of a clip that models take, and the distance between them that recipes have for clips of a few seconds.
 CLIP_FRAMES, _STRIDE = 16, 4
+# Clips of a batch, in recipes.
+_BATCH, _PRETRAIN_BATCH = 96, 128
 # Names that stand for themselves in a list of settings.
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_ ()-]*(?<! )")
 _WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
@@ -51,6 +53,10 @@ def next_commands(material: Material, root: Path, out: Path, median_frames: floa
     if not material.folds and (shard or material.kind == "own"):
         # The part of the picture that the recipe takes is that of VoxCeleb2's clips, and of shards is taken before.
         settings["augment.crop"] = "null"
+    trained = min((len(fold.train) for fold in material.folds), default=len(material.unlabelled))
+    if trained < (_BATCH if material.folds else _PRETRAIN_BATCH):
+        # A run has a whole batch of clips at least, and a few of them an epoch.
+        settings["train.batch_size"] = 2 ** max(0, (trained // 4).bit_length() - 1)
     name = material.name if material.kind != "own" else out.resolve().name
     settings["output"] = Path("runs") / name / "fold_1" if len(material.folds) > 1 else Path("runs") / name
     command = "finetune" if material.folds else "pretrain"

@@ -12,8 +12,9 @@ import pytest
 from maedfer.cli import build_parser
 from maedfer.cli._parser import parse
 from maedfer.data import read_annotations
+from maedfer.data.protocols import PROTOCOLS
 from maedfer.errors import InputError
-from maedfer.preparation import Prepared, PrepareOptions, prepare_dataset
+from maedfer.preparation import Prepared, PrepareOptions, commands, prepare_dataset
 from maedfer.train.config import load_config
 from tests.preparation import trees
 from tests.preparation.conftest import Prepare
@@ -36,7 +37,8 @@ def test_a_class_per_folder(prepare: Prepare, tmp_path: Path) -> None:
     assert any(sentence.endswith("it is no class.") and "notes" in sentence for sentence in prepared.mind)
     cfg = settings(prepared)
     assert cfg.classes == ("a happy", "sad") and (tmp_path / "out/classes.txt").read_text() == "a happy\nsad\n"
-    # Three frames a clip: every one is taken.
+    # Of eight clips a batch has two. Three frames a clip: every one is taken.
+    assert cfg.train.batch_size == 2
     assert cfg.data.stride == 1 and cfg.data.root == str(tmp_path / "root")
     tested = set()
     for fold in (1, 2, 3):
@@ -214,3 +216,10 @@ def test_shards_come_first_where_they_are_asked_for(prepare: Prepare, tmp_path: 
         "--root", f"{tmp_path}/root", "--out", f"{out}/shards/fold_1/train", "--classes", "a happy,sad",
     ]  # fmt: skip
     assert f"data.train={out}/shards/fold_1/train" in commands[-1] and "data.root" not in commands[-1]
+
+
+def test_batches_are_those_of_the_recipes() -> None:
+    of_recipes = {load_config("finetune", name, [], check=False).train.batch_size for name in PROTOCOLS}
+    pretrain = load_config("pretrain", "voxceleb2_pretrain", [], check=False)
+    assert ({commands._BATCH}, commands._PRETRAIN_BATCH) == (of_recipes, pretrain.train.batch_size)
+    assert pretrain.augment.crop == commands.VOXCELEB2_CUT
