@@ -182,6 +182,8 @@ def resample_kernel(
         if IN_COPIES:
             frames_ptr += _copy(program_ptr, STAGES) * (tl.num_programs(2) * frames_clip)
     across = down + 1
+    green_ptr = frames_ptr + frames_channel
+    blue_ptr = green_ptr + frames_channel
 
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     known = pixel < PIXELS
@@ -198,19 +200,27 @@ def resample_kernel(
     corner = (first_y.to(OFFSET) * frames_row + first_x.to(OFFSET) * frames_column)[None, :]
     corner += (frame.to(OFFSET) * frames_frame)[:, None]
 
-    for channel in range(3):
-        sums = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + (1 << (bits_y - 1))
-        plane_ptr = frames_ptr + tl.cast(channel, tl.int64) * frames_channel
-        for i in range(taps_y):
-            weight_y = tl.load(weights_ptr + (down * most + i) * SIDE + y, mask=known, other=0)
-            row = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + (1 << (bits_x - 1))
-            for j in range(taps_x):
-                weight_x = tl.load(weights_ptr + (across * most + j) * SIDE + from_x, mask=known, other=0)
-                there = mask & ((weight_y > 0) & (weight_x > 0))[None, :]
-                offset = corner + tl.cast(i, OFFSET) * frames_row + tl.cast(j, OFFSET) * frames_column
-                row += weight_x[None, :] * tl.load(plane_ptr + offset, mask=there, other=0).to(tl.int32)
-            # A row is rounded to bytes before rows are mixed.
-            sums += weight_y[None, :] * tl.minimum(row >> bits_x, 255)
+    # A channel after the other would look up places and weights three times.
+    half_y, half_x = (1 << bits_y) >> 1, (1 << bits_x) >> 1
+    red = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + half_y
+    green, blue = red, red
+    for i in range(taps_y):
+        weight_y = tl.load(weights_ptr + (down * most + i) * SIDE + y, mask=known, other=0)
+        row_red = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + half_x
+        row_green, row_blue = row_red, row_red
+        for j in range(taps_x):
+            weight_x = tl.load(weights_ptr + (across * most + j) * SIDE + from_x, mask=known, other=0)
+            there = mask & ((weight_y > 0) & (weight_x > 0))[None, :]
+            offset = corner + tl.cast(i, OFFSET) * frames_row + tl.cast(j, OFFSET) * frames_column
+            row_red += weight_x[None, :] * tl.load(frames_ptr + offset, mask=there, other=0).to(tl.int32)
+            row_green += weight_x[None, :] * tl.load(green_ptr + offset, mask=there, other=0).to(tl.int32)
+            row_blue += weight_x[None, :] * tl.load(blue_ptr + offset, mask=there, other=0).to(tl.int32)
+        # A row is rounded to bytes before rows are mixed.
+        red += weight_y[None, :] * tl.minimum(row_red >> bits_x, 255)
+        green += weight_y[None, :] * tl.minimum(row_green >> bits_x, 255)
+        blue += weight_y[None, :] * tl.minimum(row_blue >> bits_x, 255)
+    for channel in tl.static_range(3):
+        sums = red if channel == 0 else (green if channel == 1 else blue)
         out = tl.minimum(sums >> bits_y, 255).to(tl.uint8)
         if program_ptr is not None:
             out = _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH, PIXELS)

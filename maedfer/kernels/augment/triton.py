@@ -21,8 +21,8 @@ from maedfer.kernels._launch import launch, power_of_two
 from maedfer.kernels._operators import implements, operator
 from maedfer.kernels.augment.kernels import axes_kernel, resample_kernel, stage_kernel, tables_kernel
 
-# Values of one channel that a program works on at once, and the most frames that they are of.
-_TILE, _FRAMES = 1024, 8
+# Values of one channel that a program works on at once, in resampling and in operations, and the most frames of these.
+_RESAMPLED, _CHANGED, _FRAMES = 512, 1024, 8
 # Operations of single values, which replace them by those of tables.
 _BY_TABLE = torch.tensor(
     [code < Operation.SHARPNESS and code not in (Operation.NONE, Operation.COLOR) for code in Operation]
@@ -80,7 +80,7 @@ def _resample(
         config=config("augment_axes", (block, 1), Config({"BLOCK": block}), device),
         STAGES=stages, HEIGHT=height, WIDTH=width, SIDE=side, enable_fp_fusion=False,
     )  # fmt: skip
-    chosen = config("augment_resample", (_at_once(length), 1), _tiles(length), device)
+    chosen = config("augment_resample", (_at_once(length), 1), _tiles(length, _RESAMPLED), device)
     reach = sum((size - 1) * stride for size, stride in zip(frames.shape[2:], frames.stride()[2:], strict=True))
     launch(
         resample_kernel, _grid(chosen, length, height * width, batch),
@@ -101,7 +101,7 @@ def _stage(copies: Tensor, program: Tensor, stage: int, stages: int, by_table: b
             config=config("augment_tables", (1,), Config({"BLOCK": 2048}), copies.device),
             STAGES=stages, PIXELS=height * width, enable_fp_fusion=False,
         )  # fmt: skip
-    chosen = config("augment_stage", (_at_once(length), 1), _tiles(length), copies.device)
+    chosen = config("augment_stage", (_at_once(length), 1), _tiles(length, _CHANGED), copies.device)
     launch(
         stage_kernel, _grid(chosen, length, height * width, batch),
         copies, program, tables, length, stage,
@@ -113,9 +113,9 @@ def _at_once(length: int) -> int:
     return min(_FRAMES, power_of_two(length))
 
 
-def _tiles(length: int) -> Config:
+def _tiles(length: int, values: int) -> Config:
     frames = _at_once(length)
-    return Config({"BLOCK_T": frames, "BLOCK_P": _TILE // frames})
+    return Config({"BLOCK_T": frames, "BLOCK_P": values // frames})
 
 
 def _grid(chosen: Config, length: int, pixels: int, batch: int) -> tuple[int, int, int]:
