@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -34,6 +35,8 @@ class Slots:
         self.key = next(_keys)
         self._memory = torch.frombuffer(mmap.mmap(-1, workers * count * size), dtype=torch.uint8)
         self._turns = itertools.cycle(range(count))
+        # Memory of batches that were taken, and to which no tensor refers any more.
+        self._free: list[np.ndarray] = []
         _known[self.key] = self
 
     def join(self, frames: Sequence[Tensor]) -> Tensor | InSlot:
@@ -49,6 +52,14 @@ class Slots:
         place = InSlot(self.key, worker.id * self.count + next(self._turns), shape)
         torch.cat(list(frames), out=self.look(place))
         return place
+
+    def take(self, place: InSlot) -> Tensor:
+        """Copy frames out of a slot."""
+        memory = self._free.pop() if self._free else np.empty(self.size, np.uint8)
+        part = memory[: math.prod(place.shape)]
+        # A tensor, and whatever is a view of it, holds on to the array that it was made of.
+        weakref.finalize(part, self._free.append, memory).atexit = False
+        return torch.from_numpy(part).view(place.shape).copy_(self.look(place))
 
     def look(self, place: InSlot) -> Tensor:
         """What is in a slot, where it lies."""
@@ -72,7 +83,7 @@ class InSlot:
 
     def take(self) -> Tensor:
         """Copy the frames out, before the process that put them there has gone round its slots."""
-        return _known[self.key].look(self).clone()
+        return _known[self.key].take(self)
 
     def pin_memory(self) -> Tensor:
         """The same into pinned memory, as PyTorch's loader asks for it."""

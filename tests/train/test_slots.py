@@ -75,6 +75,19 @@ def test_pinned_copies_are_of_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(place.pin_memory(), torch.cat(clips(2, 7)))
 
 
+def test_memory_is_used_again_when_nothing_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker(monkeypatch, 0)
+    slots = Slots(1, 1, 12)
+    first = placed(slots, clips(2, 7)).take()
+    address, view = first.data_ptr(), first[1:]
+    del first
+    second = placed(slots, clips(2, 30)).take()
+    assert torch.equal(view, clips(2, 7)[1]) and second.data_ptr() != address
+    del view
+    third = placed(slots, clips(2, 50)).take()
+    assert third.data_ptr() == address and torch.equal(second, torch.cat(clips(2, 30)))
+
+
 def test_memory_goes_with_the_loader() -> None:
     slots = Slots(1, 1, 1 << 20)
     gone = weakref.ref(slots)

@@ -14,9 +14,8 @@ import numpy as np
 
 from maedfer.data.video.base import MAX_PIXELS
 
-_START = b"\xff\xd8\xff"
-# Where a note of the orientation may be: in EXIF or XMP.
-_NOTES = (b"Exif\0", b"http://ns.adobe.com/")
+# Markers of a JPEG file: its start, a segment that may note an orientation (EXIF, XMP), and where pixels begin.
+_START, _NOTES, _PIXELS = b"\xff\xd8", 0xE1, 0xDA
 _COLOURS = ("YCbCr", "Gray")
 
 
@@ -27,7 +26,7 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
         content: of a file of any kind.
     """
     module = _simplejpeg()
-    if module is None or not content.startswith(_START) or any(note in content for note in _NOTES):
+    if module is None or not _is_plain(content):
         return None
     with contextlib.suppress(Exception):
         height, width, colours, _ = module.decode_jpeg_header(content)
@@ -50,6 +49,19 @@ def decode_jpeg(content: bytes, into: np.ndarray) -> bool:
         return False
     with contextlib.suppress(Exception):
         return bool(_simplejpeg().decode_jpeg(content, buffer=into).shape == into.shape)
+    return False
+
+
+def _is_plain(content: bytes) -> bool:
+    """Whether a file begins as a JPEG does, with segments that follow each other and note no orientation."""
+    if not content.startswith(_START):
+        return False
+    place = 2
+    while content[place : place + 1] == b"\xff":
+        kind = content[place + 1] if place + 1 < len(content) else _NOTES
+        if kind in (_NOTES, _PIXELS):
+            return kind == _PIXELS
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +22,8 @@ _OTHER_PICTURES = frozenset(".heic .heif .jxl .exr .dng .cr2 .nef .arw".split())
 _NUMBER = re.compile(r"(\d+)")
 # The letters before the number of a frame, its digits, and the ending.
 _PLAIN = re.compile(r"([A-Za-z_]*)([0-9]+)(\.[A-Za-z0-9]+)")
+# Larger files are left to Pillow, which does not take them into memory whole.
+_LARGEST_FILE = 2**26
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{3,}")
 # A number with a fraction or an exponent, as 0.04 and 1e-05; not a part of 12.30.05 or of s1e3.
 _DECIMAL = re.compile(
@@ -45,18 +48,7 @@ class FrameFolderReader(VideoReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        inside = [name for name in os.listdir(path) if not name.startswith(".")]
-        kinds = {name: os.path.splitext(name)[1].lower() for name in inside}
-        self._files = _in_order(path, [name for name in inside if kinds[name] in PICTURE_SUFFIXES])
-        if others := sorted(name for name in inside if kinds[name] in _OTHER_PICTURES):
-            raise InputError(
-                f"{shown(path)}: the folder has pictures of a kind that is not read ({shown(others[0])}); "
-                "convert them to png or jpg"
-            )
-        if not self._files:
-            below = sorted(name for name in inside if (path / name).is_dir())
-            hint = f"; is one of the folders in it meant, as {shown(below[0])}?" if below else ""
-            raise InputError(f"{shown(path)}: the folder has no frames (jpg, png, bmp, webp, tif, ...){hint}")
+        self._files = _pictures_in(path)
         size = jpeg_size(_content_of_jpeg(path / self._files[0]))
         # Another picture is decoded to learn its size, and mostly asked for anyway.
         self._first: np.ndarray | None = None
@@ -84,6 +76,29 @@ class FrameFolderReader(VideoReader):
             elif not decode_jpeg(_content_of_jpeg(file), frames[row]):
                 frames[row] = _read_picture(file, self.size)
         return frames
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    """The names of a folder's pictures in their order.
+
+    Raises:
+        InputError: there are none, some that cannot be read, or their order is not known.
+    """
+    inside = [name for name in os.listdir(folder) if not name.startswith(".")]
+    if plain := _plainly_numbered(inside):
+        return plain
+    kinds = {name: os.path.splitext(name)[1].lower() for name in inside}
+    names = _in_order(folder, [name for name in inside if kinds[name] in PICTURE_SUFFIXES])
+    if others := sorted(name for name in inside if kinds[name] in _OTHER_PICTURES):
+        raise InputError(
+            f"{shown(folder)}: the folder has pictures of a kind that is not read ({shown(others[0])}); "
+            "convert them to png or jpg"
+        )
+    if not names:
+        below = sorted(name for name in inside if (folder / name).is_dir())
+        hint = f"; is one of the folders in it meant, as {shown(below[0])}?" if below else ""
+        raise InputError(f"{shown(folder)}: the folder has no frames (jpg, png, bmp, webp, tif, ...){hint}")
+    return names
 
 
 class WebPReader(VideoReader):
@@ -147,13 +162,16 @@ def _in_order(folder: Path, names: list[str]) -> list[str]:
 
 
 def _plainly_numbered(names: list[str]) -> list[str]:
-    """Sort names that differ in nothing but one number, written with as many digits in all: mostly it is so.
+    """Sort names of pictures that differ in nothing but one number, written with as many digits in all.
+
+    Mostly it is so, and then there is no question of their order.
 
     Returns:
         The names in order, or nothing where they are of another kind.
     """
     kinds = {match and (match[1], len(match[2]), match[3]) for match in map(_PLAIN.fullmatch, names)}
-    return sorted(names) if len(kinds) == 1 and None not in kinds else []
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return sorted(names) if kind and kind[2].lower() in PICTURE_SUFFIXES else []
 
 
 def _by_words_and_numbers(folder: Path, files: list[Path]) -> list[Path]:
@@ -249,12 +267,17 @@ def _differ_in_a_number(first: _Key, second: _Key) -> bool:
 
 
 def _content_of_jpeg(file: Path) -> bytes:
-    """What is in a file that is called a JPEG; nothing of others."""
-    if file.suffix.lower() not in (".jpg", ".jpeg", ".jpe", ".jfif"):
+    """What is in a file that is called a JPEG; nothing of others, and of what cannot be read, as Pillow will say."""
+    name = os.fspath(file)
+    if not name.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif")):
         return b""
-    look_at(file)
-    with in_a_sentence(file, "not a readable picture"):
-        return file.read_bytes()
+    try:
+        # Opening a named pipe would wait for ever.
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as opened:
+            status = os.fstat(opened.fileno())
+            return opened.read() if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_FILE else b""
+    except (OSError, ValueError):
+        return b""
 
 
 def _read_picture(file: Path, size: tuple[int, int] | None) -> np.ndarray:

@@ -54,6 +54,9 @@ LEFT = {
     "png": b"\x89PNG\r\n\x1a\n",
     "nothing": b"",
     "a start alone": WHOLE[:3],
+    "a profile before the note": encoded(
+        Image.fromarray(picture()), exif=turned(6), icc_profile=b"\xff\xda\xff\xd8" * 99
+    ),
 }
 BROKEN = {"half": WHOLE[: len(WHOLE) // 2], "turned bits": WHOLE[:-400] + bytes(390) + WHOLE[-10:]}
 
@@ -62,6 +65,13 @@ BROKEN = {"half": WHOLE[: len(WHOLE) // 2], "turned bits": WHOLE[:-400] + bytes(
 def test_what_is_left_to_pillow(content: bytes) -> None:
     assert jpeg_size(content) is None
     assert not decode_jpeg(content, np.zeros((67, 45, 3), np.uint8))
+
+
+def test_a_profile_is_no_obstacle() -> None:
+    content = encoded(Image.fromarray(picture()), icc_profile=b"\xff\xda\xff\xd8" * 20_000, comment=b"\xff\xe1")
+    into = np.zeros((67, 45, 3), np.uint8)
+    assert decode_jpeg(content, into)
+    np.testing.assert_array_equal(into, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
