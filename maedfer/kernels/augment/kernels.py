@@ -22,8 +22,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from maedfer import _programs
-from maedfer._programs import Operation
+from maedfer._programs import (
+    BOX,
+    EACH,
+    ERASED,
+    FILL,
+    FIRST,
+    MIRROR,
+    MIX_FIRST,
+    MIX_SECOND,
+    NOISE,
+    NOISE_VALUES,
+    Operation,
+)
 
 _NONE = tl.constexpr(int(Operation.NONE))
 _AUTO_CONTRAST = tl.constexpr(int(Operation.AUTO_CONTRAST))
@@ -38,13 +49,13 @@ _SHARPNESS = tl.constexpr(int(Operation.SHARPNESS))
 _AFFINE = tl.constexpr(int(Operation.AFFINE))
 
 # Places in a program.
-_BOX, _MIRROR = tl.constexpr(_programs.BOX.start), tl.constexpr(_programs.MIRROR)
-_ERASED, _NOISE = tl.constexpr(_programs.ERASED.start), tl.constexpr(_programs.NOISE.start)
-_FIRST, _EACH = tl.constexpr(_programs.FIRST), tl.constexpr(_programs.EACH)
+_BOX, _MIRROR = tl.constexpr(BOX.start), tl.constexpr(MIRROR)
+_ERASED, _NOISE = tl.constexpr(ERASED.start), tl.constexpr(NOISE.start)
+_FIRST, _EACH = tl.constexpr(FIRST), tl.constexpr(EACH)
 
-_NOISE_VALUES = tl.constexpr(_programs.NOISE_VALUES)
-_MIX_FIRST, _MIX_SECOND = tl.constexpr(_programs.MIX_FIRST), tl.constexpr(_programs.MIX_SECOND)
-_FILL = tl.constexpr(_programs.FILL)
+_NOISE_VALUES = tl.constexpr(NOISE_VALUES)
+_MIX_FIRST, _MIX_SECOND = tl.constexpr(MIX_FIRST), tl.constexpr(MIX_SECOND)
+_FILL = tl.constexpr(FILL)
 
 # Weights of the grey value, and of the smoothed one.
 _RED, _GREEN, _BLUE = tl.constexpr(0.2989), tl.constexpr(0.587), tl.constexpr(0.114)
