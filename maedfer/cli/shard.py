@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
             "maedfer shard lists/train.csv --root DFEW --classes dfew --out shards/train --workers 8",
             "maedfer finetune dfew data.train=shards/train data.test=shards/test",
             "maedfer shard voxceleb2.txt --unlabelled --cut 0,32,160,160 --seed 0 --out shards/voxceleb2 --workers 32",
-            "maedfer pretrain voxceleb2_pretrain data.train=shards/voxceleb2 augment.crop=null",
+            "maedfer pretrain voxceleb2_pretrain data.train=shards/voxceleb2",
             "maedfer shard recordings.csv --crop --size 224 --out shards/mine       # the largest face of each",
             "maedfer shard --check shards/train                                     # after a copy",
         ),
@@ -76,7 +76,7 @@ def _add_frames(parser: Parser) -> None:
     parser.add_argument(
         "--size", metavar="N|HxW", help="N: the short side, the aspect is kept; HxW: height and width, stretched to it"
     )
-    parser.add_argument("--cut", metavar="T,L,H,W", help="top, left, height, width of what to cut out, as augment.crop")
+    parser.add_argument("--cut", metavar="T,L,H,W", help="top, left, height, width of what to cut out: augment.crop")
     parser.add_argument(
         "--stride", type=int, metavar="N", help="store every Nth frame (1: all; data.stride is then less)"
     )
