@@ -114,6 +114,7 @@ def build_parser() -> Parser:
             "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
+            "maedfer prepare ravdess --root RAVDESS --out prepared/ravdess   # a data set: checked, cropped, split",
             "maedfer crop recordings/ --out faces               # every video's largest face, cut out",
             "maedfer shard train.csv --out shards/train         # clips decoded once, for data.train=shards/train",
             "maedfer predict interviews/ --checkpoint runs/dfew --out results      # expressions over time",

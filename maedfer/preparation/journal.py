@@ -95,9 +95,10 @@ class LookJournal:
         try:
             if not whole and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
                 raise ValueError
-            contents = [json.loads(line) for line in whole.split(b"\n")[:-1]]
-            settings = dict(contents[0]["prepared"]) if contents else None
-            looks = [_look(content) for content in contents[1:]]
+            lines = whole.split(b"\n")[:-1]
+            settings = dict(json.loads(lines[0])["prepared"]) if lines else None
+            # One by one: a data set may have a million clips.
+            looks = [_look(json.loads(line)) for line in lines[1:]]
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             raise InputError(
                 f"{shown(path)} is no journal of clips that were looked at: choose another folder"

@@ -23,7 +23,7 @@ _BATCH, _AT_ONCE, _BYTES = 8, 32, 1 << 20
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipLook:
     """What was found of a clip.
 
