@@ -1,7 +1,8 @@
 """Augmentation of batches by the kernels in kernels.py, which say what is in which tensor.
 
-A batch takes two launches to be fitted, at most two for each operation of its longest program, and two for the last
-resampling. Nothing waits for the GPU, and nothing is compiled anew for other programs or numbers of clips.
+A batch takes two launches to be brought to size, or a copy where it has that size, at most two for each operation of
+its longest program, and two for the last resampling. Nothing waits for the GPU, and nothing is compiled anew for other
+programs or numbers of clips.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def augment_fwd(frames: Tensor, program: Tensor, size: list[int], fit: str) -> T
     if in_copies or kept != frame:
         # What operations work on has two places; see kernels.py.
         copies = frames.new_empty((1 + in_copies, *frames.shape[:3], *kept))
-        _resample(frames, None, copies[0], (*resized, *corner), 0, False)
+        if resized == frame:
+            copies[0].copy_(frames)
+        else:
+            _resample(frames, None, copies[0], (*resized, *corner), 0, False)
         for stage in codes.any(0).nonzero().flatten().tolist():
             _stage(copies, there, stage, stages, bool(_BY_TABLE[codes[:, stage]].any()))
         frames = copies[0]

@@ -189,7 +189,7 @@ def test_an_empty_batch(device: torch.device) -> None:
 
 
 def test_compiles_into_one_graph(device: torch.device) -> None:
-    frames, programs, graphs = clips(2, 1, 3, 4).to(device), torch.stack(chains(2, (3, 2))), []
+    frames, programs, graphs = clips(1, 1, 3, 2).to(device), torch.stack([program((3, 2), (Operation.INVERT,))]), []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
         graphs.append(graph)
