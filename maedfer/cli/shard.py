@@ -78,7 +78,7 @@ def _add_frames(parser: Parser) -> None:
     )
     parser.add_argument("--cut", metavar="T,L,H,W", help="top, left, height, width of what to cut out: augment.crop")
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="store every Nth frame (1: all; data.stride is then less)"
+        "--stride", type=int, metavar="N", help="store every Nth frame (1: all); data.stride is a multiple"
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of longer clips store N frames from the middle")
     parser.add_argument("--fps", type=float, metavar="N", help="frames a second of folders of frames, for their times")
