@@ -22,6 +22,7 @@ from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.trainer import Trainer
 from tests.data.media import pictures
+from tests.data.shards.server import serving
 from tests.train.runs import in_process, overrides, records, scores, tiny, write_clips
 
 ALONE = Runtime(torch.device("cpu"))
@@ -266,19 +267,24 @@ def test_a_box_that_was_cut_out_is_not_cut_out_again(data, tmp_path):
         TrainBatches(tiny("pretrain", data, tmp_path, crop, f"data.train={small}"), ALONE)
 
 
-def test_shards_at_an_address(data, tmp_path):
-    fsspec = pytest.importorskip("fsspec")
-    memory = fsspec.filesystem("memory")
-    for file in (data / "raw" / "train").iterdir():
-        memory.pipe(f"/train/{file.name}", file.read_bytes())
-    try:
-        settings = ["data.block=4", "data.window=1"]
-        expected = copies(TrainBatches(tiny("pretrain", data, tmp_path, *settings, *shards(data)[:1]), ALONE).epoch(0))
-        for workers in (0, 2):
-            cfg = tiny("pretrain", data, tmp_path, *settings, "data.train=memory://train", f"data.workers={workers}")
-            assert all(map(same, TrainBatches(cfg, ALONE).epoch(0), expected))
-        memory.rm("/train/shard-000001.tar")
-        with pytest.raises(InputError, match="1 of 3 shards cannot be read: memory://train/shard-000001.tar"):
-            TrainBatches(cfg, ALONE)
-    finally:
-        memory.rm("/train", recursive=True)
+def test_shards_on_a_server(data, tmp_path):
+    """Blocks of neighbours are asked for at once; what the server does not have is skipped and counted."""
+    folder = shutil.copytree(data / "raw" / "train", tmp_path / "train")
+    changes = ["data.block=4", "data.window=1", "data.on_error=skip"]
+
+    def batches(place, workers=0):
+        cfg = tiny("pretrain", data, tmp_path, f"data.train={place}", f"data.workers={workers}", *changes)
+        return TrainBatches(cfg, ALONE)
+
+    expected = copies(batches(folder).epoch(0))
+    with serving(folder) as server:
+        assert all(map(same, batches(server.url).epoch(0), expected))
+        # Of the twelve clips of these batches, those come in one request that are neighbours in a shard and a batch.
+        assert server.count(".tar") == 8
+        assert all(map(same, batches(server.url, workers=2).epoch(0), expected))
+        (folder / "shard-000001.tar").unlink()
+        found = copies(batches(server.url, workers=1).epoch(0))
+    broken = sum(int(batch["skipped"]) for batch in found)
+    clips = [index for batch in expected for index in batch["index"].tolist()]
+    assert broken == sum(5 <= index < 10 for index in clips) > 0
+    assert not any(5 <= index < 10 for batch in found for index in batch["index"].tolist())
