@@ -204,6 +204,8 @@ def _check_together(cfg: RunConfig) -> None:
     for key, (low, high) in {"scale": cfg.augment.scale, "ratio": cfg.augment.ratio}.items():
         if low > high:
             raise InputError(f"augment.{key} must go from the smaller number to the larger one, got [{low}, {high}]")
+    if cfg.data.window != DataConfig.window and not cfg.data.block:
+        raise InputError("data.window mixes blocks of data.block clips, which is 0: set data.block, or leave it out")
     graphs = cfg.train.cuda_graphs == "true" and cfg.task != "evaluate"
     if graphs and cfg.train.compile == "false":
         raise InputError("train.cuda_graphs replays what torch.compile makes: leave train.compile=false out")

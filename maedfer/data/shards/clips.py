@@ -70,7 +70,7 @@ class ShardClips(ClipSource):
             raise self._damaged("cut", box)
         # Top, left, height, width of what was cut out of every frame, and whether frames were resized then.
         self.cut = None if box is None else (box[0], box[1], box[2], box[3])
-        self.resized = index.about.settings.get("size") is not None
+        self.resized = any(index.about.settings.get(key) is not None for key in ("size", "crop"))
 
     def __len__(self) -> int:
         return len(self.shards)
