@@ -71,7 +71,7 @@ def _add_list(parser: Parser) -> None:
 
 
 def _add_frames(parser: Parser) -> None:
-    parser.add_argument("--format", choices=("jpeg", "raw"), help="jpeg (default), or raw: 10 to 20 times the space")
+    parser.add_argument("--format", choices=("jpeg", "raw"), help="jpeg (default), or raw: about ten times the space")
     parser.add_argument("--quality", type=int, metavar="N", help="of jpeg, 1 to 100 (90)")
     parser.add_argument(
         "--size", metavar="N|HxW", help="N: the short side, the aspect is kept; HxW: height and width, stretched to it"

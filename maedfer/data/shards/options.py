@@ -18,7 +18,7 @@ from maedfer.setting import check_range, documented, setting
 class ShardOptions:
     """Which frames of clips are stored, and how. Without other words all of them, as they are."""
 
-    format: Stored = setting("jpeg", doc="jpeg, or raw: uint8 pixels, which take 10 to 20 times the space")
+    format: Stored = setting("jpeg", doc="jpeg, or raw: uint8 pixels, which take about ten times the space")
     quality: int = setting(90, low=1, high=100, doc="of jpeg, 1 to 100")
     size: int | tuple[int, int] | None = setting(
         None,
