@@ -191,7 +191,7 @@ def resample_kernel(
         down = clip * 2
         program_ptr += clip * (_FIRST + _EACH * STAGES)
         if IN_COPIES:
-            frames_ptr += _copy(program_ptr, STAGES) * (tl.num_programs(2) * frames_clip)
+            frames_ptr += _copy(program_ptr, STAGES) * (tl.num_programs(2).to(tl.int64) * frames_clip)
     across = down + 1
     green_ptr = frames_ptr + frames_channel
     blue_ptr = green_ptr + frames_channel

@@ -180,6 +180,17 @@ def test_offsets_past_two_to_the_31(far: int, device: torch.device) -> None:
     assert torch.equal(augmented(frames, programs, (4, 2), None).cpu(), by_cpu(pictures, programs, (4, 2), None))
 
 
+@pytest.mark.skipif(interpreting(), reason="seven gigabytes")
+def test_batches_past_two_to_the_31(device: torch.device) -> None:
+    if torch.cuda.mem_get_info()[0] < 10 * 2**30:
+        pytest.skip("needs 10 GiB of the GPU's memory")
+    # The whole second copy lies beyond, and the end of the first.
+    frames, programs = clips(1, 16, 160, 160), [program((160, 160), (Operation.SHARPNESS, 0.3), (Operation.INVERT,))]
+    got = augmented(frames.to(device).expand(1800, -1, -1, -1, -1), programs * 1800, (160, 160), None)
+    want = by_cpu(frames, programs, (160, 160), None)[0].to(device)
+    assert all(torch.equal(got[place], want) for place in (0, 899, 1799))
+
+
 def test_an_empty_batch(device: torch.device) -> None:
     frames = torch.empty(0, 2, *FRAME, 3, dtype=torch.uint8, device=device)
     for operations in (0, 2):
