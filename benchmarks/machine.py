@@ -50,13 +50,13 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit; of a copy that is none, what MAEDFER_COMMIT says."""
+    """What MAEDFER_COMMIT says, for a copy of the files that is no checkout; else the checkout's commit."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, cwd=_FOLDER).stdout.strip()
     except OSError:
         found = ""
-    return found or os.environ.get("MAEDFER_COMMIT")
+    return os.environ.get("MAEDFER_COMMIT") or found or None
 
 
 def _said(key: str) -> str:
