@@ -22,7 +22,8 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
         lists: clips by the name that the sentences are to have for their list, the one that is learned from first.
 
     Returns:
-        A sentence for every two lists that share clips, and for every list with clips that are there twice.
+        A sentence for every two lists that share clips or cannot be compared, and for every list with clips that are
+        there twice.
     """
     # Folders are few: only the clip itself is looked at for every line.
     real_folder = lru_cache(maxsize=None)(os.path.realpath)
@@ -37,10 +38,28 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
             first, second = places[name][0], places[other][0]
+            if _are_stored(first) != _are_stored(second):
+                sentences.append(_unknown(name, lists[name], other, lists[other]))
+                continue
             both = [key for key in second if key in first]
             if both:
                 sentences.append(_shared(name, first, other, second, both))
     return sentences
+
+
+def _are_stored(places: Mapping[str, Clip]) -> bool:
+    """Whether clips are those of shards."""
+    return any(clip.digest for clip in places.values())
+
+
+def _unknown(name: str, clips: Sequence[Clip], other: str, others: Sequence[Clip]) -> str:
+    known = {clip.name for clip in clips}
+    same = sum(clip.name in known for clip in others)
+    names = f"; {same:,} of {len(others):,} names of {other} are in {name} too" if same else ""
+    return (
+        f"whether clips of {other} are in {name} too is not known, as one of them is shards, which do not tell the "
+        f"files that they were made of{names}"
+    )
 
 
 def _shared(name: str, first: dict[str, Clip], other: str, second: dict[str, Clip], both: list[str]) -> str:

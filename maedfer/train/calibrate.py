@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.data.annotations import Clip
-from maedfer.errors import InputError
+from maedfer.errors import InputError, MissingDependencyError
 from maedfer.evaluation.calibration import calibration_facts, fit_temperature
 from maedfer.evaluation.predictions import Predictions
 from maedfer.models import ClipSettings, LGIFormer
@@ -85,7 +85,7 @@ class Calibration:
 
     def _check_clips(self, test: Sequence[Clip]) -> None:
         trained: Sequence[Clip] = ()
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, MissingDependencyError):
             # That they are not known is said with the scores.
             trained = trained_on(self.cfg)
         own = _places(self.batches.entries)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from maedfer.data.annotations import Clip
 from maedfer.data.leaks import leaks
-from maedfer.errors import InputError
+from maedfer.errors import InputError, MissingDependencyError
 from maedfer.train.config import RunConfig, read_config, run_folder_of
 from maedfer.train.sources import read_clips
 
@@ -24,7 +24,7 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
     if cfg.task == "evaluate":
         try:
             trained = trained_on(cfg)
-        except InputError as error:
+        except (InputError, MissingDependencyError) as error:
             trained = ()
             notes.append(f"whether the model was trained on clips of data.test is not known: {error}")
         if trained:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from maedfer.data.annotations import Clip
 from maedfer.data.dataset import ClipDataset
 from maedfer.data.leaks import leaks
 from maedfer.data.sampler import SampleKey
@@ -162,3 +163,8 @@ def test_clips_of_shards_are_the_same_where_their_pictures_are(made: Made) -> No
     other = read_shards(make_shards(made.folder.parent / "other", counts=(5, 2)).folder, labelled=False)
     (sentence,) = leaks({"data.train": clips, "data.test": other})
     assert sentence.startswith("1 of 2 clips of data.test")
+    files = [Clip(Path("x", name), 0, 1, name, "test.csv") for name in ("a b/clip 1.mp4", "b.mp4")]
+    (sentence,) = leaks({"data.train": clips, "data.test": files})
+    assert sentence.startswith("whether clips of data.test are in data.train too is not known")
+    assert sentence.endswith("; 1 of 2 names of data.test are in data.train too")
+    assert leaks({"data.test": files[1:], "data.train": clips})[0].endswith("that they were made of")
