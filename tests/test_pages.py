@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import maedfer
-from maedfer.cli import main
 from maedfer.data import open_video
 from maedfer.synthetic import write_scene
 from tests.helpers import REPOSITORY, code_blocks
@@ -45,7 +42,7 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 def test_every_block_is_of_a_page_that_is_tested() -> None:
     assert {page.name for page in PAGES if code_blocks(page, "python")} == {
-        "README.md", "data.md", "kernels.md", "layers.md", "models.md", "predict.md",
+        "README.md", "kernels.md", "layers.md", "models.md", "predict.md",
     }  # fmt: skip
 
 
@@ -79,25 +76,3 @@ def test_predict_page(run_page: Callable[[str], dict[str, Any]], monkeypatch: py
     assert scope["row"].probabilities is not None
     for name in ("interview.png", "interview_annotated.mp4", "results/interview.csv"):
         assert Path(name).stat().st_size > 100
-
-
-def test_data_page(run_page: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    """Lists of one's own clips, and the command that checks them, with what was printed."""
-    draw = np.random.default_rng(0)
-    for number in range(12):
-        folder = Path("my_clips", ("anger", "joy", "other")[number % 3], f"clip {number}")
-        folder.mkdir(parents=True)
-        for frame in range(2):
-            Image.fromarray(draw.integers(0, 255, (24, 24, 3), np.uint8)).save(folder / f"{frame}.png")
-    Path("my_clips/.hidden").mkdir()
-    Path("my_clips/joy/.DS_Store").write_bytes(b"no clip")
-    run_page("data.md")
-    printed = capsys.readouterr().out.strip()
-    page = next(page for page in PAGES if page.name == "data.md")
-    command = next(code for code in code_blocks(page, "") if printed in code).replace("\\\n", " ")
-    words = shlex.split(command)
-    assert words.pop(0) == "maedfer"
-    # The same with a model that is checked in a moment.
-    small = "model.clip_size=[4,16,16] model.patch_size=[2,4,4] model.region_size=[1,2,4] model.embed_dim=16"
-    assert main([*words, *small.split(), "model.depth=1", "model.num_heads=2"]) == 0
-    assert not Path("runs").exists()
