@@ -6,7 +6,7 @@
     tables    256 values for every channel of every frame, for operations of single values
     stage     one operation of every clip
 
-Shapes: B clips of 3 channels and T frames, P = rows * columns pixels of what comes out; programs are [B, 11 + 7 STAGES]
+Shapes: B clips of 3 channels and T frames, P = rows * columns pixels of what comes out; programs are [B, 11 + 7 stages]
 float64, as `maedfer._programs` says. Between the resamplings frames are [2, B, 3, T, P]: what works on single values
 writes where it reads, what needs neighbours writes the other copy, and a clip whose stage does nothing is not touched.
 Which copy holds a clip follows from the operations before.
@@ -65,9 +65,9 @@ _LARGE = tl.constexpr(1.5 * (1 << 23))
 
 
 @triton.jit
-def _weight(centre, width, tap, inputs):
+def _weight(centre, reach, tap, inputs):
     """Of an input that stands at a place, in a triangle about `centre`; zero outside of the inputs."""
-    weight = 1.0 - tl.abs((tap.to(tl.float64) - centre + 0.5) / width)
+    weight = 1.0 - tl.abs((tap.to(tl.float64) - centre + 0.5) / reach)
     return tl.where((tap < inputs) & (weight > 0.0), weight, 0.0)
 
 
@@ -75,37 +75,43 @@ def _weight(centre, width, tap, inputs):
 def _triangle(output, outputs, inputs, most):
     """What outputs of an axis are made of: centre, half width, first input, end, and the sum of all weights."""
     scale = inputs.to(tl.float64) / outputs.to(tl.float64)
-    width = tl.where(scale > 1.0, scale, 1.0)
+    reach = tl.where(scale > 1.0, scale, 1.0)
     centre = scale * (output.to(tl.float64) + 0.5)
-    first = tl.maximum((centre - width + 0.5).to(tl.int32), 0)
-    end = tl.minimum((centre + width + 0.5).to(tl.int32), inputs)
+    first = tl.maximum((centre - reach + 0.5).to(tl.int32), 0)
+    end = tl.minimum((centre + reach + 0.5).to(tl.int32), inputs)
     total = tl.zeros_like(centre)
     for tap in range(most):
-        total += _weight(centre, width, first + tap, end)
+        total += _weight(centre, reach, first + tap, end)
     # Outputs outside of the axis may have no inputs.
-    return centre, width, first, end, tl.where(total > 0.0, total, 1.0)
+    return centre, reach, first, end, tl.where(total > 0.0, total, 1.0)
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "most", "fitted_rows", "fitted_columns", "top", "left"])
+@triton.jit(
+    do_not_specialize=[
+        *("rows", "columns", "most", "fitted_rows", "fitted_columns"),
+        *("top", "left", "stages", "height", "width", "side"),
+    ]
+)
 def axes_kernel(
-    program_ptr,  # [B, 11 + 7 STAGES] float64; None where all frames are fitted alike, which needs one clip
+    program_ptr,  # [B, 11 + 7 stages] float64; None where all frames are fitted alike, which needs one clip
     head_ptr,  # [B, 2, 2] int32: bits of the weights' fractions, taps
-    first_ptr,  # [B, 2, SIDE] int32
-    weights_ptr,  # [B, 2, most, SIDE] int32
+    first_ptr,  # [B, 2, side] int32
+    weights_ptr,  # [B, 2, most, side] int32
     rows, columns, most,  # of frames, and the most inputs that an output can have
     fitted_rows, fitted_columns, top, left,  # what all frames are resized to, and where what is kept begins in that
-    STAGES: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr,
+    stages, height, width, side,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     axis, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
     number = clip * 2 + axis
     inputs = tl.where(axis == 0, rows, columns)
-    wanted = tl.where(axis == 0, HEIGHT, WIDTH)
+    wanted = tl.where(axis == 0, height, width)
     if program_ptr is None:
         start = tl.zeros([], dtype=tl.int32)
         outputs = tl.where(axis == 0, fitted_rows, fitted_columns)
         skipped = tl.where(axis == 0, top, left)
     else:
-        box_ptr = program_ptr + clip * (_FIRST + _EACH * STAGES) + _BOX + axis
+        box_ptr = program_ptr + clip * (_FIRST + _EACH * stages) + _BOX + axis
         start, inputs = tl.load(box_ptr).to(tl.int32), tl.load(box_ptr + 2).to(tl.int32)
         outputs = wanted
         skipped = tl.zeros([], dtype=tl.int32)
@@ -114,9 +120,9 @@ def axes_kernel(
     largest = tl.zeros([], dtype=tl.float64)
     for begin in range(0, outputs, BLOCK):
         output = begin + tl.arange(0, BLOCK)
-        centre, width, first, end, total = _triangle(output, outputs, inputs, most)
+        centre, reach, first, end, total = _triangle(output, outputs, inputs, most)
         for tap in range(most):
-            share = _weight(centre, width, first + tap, end) / total
+            share = _weight(centre, reach, first + tap, end) / total
             largest = tl.maximum(largest, tl.max(tl.where(output < outputs, share, 0.0)))
     power = tl.arange(0, 32)
     fits = (power < 22) & (0.5 + largest * (tl.full([], 2, dtype=tl.int64) << power).to(tl.float64) < 32768.0)
@@ -124,15 +130,15 @@ def axes_kernel(
     scale = (tl.full([], 1, dtype=tl.int64) << bits).to(tl.float64)
 
     taps = tl.zeros([], dtype=tl.int32)
-    for begin in range(0, SIDE, BLOCK):
+    for begin in range(0, side, BLOCK):
         output = begin + tl.arange(0, BLOCK)
         kept = output < wanted
-        centre, width, first, end, total = _triangle(output + skipped, outputs, inputs, most)
+        centre, reach, first, end, total = _triangle(output + skipped, outputs, inputs, most)
         taps = tl.maximum(taps, tl.max(tl.where(kept, end - first, 0)))
-        tl.store(first_ptr + number * SIDE + output, start + first, mask=kept)
+        tl.store(first_ptr + number * side + output, start + first, mask=kept)
         for tap in range(most):
-            weight = 0.5 + _weight(centre, width, first + tap, end) / total * scale
-            tl.store(weights_ptr + (number * most + tap) * SIDE + output, weight.to(tl.int32), mask=kept)
+            weight = 0.5 + _weight(centre, reach, first + tap, end) / total * scale
+            tl.store(weights_ptr + (number * most + tap) * side + output, weight.to(tl.int32), mask=kept)
     tl.store(head_ptr + number * 2, bits)
     tl.store(head_ptr + number * 2 + 1, tl.minimum(taps, most))
 
@@ -157,14 +163,14 @@ def _mix(x):
 
 
 @triton.jit
-def _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH: tl.constexpr, PIXELS: tl.constexpr):
+def _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, width, pixels):
     """Values with noise in the box that a program erases."""
     rows, columns = tl.load(program_ptr + _ERASED + 2).to(tl.int32), tl.load(program_ptr + _ERASED + 3).to(tl.int32)
     if rows > 0:
-        y = pixel // WIDTH - tl.load(program_ptr + _ERASED).to(tl.int32)
-        x = pixel % WIDTH - tl.load(program_ptr + _ERASED + 1).to(tl.int32)
+        y = pixel // width - tl.load(program_ptr + _ERASED).to(tl.int32)
+        x = pixel % width - tl.load(program_ptr + _ERASED + 1).to(tl.int32)
         boxed = mask & ((y >= 0) & (y < rows) & (x >= 0) & (x < columns))[None, :]
-        place = (frame * 3 + channel).to(tl.uint32)[:, None] * PIXELS + pixel.to(tl.uint32)[None, :]
+        place = (frame * 3 + channel).to(tl.uint32)[:, None] * tl.cast(pixels, tl.uint32) + pixel.to(tl.uint32)[None, :]
         place = _mix(place ^ tl.load(program_ptr + _NOISE).to(tl.int64).to(tl.uint32))
         place = _mix(place ^ tl.load(program_ptr + _NOISE + 1).to(tl.int64).to(tl.uint32)) >> 16
         noise = tl.load(noise_ptr + channel * _NOISE_VALUES + place.to(tl.int32), mask=boxed, other=0)
@@ -172,38 +178,38 @@ def _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH: tl.
     return out
 
 
-@triton.jit(do_not_specialize=["frames_clip", "length", "most"])
+@triton.jit(do_not_specialize=["frames_clip", "length", "most", "stages", "height", "side"])
 def resample_kernel(
     frames_ptr,  # [B, 3, T, H, W], strides (clip, channel, frame, row, column); IN_COPIES: [2, B, 3, T, H, W]
-    program_ptr,  # [B, 11 + 7 STAGES] float64; None where all frames are fitted alike
+    program_ptr,  # [B, 11 + 7 stages] float64; None where all frames are fitted alike
     noise_ptr,  # [3, NOISE_VALUES] uint8
     head_ptr, first_ptr, weights_ptr,  # as axes_kernel left them
-    out_ptr,  # [B, 3, T, HEIGHT, WIDTH] contiguous
+    out_ptr,  # [B, 3, T, height, width] contiguous
     frames_clip, frames_channel, frames_frame, frames_row, frames_column, length, most,
-    STAGES: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr,
+    stages, height, width, side,
     IN_COPIES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
-    PIXELS: tl.constexpr = HEIGHT * WIDTH
+    pixels = height * width
     clip = tl.program_id(2).to(tl.int64)
     frames_ptr += clip * frames_clip
     down = tl.zeros([], dtype=tl.int64)
     if program_ptr is not None:
         down = clip * 2
-        program_ptr += clip * (_FIRST + _EACH * STAGES)
+        program_ptr += clip * (_FIRST + _EACH * stages)
         if IN_COPIES:
-            frames_ptr += _copy(program_ptr, STAGES) * (tl.num_programs(2).to(tl.int64) * frames_clip)
+            frames_ptr += _copy(program_ptr, stages) * (tl.num_programs(2).to(tl.int64) * frames_clip)
     across = down + 1
     green_ptr = frames_ptr + frames_channel
     blue_ptr = green_ptr + frames_channel
 
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    known = pixel < PIXELS
-    y, x = pixel // WIDTH, pixel % WIDTH
+    known = pixel < pixels
+    y, x = pixel // width, pixel % width
     from_x = x
     if program_ptr is not None:
-        from_x = tl.where(tl.load(program_ptr + _MIRROR) > 0.0, WIDTH - 1 - x, x)
-    first_y = tl.load(first_ptr + down * SIDE + y, mask=known, other=0)
-    first_x = tl.load(first_ptr + across * SIDE + from_x, mask=known, other=0)
+        from_x = tl.where(tl.load(program_ptr + _MIRROR) > 0.0, width - 1 - x, x)
+    first_y = tl.load(first_ptr + down * side + y, mask=known, other=0)
+    first_x = tl.load(first_ptr + across * side + from_x, mask=known, other=0)
     bits_y, taps_y = tl.load(head_ptr + down * 2), tl.load(head_ptr + down * 2 + 1)
     bits_x, taps_x = tl.load(head_ptr + across * 2), tl.load(head_ptr + across * 2 + 1)
     frame = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -216,11 +222,11 @@ def resample_kernel(
     red = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + half_y
     green, blue = red, red
     for i in range(taps_y):
-        weight_y = tl.load(weights_ptr + (down * most + i) * SIDE + y, mask=known, other=0)
+        weight_y = tl.load(weights_ptr + (down * most + i) * side + y, mask=known, other=0)
         row_red = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.int32) + half_x
         row_green, row_blue = row_red, row_red
         for j in range(taps_x):
-            weight_x = tl.load(weights_ptr + (across * most + j) * SIDE + from_x, mask=known, other=0)
+            weight_x = tl.load(weights_ptr + (across * most + j) * side + from_x, mask=known, other=0)
             there = mask & ((weight_y > 0) & (weight_x > 0))[None, :]
             offset = corner + tl.cast(i, OFFSET) * frames_row + tl.cast(j, OFFSET) * frames_column
             row_red += weight_x[None, :] * tl.load(frames_ptr + offset, mask=there, other=0).to(tl.int32)
@@ -234,9 +240,9 @@ def resample_kernel(
         sums = red if channel == 0 else (green if channel == 1 else blue)
         out = tl.minimum(sums >> bits_y, 255).to(tl.uint8)
         if program_ptr is not None:
-            out = _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, WIDTH, PIXELS)
+            out = _erased(out, noise_ptr, program_ptr, channel, frame, pixel, mask, width, pixels)
         lane = (channel * length + frame).to(tl.int64)
-        offset = clip * 3 * length * PIXELS + lane[:, None] * PIXELS + pixel[None, :]
+        offset = clip * 3 * length * pixels + lane[:, None] * pixels + pixel[None, :]
         tl.store(out_ptr + offset, out, mask=mask)
 
 
@@ -261,39 +267,39 @@ def _byte(values):
     return tl.minimum(tl.maximum(values, 0.0), 255.0).to(tl.int32).to(tl.uint8)
 
 
-@triton.jit(do_not_specialize=["length", "stage"])
+@triton.jit(do_not_specialize=["length", "stage", "stages"])
 def tables_kernel(
     frames_ptr,  # [2, B, 3, T, P]
-    program_ptr,  # [B, 11 + 7 STAGES] float64
+    program_ptr,  # [B, 11 + 7 stages] float64
     tables_ptr,  # [B, 3, T, 256] uint8
-    length, stage,
-    STAGES: tl.constexpr, PIXELS: tl.constexpr, BLOCK: tl.constexpr,
+    length, stage, stages, pixels,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    program_ptr += clip * (_FIRST + _EACH * STAGES)
+    program_ptr += clip * (_FIRST + _EACH * stages)
     code = tl.load(program_ptr + _FIRST + _EACH * stage).to(tl.int32)
     if (code != _NONE) & (code != _COLOR) & (code < _SHARPNESS):
         number = tl.load(program_ptr + _FIRST + _EACH * stage + 1)
-        clip_ptr = frames_ptr + (_copy(program_ptr, stage) * tl.num_programs(1) + clip) * (3 * length * PIXELS)
+        clip_ptr = frames_ptr + (_copy(program_ptr, stage) * tl.num_programs(1) + clip) * (3 * length * pixels)
         value = tl.arange(0, 256)
         table = value.to(tl.float32)
         if code <= _EQUALIZE:
             counts = tl.zeros([256], dtype=tl.int32)
-            for begin in range(0, PIXELS, BLOCK):
+            for begin in range(0, pixels, BLOCK):
                 pixel = begin + tl.arange(0, BLOCK)
-                known = pixel < PIXELS
-                pixels = tl.load(clip_ptr + lane * PIXELS + pixel, mask=known, other=0).to(tl.int32)
-                counts += tl.histogram(pixels, 256, mask=known)
+                known = pixel < pixels
+                values = tl.load(clip_ptr + lane * pixels + pixel, mask=known, other=0).to(tl.int32)
+                counts += tl.histogram(values, 256, mask=known)
             lowest = tl.min(tl.where(counts > 0, value, 255))
             highest = tl.max(tl.where(counts > 0, value, 0))
             if code == _AUTO_CONTRAST:
                 # What has one value only stays.
-                width = tl.where(highest > lowest, (highest - lowest).to(tl.float32) * (1.0 / 255), 1.0)
+                reach = tl.where(highest > lowest, (highest - lowest).to(tl.float32) * (1.0 / 255), 1.0)
                 lowest = tl.where(highest > lowest, lowest, 0)
-                table = tl.div_rn((value - lowest).to(tl.float32), tl.zeros_like(table) + width)
+                table = tl.div_rn((value - lowest).to(tl.float32), tl.zeros_like(table) + reach)
             else:
                 # The count of the largest value that occurs is left out.
-                step = (PIXELS - tl.sum(tl.where(value == highest, counts, 0))) // 255
+                step = (pixels - tl.sum(tl.where(value == highest, counts, 0))) // 255
                 spread = (tl.cumsum(counts, 0) - counts + step // 2) // tl.maximum(step, 1)
                 table = tl.where(step > 0, spread.to(tl.float32), table)
         elif code == _INVERT:
@@ -308,35 +314,35 @@ def tables_kernel(
             table = table * number.to(tl.float32)
         else:
             total = tl.zeros([], dtype=tl.int64)
-            for begin in range(0, PIXELS, BLOCK):
+            for begin in range(0, pixels, BLOCK):
                 pixel = begin + tl.arange(0, BLOCK)
-                known = pixel < PIXELS
-                red_ptr = clip_ptr + (lane % length) * PIXELS + pixel
+                known = pixel < pixels
+                red_ptr = clip_ptr + (lane % length) * pixels + pixel
                 red = tl.load(red_ptr, mask=known, other=0)
-                green = tl.load(red_ptr + length * PIXELS, mask=known, other=0)
-                blue = tl.load(red_ptr + 2 * length * PIXELS, mask=known, other=0)
+                green = tl.load(red_ptr + length * pixels, mask=known, other=0)
+                blue = tl.load(red_ptr + 2 * length * pixels, mask=known, other=0)
                 total += tl.sum(_grey(red, green, blue).to(tl.int32)).to(tl.int64)
-            mean = (total.to(tl.float64) / PIXELS).to(tl.float32)
+            mean = (total.to(tl.float64) / pixels).to(tl.float32)
             table = _rounded_once(table * number.to(tl.float32), mean, (1.0 - number).to(tl.float32))
         tl.store(tables_ptr + (clip * 3 * length + lane) * 256 + value, _byte(table))
 
 
 @triton.jit
-def _sampled(clip_ptr, out_ptr, numbers_ptr, lane, pixel, mask, lanes, WIDTH: tl.constexpr, PIXELS: tl.constexpr):
+def _sampled(clip_ptr, out_ptr, numbers_ptr, lane, pixel, mask, lanes, width, pixels):
     """One operation of places: bilinear at (x, y) = matrix times (column, row, 1)."""
-    HEIGHT: tl.constexpr = PIXELS // WIDTH
-    row, column = (pixel // WIDTH).to(tl.float64), (pixel % WIDTH).to(tl.float64)
+    height = pixels // width
+    row, column = (pixel // width).to(tl.float64), (pixel % width).to(tl.float64)
     x = row * tl.load(numbers_ptr + 1) + tl.load(numbers_ptr + 2) + column * tl.load(numbers_ptr)
     y = row * tl.load(numbers_ptr + 4) + tl.load(numbers_ptr + 5) + column * tl.load(numbers_ptr + 3)
     # Far outside all places are alike, and stay whole numbers of 32 bits.
-    x = tl.minimum(tl.maximum(x, -2.0), WIDTH + 1.0)
-    y = tl.minimum(tl.maximum(y, -2.0), HEIGHT + 1.0)
+    x = tl.minimum(tl.maximum(x, -2.0), width + 1.0)
+    y = tl.minimum(tl.maximum(y, -2.0), height + 1.0)
     left, top = tl.floor(x), tl.floor(y)
     right, below = (x - left).to(tl.float32), (y - top).to(tl.float32)
     at_x, at_y = left.to(tl.int32), top.to(tl.int32)
-    place = at_y * WIDTH + at_x
-    left_in, right_in = (at_x >= 0) & (at_x < WIDTH), (at_x >= -1) & (at_x < WIDTH - 1)
-    top_in, below_in = (at_y >= 0) & (at_y < HEIGHT), (at_y >= -1) & (at_y < HEIGHT - 1)
+    place = at_y * width + at_x
+    left_in, right_in = (at_x >= 0) & (at_x < width), (at_x >= -1) & (at_x < width - 1)
+    top_in, below_in = (at_y >= 0) & (at_y < height), (at_y >= -1) & (at_y < height - 1)
     in_0, in_1, in_2, in_3 = left_in & top_in, right_in & top_in, left_in & below_in, right_in & below_in
     weight_0 = tl.where(in_0, (1.0 - right) * (1.0 - below), 0.0)
     weight_1 = tl.where(in_1, right * (1.0 - below), 0.0)
@@ -344,12 +350,12 @@ def _sampled(clip_ptr, out_ptr, numbers_ptr, lane, pixel, mask, lanes, WIDTH: tl
     weight_3 = tl.where(in_3, right * below, 0.0)
     inside = (weight_0 + weight_1 + weight_2 + weight_3)[None, :]
     for channel in range(3):
-        offset = (channel * lanes + lane)[:, None] * PIXELS
+        offset = (channel * lanes + lane)[:, None] * pixels
         from_ptr = clip_ptr + offset + place[None, :]
         mixed = weight_0[None, :] * tl.load(from_ptr, mask=mask & in_0[None, :], other=0).to(tl.float32)
         mixed += weight_1[None, :] * tl.load(from_ptr + 1, mask=mask & in_1[None, :], other=0).to(tl.float32)
-        mixed += weight_2[None, :] * tl.load(from_ptr + WIDTH, mask=mask & in_2[None, :], other=0).to(tl.float32)
-        mixed += weight_3[None, :] * tl.load(from_ptr + (WIDTH + 1), mask=mask & in_3[None, :], other=0).to(tl.float32)
+        mixed += weight_2[None, :] * tl.load(from_ptr + width, mask=mask & in_2[None, :], other=0).to(tl.float32)
+        mixed += weight_3[None, :] * tl.load(from_ptr + (width + 1), mask=mask & in_3[None, :], other=0).to(tl.float32)
         # What is sampled at the border has the share of the outside as black in it.
         fill = tl.where(channel == 0, _FILL[0], tl.where(channel == 1, _FILL[1], _FILL[2]))
         mixed = (mixed - fill) * inside + fill
@@ -358,17 +364,17 @@ def _sampled(clip_ptr, out_ptr, numbers_ptr, lane, pixel, mask, lanes, WIDTH: tl
 
 
 @triton.jit
-def _sharpened(clip_ptr, out_ptr, factor, lane, pixel, mask, lanes, WIDTH: tl.constexpr, PIXELS: tl.constexpr):
+def _sharpened(clip_ptr, out_ptr, factor, lane, pixel, mask, lanes, width, pixels):
     """factor * picture + (1 - factor) * the picture smoothed over 3 x 3 pixels; borders stay."""
-    HEIGHT: tl.constexpr = PIXELS // WIDTH
-    y, x = pixel // WIDTH, pixel % WIDTH
-    inner = ((y > 0) & (y < HEIGHT - 1) & (x > 0) & (x < WIDTH - 1))[None, :]
+    height = pixels // width
+    y, x = pixel // width, pixel % width
+    inner = ((y > 0) & (y < height - 1) & (x > 0) & (x < width - 1))[None, :]
     for channel in range(3):
-        offset = (channel * lanes + lane)[:, None] * PIXELS + pixel[None, :]
+        offset = (channel * lanes + lane)[:, None] * pixels + pixel[None, :]
         middle = tl.load(clip_ptr + offset, mask=mask, other=0).to(tl.int32)
         sums = 4 * middle
         for i in range(9):
-            beside = offset + ((i // 3 - 1) * WIDTH + i % 3 - 1)
+            beside = offset + ((i // 3 - 1) * width + i % 3 - 1)
             sums += tl.load(clip_ptr + beside, mask=mask & inner, other=0).to(tl.int32)
         # To the nearest: no multiple of 1/13 lies halfway between integers.
         smooth = tl.floor(sums.to(tl.float32) * _THIRTEENTH + 0.5)
@@ -377,29 +383,29 @@ def _sharpened(clip_ptr, out_ptr, factor, lane, pixel, mask, lanes, WIDTH: tl.co
         tl.store(out_ptr + offset, _byte(tl.where(inner, out, base)), mask=mask)
 
 
-@triton.jit(do_not_specialize=["length", "stage"])
+@triton.jit(do_not_specialize=["length", "stage", "stages"])
 def stage_kernel(
     frames_ptr,  # [2, B, 3, T, P]
-    program_ptr,  # [B, 11 + 7 STAGES] float64
+    program_ptr,  # [B, 11 + 7 stages] float64
     tables_ptr,  # [B, 3, T, 256] uint8, of this stage
-    length, stage,
-    STAGES: tl.constexpr, WIDTH: tl.constexpr, PIXELS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
+    length, stage, stages, width, pixels,
+    BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     clip, clips = tl.program_id(2).to(tl.int64), tl.num_programs(2)
-    program_ptr += clip * (_FIRST + _EACH * STAGES)
+    program_ptr += clip * (_FIRST + _EACH * stages)
     numbers_ptr = program_ptr + _FIRST + _EACH * stage + 1
     code = tl.load(numbers_ptr - 1).to(tl.int32)
     if code != _NONE:
         copy = _copy(program_ptr, stage)
-        clip_ptr = frames_ptr + (copy * clips + clip) * (3 * length * PIXELS)
-        other_ptr = frames_ptr + ((1 - copy) * clips + clip) * (3 * length * PIXELS)
+        clip_ptr = frames_ptr + (copy * clips + clip) * (3 * length * pixels)
+        other_ptr = frames_ptr + ((1 - copy) * clips + clip) * (3 * length * pixels)
         frame = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)
         pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-        mask = (frame < length)[:, None] & (pixel < PIXELS)[None, :]
+        mask = (frame < length)[:, None] & (pixel < pixels)[None, :]
         if code == _COLOR:
             factor = tl.load(numbers_ptr)
-            plane = length * PIXELS
-            red_ptr = clip_ptr + frame[:, None] * PIXELS + pixel[None, :]
+            plane = length * pixels
+            red_ptr = clip_ptr + frame[:, None] * pixels + pixel[None, :]
             red = tl.load(red_ptr, mask=mask, other=0).to(tl.float32)
             green = tl.load(red_ptr + plane, mask=mask, other=0).to(tl.float32)
             blue = tl.load(red_ptr + 2 * plane, mask=mask, other=0).to(tl.float32)
@@ -409,13 +415,13 @@ def stage_kernel(
             tl.store(red_ptr + plane, _byte(_rounded_once(green * share, grey, rest)), mask=mask)
             tl.store(red_ptr + 2 * plane, _byte(_rounded_once(blue * share, grey, rest)), mask=mask)
         elif code == _AFFINE:
-            _sampled(clip_ptr, other_ptr, numbers_ptr, frame, pixel, mask, length, WIDTH, PIXELS)
+            _sampled(clip_ptr, other_ptr, numbers_ptr, frame, pixel, mask, length, width, pixels)
         elif code == _SHARPNESS:
-            _sharpened(clip_ptr, other_ptr, tl.load(numbers_ptr), frame, pixel, mask, length, WIDTH, PIXELS)
+            _sharpened(clip_ptr, other_ptr, tl.load(numbers_ptr), frame, pixel, mask, length, width, pixels)
         else:
             for channel in range(3):
                 lane = channel * length + frame
-                offset = lane[:, None] * PIXELS + pixel[None, :]
+                offset = lane[:, None] * pixels + pixel[None, :]
                 value = tl.load(clip_ptr + offset, mask=mask, other=0).to(tl.int32)
                 entry = (clip * 3 * length + lane)[:, None] * 256 + value
                 tl.store(clip_ptr + offset, tl.load(tables_ptr + entry, mask=mask, other=0), mask=mask)

@@ -77,20 +77,18 @@ def _resample(
     head = out.new_empty((clips, 2, 2), dtype=torch.int32)
     first = out.new_empty((clips, 2, side), dtype=torch.int32)
     weights = out.new_empty((clips, 2, most, side), dtype=torch.int32)
-    block = min(128, power_of_two(side, 16))
     launch(
         axes_kernel, (2, clips * min(1, batch)),
-        program, head, first, weights, rows, columns, most, *resized,
-        config=config("augment_axes", (block, 1), Config({"BLOCK": block}), device),
-        STAGES=stages, HEIGHT=height, WIDTH=width, SIDE=side, enable_fp_fusion=False,
+        program, head, first, weights, rows, columns, most, *resized, stages, height, width, side,
+        config=config("augment_axes", (1,), Config({"BLOCK": 128}), device), enable_fp_fusion=False,
     )  # fmt: skip
     chosen = config("augment_resample", (_at_once(length), 1), _tiles(length, _RESAMPLED), device)
     reach = sum((size - 1) * stride for size, stride in zip(frames.shape[2:], frames.stride()[2:], strict=True))
     launch(
         resample_kernel, _grid(chosen, length, height * width, batch),
         frames, program, _noise(device), head, first, weights, out, *frames.stride(), length, most,
-        config=chosen, STAGES=stages, HEIGHT=height, WIDTH=width, SIDE=side, IN_COPIES=in_copies,
-        OFFSET=tl.int32 if reach < 2**31 else tl.int64, enable_fp_fusion=False,
+        stages, height, width, side,
+        config=chosen, IN_COPIES=in_copies, OFFSET=tl.int32 if reach < 2**31 else tl.int64, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -101,15 +99,14 @@ def _stage(copies: Tensor, program: Tensor, stage: int, stages: int, by_table: b
     if by_table:
         launch(
             tables_kernel, (channels * length, batch),
-            copies, program, tables, length, stage,
-            config=config("augment_tables", (1,), Config({"BLOCK": 2048}), copies.device),
-            STAGES=stages, PIXELS=height * width, enable_fp_fusion=False,
+            copies, program, tables, length, stage, stages, height * width,
+            config=config("augment_tables", (1,), Config({"BLOCK": 2048}), copies.device), enable_fp_fusion=False,
         )  # fmt: skip
     chosen = config("augment_stage", (_at_once(length), 1), _tiles(length, _CHANGED), copies.device)
     launch(
         stage_kernel, _grid(chosen, length, height * width, batch),
-        copies, program, tables, length, stage,
-        config=chosen, STAGES=stages, WIDTH=width, PIXELS=height * width, enable_fp_fusion=False,
+        copies, program, tables, length, stage, stages, width, height * width,
+        config=chosen, enable_fp_fusion=False,
     )  # fmt: skip
 
 
