@@ -90,7 +90,8 @@ class LocalStore:
 
     def prefetch(self, name: str, start: int, stop: int) -> None:
         """Tell that these bytes will be read soon. Never fails: reading them will tell what is wrong."""
-        with contextlib.suppress(OSError, ValueError, OverflowError), self._open(name, "") as file:
+        # macOS has no such call.
+        with contextlib.suppress(AttributeError, OSError, ValueError, OverflowError), self._open(name, "") as file:
             os.posix_fadvise(file.number, start, max(stop - start, 0), os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
