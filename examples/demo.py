@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from maedfer._progress import ProgressLine, duration
+from maedfer.data import read_annotations
+from maedfer.data.shards.options import ShardOptions
+from maedfer.data.shards.write import write_shards
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.faces import open_detector
 from maedfer.prediction import open_predictor
@@ -63,10 +66,11 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=1750, help="clips to generate")
     parser.add_argument("--labelled", type=int, default=1120, help="training clips that keep their label")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs for each condition")
+    parser.add_argument("--shards", choices=("jpeg", "raw"), help="train and score from shards of the clips")
     args = parser.parse_args()
     line = DemoLine()
     try:
-        demo(args.out, args.clips, args.labelled, args.seeds, line)
+        demo(args.out, args.clips, args.labelled, args.seeds, line, args.shards)
         return 0
     except (InputError, MissingDependencyError) as error:
         message, status = f"error: {error}", 2
@@ -77,8 +81,15 @@ def main() -> int:
     return status
 
 
-def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine) -> None:
-    """Do all steps into `out`; what an earlier, interrupted call completed is kept."""
+def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine, shards: Any = None) -> None:
+    """Do all steps into `out`; what an earlier, interrupted call completed is kept.
+
+    Args:
+        out: takes everything.
+        clips, labelled, seeds: how many there are.
+        line: of progress.
+        shards: "jpeg" or "raw": clips are read from shards of that kind; None = from their h264 files.
+    """
     started = time.perf_counter()
 
     def say(text: str) -> None:
@@ -99,6 +110,9 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine) -> No
     faces = contact_sheet(out / "faces.png")
     unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
     few = few_labels(unlabelled, labelled, out / "labelled.csv")
+    count = len(unlabelled.read_text().splitlines())
+    if shards is not None:
+        unlabelled, few, test = (in_shards(out, file, data, shards, cpus) for file in (unlabelled, few, test))
 
     say("2/6 pre-training without labels, on the people of the training fold")
     line.step("pre-training")
@@ -130,7 +144,7 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine) -> No
 
     say("6/6 report")
     note = (
-        f"{labelled} labelled training clips; pre-training saw the {len(unlabelled.read_text().splitlines())} clips of "
+        f"{labelled} labelled training clips; pre-training saw the {count} clips of "
         "the training fold without labels. Test clips show other people. The clips are drawn: this shows that the "
         "machinery works, not how well the method does on real faces."
     )
@@ -148,6 +162,13 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine) -> No
     for difference in json.loads(page.with_suffix(".json").read_text())["scores"]["differences"]:
         print(f"  {difference['sentence']}")
     say(f"done: open {page}")
+
+
+def in_shards(out: Path, file: Path, root: Path, kind: Any, workers: int) -> Path:
+    """Write the clips of a list to shards into `out`, unless an earlier call has done so; returns their folder."""
+    folder = out / f"{file.stem}_{kind}"
+    write_shards(read_annotations(file, root), folder, ShardOptions(format=kind), workers=workers)
+    return folder
 
 
 def predict_scene(out: Path, checkpoint: Path, line: DemoLine) -> tuple[Path, str]:

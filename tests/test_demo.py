@@ -10,7 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from maedfer.data import read_annotations
+from maedfer.data.shards import open_store, read_index
 from maedfer.errors import MissingDependencyError
+from maedfer.synthetic import write_dataset
 from tests.prediction.models import classifier
 
 DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo.py"
@@ -77,3 +80,12 @@ def test_the_prediction_at_the_end(
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert ("CenterFace" in caption) == detector and ("onnxruntime" not in caption) == detector
     assert "happy" in caption and "surprise" in caption
+
+
+def test_shards_of_a_list(demo: ModuleType, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", clips=14, seed=0, size=32, frames=4)
+    folder = demo.in_shards(tmp_path, data / "fold_1" / "test.csv", data, "raw", 1)
+    found = read_index(open_store(folder))
+    clips = read_annotations(data / "fold_1" / "test.csv", data)
+    assert [found.name(number) for number in range(len(found))] == [clip.name for clip in clips]
+    assert demo.in_shards(tmp_path, data / "fold_1" / "test.csv", data, "raw", 1) == folder

@@ -6,8 +6,9 @@ Makes clips of the videos of faces (of a drawn scene where none are given) in th
 them, folders of jpg pictures as DFEW has them, and shards of either. Then ours and the published way (`published`) load
 the same samples of the same clips in turn, in batches of 8 that processes make and this one takes; all processes of a
 side share as many cores as it has processes. Each side loads once with what is random, and once without, as where a
-device does that. Before that, both must give the same frames. Everything comes out of the system's cache: what a disk
-would take is in the bytes that are read for a clip. Writes loading_cpu.json.
+device does that: ours then gives bytes and what was drawn. Before that, both must give the same frames. Everything
+comes out of the system's cache: what a disk would take is in the bytes that are read for a clip. Writes
+loading_cpu.json.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.loading.check import check
 from benchmarks.loading.corpus import FRAMES, make_corpus
 from benchmarks.loading.measure import measure
 from benchmarks.loading.sides import BATCH, OURS, TASKS, sides
-from benchmarks.loading.table import table
+from benchmarks.loading.table import needs, scaling, table
 from benchmarks.machine import machine
 from benchmarks.results_file import make_place, write
 from maedfer.errors import InputError, MissingDependencyError
@@ -74,6 +75,7 @@ def _run(args: argparse.Namespace, data: Path) -> None:
             print("\n".join(table(rows)), flush=True)
             if out is not None:
                 write(out, results)
+    print("\n".join([*scaling(results["rows"]), *needs(results["rows"])]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks.loading import sides as ways
 from benchmarks.loading.check import check
 from benchmarks.loading.corpus import Corpus, make_corpus
 from benchmarks.loading.sides import FORMS, OURS, PUBLISHED, Side, sides
+from benchmarks.loading.table import needs, scaling
 from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation
 from maedfer.data.sampler import SampleKey
 from maedfer.errors import InputError
@@ -61,7 +62,15 @@ def test_the_command_writes_what_it_measures(
     kinds = {(found["source"], "shape" in found) for found in found["checks"]}
     assert kinds == {(source, both) for source in ("pictures", "shards") for both in (True, False)}
     printed = capsys.readouterr().out
-    assert "finetune, cores: 1" in printed and "| ours | pictures | changed |" in printed
+    assert "finetune, 1 core" in printed and "| ours | pictures | by the loader |" in printed
+
+
+def test_what_a_rate_takes() -> None:
+    row = {"task": "pretrain", "loader": OURS, "source": "shards", "changes": False, "read_bytes": 100_000.0}
+    rows = [row | {"cores": 1, "clips_per_s": 200.0}, row | {"cores": 2, "clips_per_s": 380.0}]
+    assert needs(rows, 4000)[-1] == "| pretrain | ours | shards | no | 20 | 0.40 | 3.2 |"
+    assert scaling(rows)[-1] == "| pretrain | ours | shards | no | 1.90 |"
+    assert scaling(rows[:1]) == []
 
 
 def test_both_load_the_same_frames(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
