@@ -69,10 +69,10 @@ def _turn(batches: Iterator[Any], processes: set[int], cores: int, seconds: floa
     for _ in range(_READY * cores):
         next(batches)
     clips = 0
-    before, started = _used(processes), time.perf_counter()
+    before, started = used(processes), time.perf_counter()
     while not clips or time.perf_counter() - started < seconds:
         clips += len(next(batches)["index"])
-    passed, after = time.perf_counter() - started, _used(processes)
+    passed, after = time.perf_counter() - started, used(processes)
     read = None if before[1] is None or after[1] is None else after[1] - before[1]
     return Turn(clips, passed, after[0] - before[0], read)
 
@@ -115,7 +115,7 @@ def _children() -> set[int]:
     return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
 
 
-def _used(processes: set[int]) -> tuple[float, int | None]:
+def used(processes: set[int]) -> tuple[float, int | None]:
     """Processor seconds and bytes read of this process and others."""
     seconds, read = time.process_time(), 0
     known = True
