@@ -27,13 +27,16 @@ def hidden_per_window(config: LGIFormerConfig, ratio: float) -> tuple[int, int]:
     return hidden, window
 
 
-def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator | None = None) -> Tensor:
+def tube_mask(
+    config: LGIFormerConfig, ratio: float, generator: torch.Generator | None = None, order: Tensor | None = None
+) -> Tensor:
     """Draw a tube mask: one spatial pattern, repeated over time, with the same ratio in every region.
 
     Args:
         config: gives the token grid and the regions; a ViT has one region, the whole grid.
         ratio: share of hidden tokens; int(ratio * window) of each region's window are hidden.
         generator: source of randomness; the global one when None.
+        order: `region_order` of the configuration, for who draws many masks.
 
     Returns:
         [K] bool in row-major (t, h, w) order, True = hidden. Inputs without a time dimension get one pattern.
@@ -45,7 +48,7 @@ def tube_mask(config: LGIFormerConfig, ratio: float, generator: torch.Generator 
     ranks = torch.rand(windows, window, generator=generator).argsort(dim=1).argsort(dim=1)
     pattern = (ranks < count)[None, :, None].expand(times, windows, time, window)
     hidden = torch.empty(config.num_tokens, dtype=torch.bool)
-    hidden[region_order(config).flatten()] = pattern.flatten()
+    hidden[(region_order(config) if order is None else order).flatten()] = pattern.flatten()
     return hidden
 
 

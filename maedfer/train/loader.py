@@ -23,6 +23,7 @@ from maedfer.data.dataset import ClipDataset, Join, collate
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
+from maedfer.models.encoder import region_order
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import CANNOT_SEND, cannot_start
 from maedfer.train.processes import Runtime
@@ -201,12 +202,12 @@ class MaskDraw:
     """
 
     def __init__(self, config: MAEDFERConfig) -> None:
-        self.config = config
+        self.config, self.order = config, region_order(config.encoder)
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         """[K] bool, True = hidden; with `decoder_keep` below 1 [2, K], hidden and to be reconstructed."""
         config = self.config
-        mask = tube_mask(config.encoder, config.mask_ratio, generator)
+        mask = tube_mask(config.encoder, config.mask_ratio, generator, self.order)
         if config.decoder_keep == 1.0:
             return mask
         return torch.stack([mask, running_cell_mask(mask, config.encoder, config.decoder_keep, generator)])

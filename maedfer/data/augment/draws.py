@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class PretrainDraws:
 
     def __call__(self, height: int, width: int) -> Tensor:
         """Draw a program for frames of a size: float64 [11]."""
-        boxes = multiscale_boxes(height, width, self.scales)
+        boxes = _known_boxes(height, width, self.scales)
         program = [0.0] * FIRST
         program[BOX] = boxes[int(torch.randint(len(boxes), ()))]
         return torch.tensor(program, dtype=torch.float64)
@@ -98,6 +99,9 @@ def multiscale_boxes(height: int, width: int, scales: Sequence[float]) -> list[t
         if abs(i - j) <= 1
         for down, right in quarters
     ]
+
+
+_known_boxes = lru_cache(maxsize=64)(multiscale_boxes)
 
 
 def draw_erased_box(height: int, width: int, attempts: int = 10) -> tuple[int, int, int, int]:
