@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+# Nothing is set aside for what is not written to; Python names the number from 3.11 on.
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Slots:
@@ -28,12 +32,16 @@ class Slots:
         workers: loader processes.
         count: batches of each that are on the way at a time, the one that is just taken among them.
         size: bytes of a batch's frames, as far as they are known; larger ones are sent as other tensors are.
+
+    Raises:
+        OSError: the system does not give that much.
     """
 
     def __init__(self, workers: int, count: int, size: int) -> None:
         self.count, self.size = count, size
         self.key = next(_keys)
-        self._memory = torch.frombuffer(mmap.mmap(-1, workers * count * size), dtype=torch.uint8)
+        memory = mmap.mmap(-1, workers * count * size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
+        self._memory = torch.frombuffer(memory, dtype=torch.uint8)
         self._turns = itertools.cycle(range(count))
         # Memory of batches that were taken, and to which no tensor refers any more.
         self._free: list[np.ndarray] = []
