@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +59,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
     """
     if 0 in grid:
         return
+    names = _argument_names(kernel.fn)
     for name, size in config.tiles.items():
         # Some tiles are read by the launcher alone.
-        if name in kernel.arg_names:
+        if name in names:
             constants.setdefault(name, size)
     if _recorder is not None:
         _recorder.append(Launch(kernel, grid, args, constants, config))
@@ -72,6 +75,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, config: Config, **con
         kernel[grid](*args, **constants)
 
 
+@functools.cache
+def _argument_names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
 _AS_IT_IS = contextlib.nullcontext()
 
 
@@ -81,6 +89,7 @@ def _on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device)
 
 
+@functools.lru_cache(1024)
 def power_of_two(size: int, least: int = 1) -> int:
     """The smallest power of two that is not below `size` and `least`."""
     # Triton's own takes longer, as it is made for constants of kernels.

@@ -77,11 +77,14 @@ def aligned_rows(x: Tensor) -> Tensor:
     return x
 
 
+# Two programs on each multiprocessor.
+_LARGE = Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, 8, 3)
+_SMALL = Config({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, 4, 3)
+
+
 def product_config(kernel: str, x: Tensor, width: int) -> Config:
     """The configuration of a kernel for products of x [..., K] that are `width` wide."""
-    # Two programs on each multiprocessor.
-    large = Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, 8, 3)
-    default = large if described(x.device) else Config({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, 4, 3)
+    default = _LARGE if described(x.device) else _SMALL
     return config(kernel, (power_of_two(x.shape[-1]), power_of_two(width), x.element_size()), default, x.device)
 
 

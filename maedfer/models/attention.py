@@ -29,8 +29,10 @@ def apply_norm(x: Tensor, norm: nn.LayerNorm, impl: Impl) -> Tensor:
 
 
 def weights(layer: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer, as operations take them."""
-    return layer.weight, layer.bias
+    """Weight and bias of a plain layer, as operations take them."""
+    # A module looks for an attribute everywhere else first, which takes longer than all that is done with it here.
+    own: Any = layer._parameters
+    return own["weight"], own["bias"]
 
 
 class Attention(nn.Module):
@@ -74,7 +76,8 @@ class Attention(nn.Module):
         late = self._is_qkv_plain and functional.attention_adds_biases(x if context is None else context, **how)
         bias = (self.q_bias, self.v_bias) if late else None
         if context is None:
-            return functional.region_attention(self.project_qkv(x, with_bias=not late), bias=bias, **how)
+            qkv = functional.linear(x, (weights(self.qkv)[0], None), impl=self.impl) if late else self.project_qkv(x)
+            return functional.region_attention(qkv, bias=bias, **how)
         q, kv = self.project(x, context, with_bias=not late)
         return functional.cross_attention(q, kv, bias=bias, **how)
 
@@ -83,11 +86,11 @@ class Attention(nn.Module):
         k, _ = self.project_kv(x if context is None else context).chunk(2, dim=-1)
         return reference.attention_weights(self.project_q(x), k, num_heads=self.num_heads)
 
-    def project_qkv(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
-        """Packed queries, keys and values of `x`, to which `with_bias` adds their biases: [..., 3C]."""
+    def project_qkv(self, x: Tensor) -> Tensor:
+        """Packed queries, keys and values of `x`: [..., 3C]."""
         if self.q_bias is None or self.v_bias is None:
             return self.qkv(x)
-        bias = packed_bias(self.q_bias, self.v_bias) if with_bias else None
+        bias = packed_bias(self.q_bias, self.v_bias)
         if self._is_qkv_plain:
             return functional.linear(x, (self.qkv.weight, bias), impl=self.impl)
         return _biased(self.qkv(x), bias)
@@ -128,12 +131,14 @@ class Attention(nn.Module):
 
     def _parts(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weight of queries [C, C] and that of keys and values [2C, C], with their low copies."""
-        dim = self.qkv.in_features
-        return functional.split_rows(self.qkv.weight, dim, 2 * dim)
+        weight, _ = weights(self.qkv)
+        dim = weight.shape[1]
+        return functional.split_rows(weight, dim, 2 * dim)
 
     @property
     def _is_qkv_plain(self) -> bool:
-        return is_plain(self.qkv) and self.qkv.bias is None
+        qkv = self.qkv
+        return is_plain(qkv) and qkv._parameters["bias"] is None
 
 
 class FullAttention(Attention):

@@ -47,9 +47,17 @@ def is_plain_leaf(layer: nn.Module) -> bool:
 
 def is_called_alone(layer: nn.Module) -> bool:
     """Whether calling a module is nothing but its class's `forward`, on parameters as PyTorch makes them."""
-    if not has_plain_parameters(layer):
-        return False
-    return not is_hooked(layer) and layer._compiled_call_impl is None and "forward" not in layer.__dict__
+    for parameter in layer._parameters.values():
+        if type(parameter) is not nn.Parameter and parameter is not None:
+            return has_plain_parameters(layer)
+    return not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or layer._compiled_call_impl is not None
+        or "forward" in layer.__dict__
+    )
 
 
 def has_plain_parameters(layer: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype, product_operand
 from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._functions import run
 from maedfer.kernels._native_calls import operator_reasons
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels._products import lowered, product
@@ -37,9 +38,9 @@ def feed_forward_residual(
     out_weight, out_bias = fc2
     if choice == "native":
         network = product_operand(x), *fc1, out_weight, torch.is_grad_enabled()
-        return FeedForwardResidual.apply(residual, out_bias, keep, *network)
+        return run(FeedForwardResidual, residual, out_bias, keep, *network)
     if choice == "triton":
-        return ResidualAdd.apply(residual, _branch(x, fc1, out_weight), out_bias, keep)
+        return run(ResidualAdd, residual, _branch(x, fc1, out_weight), out_bias, keep)
     if choice == "torch":
         return plain.linear_residual(plain.linear_gelu(x, fc1), fc2, residual, keep)
     return reference.residual_add(residual, reference.feed_forward(x, fc1, out_weight), bias=out_bias, keep=keep)
@@ -61,12 +62,12 @@ def feed_forward_residual_layer_norm(
     out_weight, out_bias = fc2
     if choice == "native":
         network, dtype = (product_operand(x), *fc1, out_weight), product_dtype(residual)
-        return FeedForwardResidualLayerNorm.apply(
-            residual, out_bias, keep, *network, *norm, eps, dtype, torch.is_grad_enabled()
+        return run(
+            FeedForwardResidualLayerNorm, residual, out_bias, keep, *network, *norm, eps, dtype, torch.is_grad_enabled()
         )
     if choice == "triton":
         branch, dtype = _branch(x, fc1, out_weight), product_dtype(residual)
-        return ResidualLayerNorm.apply(residual, branch, out_bias, keep, *norm, eps, dtype)
+        return run(ResidualLayerNorm, residual, branch, out_bias, keep, *norm, eps, dtype)
     if choice == "torch":
         z = plain.linear_residual(plain.linear_gelu(x, fc1), fc2, residual, keep)
         return z, plain.layer_norm(z, norm, eps)
@@ -92,5 +93,5 @@ def _branch(x: Tensor, fc1: Linear, out_weight: Tensor) -> Tensor:
 
     if fuses(dtype, *weight.shape):
         low = lowered(weight, dtype), lowered(out_weight, dtype)
-        return FusedFeedForward.apply(x.to(dtype), weight, bias, out_weight, *low, torch.is_grad_enabled())
-    return product(BiasGelu.apply(product(x, weight), bias), out_weight)
+        return run(FusedFeedForward, x.to(dtype), weight, bias, out_weight, *low, torch.is_grad_enabled())
+    return product(run(BiasGelu, product(x, weight), bias), out_weight)

@@ -9,6 +9,7 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype
 from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._functions import run
 from maedfer.kernels._native_calls import operator_reasons
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels.interaction import torch as plain
@@ -89,7 +90,7 @@ def local_global_interaction(
             keep=keep,
             kv_bias=kv_bias,
         )
-        return FoldedInteraction.apply(z, s, *matrices, *next_norm, eps, product_dtype(z), torch.is_grad_enabled())
+        return run(FoldedInteraction, z, s, *matrices, *next_norm, eps, product_dtype(z), torch.is_grad_enabled())
     kv = plain.with_value_bias(kv, kv_bias)
     x, (regions, rows) = z[:, :, 1:], z.shape[1:3]
     n = sub_layer.layer_norm(x, norm, eps=eps, impl=impl).flatten(1, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from maedfer.kernels._functions import run
 from maedfer.kernels._operators import operator
 from maedfer.kernels._pairs import Linear, Norm
 
@@ -56,7 +57,7 @@ def fold(
     kv_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `folding.fold` makes, in products of `dtype`; `kv_bias` [C] is added to the values."""
-    return Folding.apply(kv, kv_bias, *norm, *query, *output, keep, num_heads, dtype)
+    return run(Folding, kv, kv_bias, *norm, *query, *output, keep, num_heads, dtype)
 
 
 class FoldedInteraction(torch.autograd.Function):

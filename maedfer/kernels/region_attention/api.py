@@ -9,6 +9,7 @@ from maedfer.errors import InputError, require, unknown
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype, product_operand
 from maedfer.kernels._dispatch import Impl, current_impl, resolve
+from maedfer.kernels._functions import run
 from maedfer.kernels.region_attention import native
 from maedfer.kernels.region_attention import torch as plain
 from maedfer.kernels.region_attention.functions import GroupCrossAttention, GroupSelfAttention
@@ -46,7 +47,7 @@ def region_attention(
     q_bias, v_bias = bias or (None, None)
     choice = _resolve(impl, qkv, qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), mask)
     if choice in _KERNELS:
-        return GroupSelfAttention.apply(qkv, q_bias, v_bias, num_heads)
+        return run(GroupSelfAttention, qkv, q_bias, v_bias, num_heads)
     queries, keys, values = qkv.chunk(3, dim=-1)
     if choice == "reference":
         queries, values = _added(queries, q_bias), _added(values, v_bias)
@@ -88,7 +89,7 @@ def cross_attention(
     q_bias, v_bias = bias or (None, None)
     choice = _resolve(impl, q, kv.shape[-2], q.shape[-1] // num_heads, mask)
     if choice in _KERNELS:
-        return GroupCrossAttention.apply(q, kv, q_bias, v_bias, num_heads)
+        return run(GroupCrossAttention, q, kv, q_bias, v_bias, num_heads)
     q = _added(q, q_bias)
     keys, values = kv.chunk(2, dim=-1)
     if choice == "reference":
@@ -148,7 +149,7 @@ def full_attention(qkv: Tensor, *, num_heads: int, backend: str = "sdpa", impl: 
     check_heads(qkv.shape[-1], 3, num_heads)
     if backend == "sdpa":
         if _is_for_csrc(impl, qkv):
-            return GroupSelfAttention.apply(product_operand(qkv), None, None, num_heads)
+            return run(GroupSelfAttention, product_operand(qkv), None, None, num_heads)
         return plain.region_attention(qkv, num_heads)
     if backend != "xformers":
         raise unknown("attention backend", backend, FULL_ATTENTION)

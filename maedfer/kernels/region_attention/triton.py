@@ -183,7 +183,7 @@ def region_attention_fwd(qkv: Tensor, q_bias: Tensor | None, v_bias: Tensor | No
     dim = qkv.shape[-1] // 3
     out = qkv.new_empty((*qkv.shape[:-1], dim))
     packed = rows_of(qkv)
-    q, k, v = packed.split(dim, dim=-1)
+    q, k, v = packed.chunk(3, dim=-1)
     _attention_fwd(q, k, v, contiguous(q_bias), contiguous(v_bias), out.view(*packed.shape[:2], dim), num_heads)
     return out
 
@@ -192,10 +192,9 @@ def region_attention_fwd(qkv: Tensor, q_bias: Tensor | None, v_bias: Tensor | No
 def region_attention_bwd(
     dout: Tensor, qkv: Tensor, q_bias: Tensor | None, num_heads: int, bias_gradients: bool
 ) -> tuple[Tensor, Tensor]:
-    dim = qkv.shape[-1] // 3
     packed = rows_of(qkv)
     dqkv = packed.new_empty(packed.shape)
-    (q, k, v), (dq, dk, dv) = packed.split(dim, dim=-1), dqkv.split(dim, dim=-1)
+    (q, k, v), (dq, dk, dv) = packed.chunk(3, dim=-1), dqkv.chunk(3, dim=-1)
     inputs = _Inputs(q, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)
     return dqkv.view(qkv.shape), dbias
@@ -203,10 +202,9 @@ def region_attention_bwd(
 
 @implements("cross_attention_fwd")
 def cross_attention_fwd(q: Tensor, kv: Tensor, q_bias: Tensor | None, v_bias: Tensor | None, num_heads: int) -> Tensor:
-    dim = q.shape[-1]
     out = q.new_empty(q.shape)
     rows = rows_of(q)
-    k, v = rows_of(kv).split(dim, dim=-1)
+    k, v = rows_of(kv).chunk(2, dim=-1)
     _attention_fwd(rows, k, v, contiguous(q_bias), contiguous(v_bias), out.view(rows.shape), num_heads)
     return out
 
@@ -215,10 +213,9 @@ def cross_attention_fwd(q: Tensor, kv: Tensor, q_bias: Tensor | None, v_bias: Te
 def cross_attention_bwd(
     dout: Tensor, q: Tensor, kv: Tensor, q_bias: Tensor | None, num_heads: int, bias_gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dim = q.shape[-1]
     rows, packed = rows_of(q), rows_of(kv)
     dq, dkv = rows.new_empty(rows.shape), packed.new_empty(packed.shape)
-    (k, v), (dk, dv) = packed.split(dim, dim=-1), dkv.split(dim, dim=-1)
+    (k, v), (dk, dv) = packed.chunk(2, dim=-1), dkv.chunk(2, dim=-1)
     inputs = _Inputs(rows, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)
     return dq.view(q.shape), dkv.view(kv.shape), dbias

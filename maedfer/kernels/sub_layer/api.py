@@ -8,6 +8,7 @@ from torch import Tensor
 from maedfer.kernels import reference
 from maedfer.kernels._autocast import product_dtype, product_operand
 from maedfer.kernels._dispatch import Impl, resolve
+from maedfer.kernels._functions import run
 from maedfer.kernels._native_calls import operator_reasons
 from maedfer.kernels._pairs import Linear, Norm
 from maedfer.kernels._products import lowered, product
@@ -56,7 +57,7 @@ def layer_norm(x: Tensor, norm: Norm, *, eps: float, impl: Impl = "auto") -> Ten
     """
     choice = _resolve(impl, x)
     if choice in ("triton", "native"):
-        return LayerNorm.apply(x, *norm, eps, product_dtype(x))
+        return run(LayerNorm, x, *norm, eps, product_dtype(x))
     if choice == "torch":
         return plain.layer_norm(x, norm, eps)
     return reference.layer_norm(x, norm, eps=eps)
@@ -80,9 +81,9 @@ def linear_residual(
     choice = _resolve(impl, residual, x, *linear)
     weight, bias = linear
     if choice == "native":
-        return LinearResidual.apply(residual, product_operand(x), bias, keep, weight)
+        return run(LinearResidual, residual, product_operand(x), bias, keep, weight)
     if choice == "triton":
-        return ResidualAdd.apply(residual, product(x, weight), bias, keep)
+        return run(ResidualAdd, residual, product(x, weight), bias, keep)
     if choice == "torch":
         return plain.linear_residual(x, linear, residual, keep)
     return reference.residual_add(residual, F.linear(x, weight), bias=bias, keep=keep)
@@ -103,9 +104,9 @@ def linear_residual_layer_norm(
     weight, bias = linear
     if choice == "native":
         rows, dtype = product_operand(x), product_dtype(residual)
-        return LinearResidualLayerNorm.apply(residual, rows, bias, keep, *norm, weight, eps, dtype)
+        return run(LinearResidualLayerNorm, residual, rows, bias, keep, *norm, weight, eps, dtype)
     if choice == "triton":
-        return ResidualLayerNorm.apply(residual, product(x, weight), bias, keep, *norm, eps, product_dtype(residual))
+        return run(ResidualLayerNorm, residual, product(x, weight), bias, keep, *norm, eps, product_dtype(residual))
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         return z, plain.layer_norm(z, norm, eps)
@@ -131,8 +132,8 @@ def linear_residual_layer_norm_representative(
     weight, bias = linear
     if choice == "native":
         weights, after = (weight, weight.detach()), product_dtype(residual)
-        return LinearResidualLayerNormRepresentative.apply(
-            residual, product_operand(x), bias, keep, *norm, *weights, eps, after
+        return run(
+            LinearResidualLayerNormRepresentative, residual, product_operand(x), bias, keep, *norm, *weights, eps, after
         )
     if choice == "triton":
         dtype, after = product_dtype(x), product_dtype(residual)
@@ -140,10 +141,10 @@ def linear_residual_layer_norm_representative(
 
         if fuses(dtype, residual.dtype, *weight.shape):
             weights = weight, lowered(weight, dtype)
-            return LinearResidualLayerNormRepresentative.apply(
-                residual, x.to(dtype), bias, keep, *norm, *weights, eps, after
+            return run(
+                LinearResidualLayerNormRepresentative, residual, x.to(dtype), bias, keep, *norm, *weights, eps, after
             )
-        return ResidualLayerNormRepresentative.apply(residual, product(x, weight), bias, keep, *norm, eps, after)
+        return run(ResidualLayerNormRepresentative, residual, product(x, weight), bias, keep, *norm, eps, after)
     if choice == "torch":
         z = plain.linear_residual(x, linear, residual, keep)
         s = z[:, :, 0]

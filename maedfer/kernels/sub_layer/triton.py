@@ -60,6 +60,7 @@ def _forward(
     )  # fmt: skip
 
 
+@functools.lru_cache(256)
 def _default(dim: int) -> Config:
     return Config({"ROWS": max(1, _TILE // power_of_two(dim))}, 4 if dim <= _TILE else 8, 1)
 
@@ -184,6 +185,7 @@ def residual_layer_norm_bwd(
 _GELU_TILE, _MOST_COLUMNS = 4096, 512
 
 
+@functools.lru_cache(256)
 def _gelu_default(dim: int) -> Config:
     columns = min(power_of_two(dim), _MOST_COLUMNS)
     return Config({"ROWS": _GELU_TILE // columns, "COLS": columns}, 4, 1)
