@@ -4,7 +4,7 @@
 
 Makes clips of the videos of faces (of a drawn scene where none are given) in three forms: h264 videos as VoxCeleb2 has
 them, folders of jpg pictures as DFEW has them, and shards of either. Then ours and the published way (`published`) load
-the same samples of the same clips in turn, in batches of 8 that processes make and this one takes; all processes of a
+the same samples of the same clips in turn, in batches of 16 that processes make and this one takes; all processes of a
 side share as many cores as it has processes. Each side loads once with what is random, and once without, as where a
 device does that: ours then gives bytes and what was drawn. Before that, both must give the same frames. Everything
 comes out of the system's cache: what a disk would take is in the bytes that are read for a clip. Writes

@@ -20,7 +20,7 @@ from maedfer.train.processes import Runtime
 Task = Literal["pretrain", "finetune"]
 Batches = Generator[dict[str, Any], None, None]
 
-BATCH = 8
+BATCH = 16
 PUBLISHED, OURS = "published", "ours"
 TASKS: dict[Task, str] = {"pretrain": "voxceleb2_pretrain", "finetune": "dfew"}
 # The form of clips that published code loads.

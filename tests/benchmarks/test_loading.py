@@ -28,6 +28,11 @@ from tests.data.media import pictures, write_video
 FRAMES = 72
 
 
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "BATCH", 1)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Every frame has a colour of its own, far from its neighbours'.
@@ -46,7 +51,6 @@ def test_the_command_writes_what_it_measures(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ways, "BATCH", 1)
     monkeypatch.setattr(checks, "_SAMPLES", 1)
     options = ["--clips", "9", "--frames", str(FRAMES), "--cores", "1", "--rounds", "2", "--seconds", "0"]
     options += ["--data", str(corpus.folder), "--results", str(tmp_path), "--task", "finetune"]
