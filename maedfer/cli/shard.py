@@ -92,8 +92,18 @@ def _add_frames(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write shards, or check them."""
+    from maedfer._values import is_address
+    from maedfer.data.video.base import shown
+
     if args.workers < 1:
         raise InputError(f"--workers must be at least 1, got {args.workers}")
+    for option in ("check", "out"):
+        place = getattr(args, option)
+        if place is not None and is_address(place):
+            raise InputError(
+                f"--{option} {shown(place)} is an address: shards are written and checked in a folder on this machine, "
+                "which may be copied there"
+            )
     if args.check is not None:
         if args.items or args.out is not None:
             raise InputError("--check takes the folder of shards alone, no LIST and no --out")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from maedfer.data.annotations import VIDEO_SUFFIXES, Clip, clip_key
+from maedfer.data.source import ClipSource
 
 # Above this number of clips, links are not followed: it costs a look at the disk for each.
 _FOLLOW = 200_000
@@ -38,7 +39,7 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
             first, second = places[name][0], places[other][0]
-            if _are_stored(first) != _are_stored(second):
+            if _form(lists[name]) != _form(lists[other]):
                 sentences.append(_unknown(name, lists[name], other, lists[other]))
                 continue
             both = [key for key in second if key in first]
@@ -47,19 +48,20 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     return sentences
 
 
-def _are_stored(places: Mapping[str, Clip]) -> bool:
-    """Whether clips are those of shards."""
-    return any(clip.digest for clip in places.values())
+def _form(clips: Sequence[Clip]) -> str:
+    """How clips are stored; what is stored otherwise has other digests."""
+    return clips.form if isinstance(clips, ClipSource) else ""
 
 
 def _unknown(name: str, clips: Sequence[Clip], other: str, others: Sequence[Clip]) -> str:
     known = {clip.name for clip in clips}
     same = sum(clip.name in known for clip in others)
     names = f"; {same:,} of {len(others):,} names of {other} are in {name} too" if same else ""
-    return (
-        f"whether clips of {other} are in {name} too is not known, as one of them is shards, which do not tell the "
-        f"files that they were made of{names}"
-    )
+    if _form(clips) and _form(others):
+        why = "as their shards store pictures in different ways"
+    else:
+        why = "as one of them is shards, which do not tell the files that they were made of"
+    return f"whether clips of {other} are in {name} too is not known, {why}{names}"
 
 
 def _shared(name: str, first: dict[str, Clip], other: str, second: dict[str, Clip], both: list[str]) -> str:

@@ -39,7 +39,7 @@ def read_text(file: Path) -> str:
     except FileNotFoundError:
         raise InputError(f"{file}: no such annotation file") from None
     except IsADirectoryError:
-        raise InputError(f"{file}: is a folder, not an annotation file, and holds no shards") from None
+        raise InputError(f"{file}: is a folder, not an annotation file") from None
     except OSError as error:
         raise InputError(f"{file}: the annotation file cannot be read: {error.strerror or error}") from None
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")

@@ -24,16 +24,27 @@ class ClipSource(Sequence[Clip], abc.ABC):
 
     Attributes:
         stride: every so many frames of the recordings one is there, from the first on.
+        form: how pictures are stored. Digests tell clips apart only where this is the same; "" where they are files.
     """
 
     stride = 1
+    form = ""
 
     @overload
     def __getitem__(self, index: int) -> Clip: ...
     @overload
     def __getitem__(self, index: slice) -> list[Clip]: ...
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        if isinstance(index, slice):
+            return [self._clip(place) for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        return self._clip(place)
+
     @abc.abstractmethod
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]: ...
+    def _clip(self, index: int) -> Clip:
+        """The clip at a place from 0 on that is there."""
 
     @property
     @abc.abstractmethod
@@ -114,17 +125,7 @@ class ClipTable(ClipSource):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _clip(self, index: int) -> Clip:
         label, line, source, tail = self._numbers[index].tolist()
         start, middle, end = self._ends[2 * index : 2 * index + 3].tolist()
         before = self._text[start:middle].tobytes().decode("utf-8", "surrogateescape")

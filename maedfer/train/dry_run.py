@@ -174,7 +174,7 @@ def _frames(cfg: RunConfig, source: ClipSource, index: int) -> int:
 def _class_counts(cfg: RunConfig, clips: Sequence[Clip]) -> str:
     if cfg.task == "pretrain":
         return ""
-    counts = Counter(clip.label for clip in clips)
+    counts = Counter(as_source(clips).labels.tolist())
     return " (" + ", ".join(f"{name} {counts[label]}" for label, name in enumerate(cfg.classes)) + ")"
 
 

@@ -126,7 +126,6 @@ class ViewBatches:
         entries = read_clips(cfg, file, labelled)
         if cfg.eval.on_error == "raise":
             runtime.on_main(lambda: look_for(entries, file))
-        self.labels = [-1 if clip.label is None else clip.label for clip in entries]
         self.views = cfg.eval.views
         self._world = runtime.world
         self._cached = cfg.data.cache
@@ -143,6 +142,7 @@ class ViewBatches:
             on_error="raise",
         )
         self.entries = self.dataset.clips
+        self.labels: list[int] = self.entries.labels.tolist()
         sampler = EpochSampler(
             len(self.entries),
             seed=cfg.seed,

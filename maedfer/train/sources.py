@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from maedfer._progress import Patience, duration
 from maedfer.data.annotations import Clip, read_annotations
 from maedfer.data.shards.clips import ShardClips, read_shards
-from maedfer.data.shards.layout import is_shards
+from maedfer.data.shards.layout import INDEX_FILE, is_shards
 from maedfer.data.source import check_clips
+from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.train.settings import RunConfig
 
@@ -22,6 +24,11 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
         clips = read_shards(file, num_classes, labelled, classes)
         clips.check_backend(cfg.data.backend)
         return clips
+    if os.path.isdir(file):
+        raise InputError(
+            f"{shown(file)}: is a folder without {INDEX_FILE}: give an annotation file, or a folder that `maedfer "
+            "shard` has finished"
+        )
     return read_annotations(
         file,
         root=cfg.data.root or None,

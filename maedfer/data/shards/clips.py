@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from maedfer.errors import InputError
 
 # Shards on a server that are looked for: each costs a request.
 _REQUESTS = 64
+# Settings of shards that their pictures do not depend on.
+_ORDER = frozenset(("seed", "shard_size", "clips_per_shard", "fps"))
 
 
 def read_shards(
@@ -71,21 +73,13 @@ class ShardClips(ClipSource):
         # Top, left, height, width of what was cut out of every frame, and whether frames were resized then.
         self.cut = None if box is None else (box[0], box[1], box[2], box[3])
         self.resized = any(index.about.settings.get(key) is not None for key in ("size", "crop"))
+        kept = {key: value for key, value in index.about.settings.items() if key not in _ORDER}
+        self.form = json.dumps([index.about.stored, index.about.quality, kept], sort_keys=True)
 
     def __len__(self) -> int:
         return len(self.shards)
 
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _clip(self, index: int) -> Clip:
         arrays, label = self.shards.clips, int(self.shards.clips.label[index])
         return Clip(
             Path(self.store.place(self.shards.tar(index).name), key_text(arrays.key[index])),
@@ -195,8 +189,11 @@ def _check_labels(clips: ShardClips, num_classes: int | None) -> None:
         return
     first = int(np.flatnonzero(bad)[0])
     label = int(labels[first])
-    what = "no label" if label < 0 else f"label {label}, not one of 0 to {(num_classes or 0) - 1}"
+    if label < 0:
+        what, remedy = "no label", "make shards of a list with labels, without --unlabelled"
+    else:
+        what = f"label {label}, not one of 0 to {(num_classes or 0) - 1}"
+        remedy = "make shards of a list with labels of these classes, or set data.classes"
     raise InputError(
-        f"{clips.shards.where(first, clips.store)} has {what} ({int(bad.sum())} of {len(clips)} clips): make shards of "
-        "a list with labels of these classes, or set data.classes"
+        f"{clips.shards.where(first, clips.store)} has {what} ({int(bad.sum())} of {len(clips)} clips): {remedy}"
     )
