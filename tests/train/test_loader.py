@@ -140,7 +140,7 @@ def test_a_batch_of_broken_clips_alone_is_told(data, tmp_path):
 
 
 def test_memory_for_batches_that_the_system_does_not_give(data, tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(slots.mmap, "mmap", refuse)
