@@ -90,6 +90,29 @@ def test_what_is_not_there_is_told(store: LocalStore, tmp_path: Path) -> None:
     store.prefetch("a.tar", 10, 20)
 
 
+def test_the_system_is_told_of_long_ranges_piece_by_piece_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(1_000_000))
+    told: list[tuple[int, int]] = []
+    now = [100.0]
+    monkeypatch.setattr("os.posix_fadvise", lambda file, start, length, advice: told.append((start, length)))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    store = LocalStore(tmp_path)
+    store.prefetch("a.tar", 1_000, 900_000)
+    # Each goes on where the one before ends, and is no longer than Linux takes it.
+    assert [start for start, _ in told] == [1_000, *(start + length for start, length in told[:-1])]
+    assert sum(told[-1]) == 900_000 and max(length for _, length in told) <= 128 << 10
+    count = len(told)
+    store.prefetch("a.tar", 1_000, 900_000)
+    assert len(told) == count
+    store.prefetch("a.tar", 900_000, 1 << 60)
+    assert told[count:] == [(900_000, 100_000)]
+    now[0] += 31
+    store.prefetch("a.tar", 1_000, 900_000)
+    assert len(told) == 2 * count + 1
+
+
 def test_few_files_are_open_and_none_afterwards(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     names = [f"{number}.tar" for number in range(100)]
