@@ -350,7 +350,7 @@ def _arrays(records: Sequence[ShardRecord]) -> ClipArrays:
         label=np.array([piece.label for piece in pieces], "<i4"),
         line=np.array([piece.line for piece in pieces], "<i4"),
         box=np.array([[np.nan] * 4 if piece.box is None else piece.box for piece in pieces], "<f4"),
-        digest=np.array([list(bytes.fromhex(piece.digest)) for piece in pieces], "|u1"),
+        digest=np.frombuffer(bytes.fromhex("".join(piece.digest for piece in pieces)), "|u1").reshape(-1, 32),
         names=np.frombuffer(b"".join(names), "|u1"),
         name_ends=np.cumsum([len(name) for name in names], dtype="<i8"),
     )
