@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import json
 import os
 import re
 import shutil
@@ -14,16 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from maedfer._files import read_file
 from maedfer.data.annotations import clip_key
 from maedfer.data.inputs import Input
+from maedfer.data.journal import Journal
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.faces.write_crops import CroppedFace
 
 JOURNAL_FILE = "journal.jsonl"
-# What the first line of a journal begins with.
-_BEGINNING = b'{"settings": '
 # Names that `tempfile` makes of those of files, as in `maedfer._files.atomic_path`.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp", re.DOTALL)
 
@@ -51,7 +46,7 @@ class Entry:
     final: bool
 
 
-class CropJournal:
+class CropJournal(Journal):
     """The journal of a folder of crops; use it as a context.
 
     Args:
@@ -59,47 +54,32 @@ class CropJournal:
         settings: what crops depend on; a folder holds crops of one kind.
 
     Raises:
-        InputError: the folder holds something else or crops of another kind, another process writes to it, or it cannot
-            be written to.
+        InputError: on entering: the folder holds something else or crops of another kind, another process writes to it,
+            or it cannot be written to.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._folder, self._settings = folder, json.loads(json.dumps(settings))
+        super().__init__(
+            folder / JOURNAL_FILE,
+            settings,
+            "settings",
+            holds="crops",
+            busy="is writing crops",
+            about="crops",
+            made="holds crops",
+        )
         self._entries: dict[str, Entry] = {}
         # Files that were ever written, by the name of the video.
         self._files: dict[str, set[str]] = {}
-        self._file: BinaryIO | None = None
 
-    def __enter__(self) -> CropJournal:
-        path = self._folder / JOURNAL_FILE
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists() and any(self._folder.iterdir()):
-                raise InputError(
-                    f"{shown(self._folder)} is not empty and holds no crops: choose another folder, or delete what is "
-                    "in it"
-                )
-            self._file = path.open("a+b")
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{shown(self._folder)}: another process is writing crops there") from None
-            if self._read(path):
-                _remove_leftovers(self._folder)
-        except OSError as error:
-            self.__exit__()
-            raise InputError(f"cannot write crops to {shown(self._folder)}: {error.strerror or error}") from error
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            # What could not be written is not told of once more, in place of what ends the run.
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+    def _begin(self, file: BinaryIO) -> None:
+        entries = self._lines(file, _entry)
+        if entries is None:
+            return
+        self._entries = {entry.name: entry for entry in entries}
+        for entry in entries:
+            self._files.setdefault(entry.name, set()).update(face.file for face in entry.faces)
+        _remove_leftovers(self.folder)
 
     def find(self, item: Input) -> Entry | None:
         """What is known of a video that need not be done again.
@@ -112,10 +92,10 @@ class CropJournal:
             return None
         if entry.key != clip_key(item.path):
             raise InputError(
-                f"{shown(self._folder)} holds crops of {shown(entry.video)} under the name {shown(item.name)!r}, which "
+                f"{shown(self.folder)} holds crops of {shown(entry.video)} under the name {shown(item.name)!r}, which "
                 f"{shown(item.path)} has as well: choose another folder, or give both in one command"
             )
-        there = all((self._folder / face.file).exists() for face in entry.faces)
+        there = all((self.folder / face.file).exists() for face in entry.faces)
         return entry if entry.final and there and entry.state == _state(item.path) else None
 
     def add(self, item: Input, faces: Sequence[CroppedFace], failure: str, final: bool) -> None:
@@ -145,51 +125,15 @@ class CropJournal:
     def _remove(self, files: Iterable[str], without: str | None) -> None:
         """Remove crops, and the boxes of a video that is now without any."""
         try:
-            for path in [self._folder / file for file in files]:
+            for path in [self.folder / file for file in files]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
             if without is not None and self._settings.get("save_boxes"):
-                (self._folder / f"{without}.boxes.csv").unlink(missing_ok=True)
+                (self.folder / f"{without}.boxes.csv").unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot remove {shown(error.filename or '')}: {error.strerror or error}") from error
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        try:
-            self._file.write(json.dumps(content).encode("ascii") + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise InputError(f"cannot write to {shown(self._folder)}: {error.strerror or error}") from error
-
-    def _read(self, path: Path) -> bool:
-        """Read what is there, all but a line without an end, which a process that was killed has left; gives whether
-        crops may be there."""
-        assert self._file is not None
-        content = read_file(path)
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            if not whole and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
-                raise ValueError
-            contents = [json.loads(line) for line in whole.split(b"\n")[:-1]]
-            settings = dict(contents[0]["settings"]) if contents else None
-            entries = [_entry(content) for content in contents[1:]]
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise InputError(f"{shown(path)} is no journal of crops: choose another folder") from None
-        if settings is not None and settings != self._settings:
-            other = [name for name in self._settings if settings.get(name) != self._settings[name]]
-            raise InputError(
-                f"{shown(self._folder)} holds crops with other settings ({', '.join(other) or 'of another version'}): "
-                "choose another folder, or delete it"
-            )
-        self._file.truncate(len(whole))
-        if settings is None:
-            self._write({"settings": self._settings})
-        self._entries = {entry.name: entry for entry in entries}
-        for entry in entries:
-            self._files.setdefault(entry.name, set()).update(face.file for face in entry.faces)
-        return settings is not None
 
 
 def _entry(content: Any) -> Entry:

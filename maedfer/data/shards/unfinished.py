@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -25,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from maedfer._files import atomic_path, remove_temporaries
+from maedfer.data.journal import OwnedFolder
 from maedfer.data.shards.layout import BLOCK, FRAME, FRAMES_START, INDEX_FILE, WORK_FOLDER, ShardFile, key_text
 from maedfer.data.shards.pieces import Piece, is_intact, piece_of, read_piece
 from maedfer.data.shards.quarantine import Quarantined
@@ -54,7 +54,7 @@ class ShardRecord:
     failed: tuple[Quarantined, ...]
 
 
-class Unfinished:
+class Unfinished(OwnedFolder):
     """The folder of unfinished work below a folder of shards; use it as a context.
 
     Args:
@@ -62,46 +62,19 @@ class Unfinished:
         plan: what is written there; a folder takes one plan.
 
     Raises:
-        InputError: the folder holds something else or shards of another plan, another process writes to it, or it
-            cannot be written to.
+        InputError: on entering: the folder holds something else or shards of another plan, another process writes to
+            it, or it cannot be written to.
     """
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        self.folder = folder
         self.work = folder / WORK_FOLDER
+        super().__init__(folder, self.work, self.work / _PLAN, holds="shards", busy="is writing shards")
         self._plan = json.dumps(plan).encode("ascii")
-        self._file: BinaryIO | None = None
 
-    def __enter__(self) -> Unfinished:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self.work.exists() and any(self.folder.iterdir()):
-                raise InputError(
-                    f"{shown(self.folder)} is not empty and holds no shards: choose another folder, or delete what is "
-                    "in it"
-                )
-            self.work.mkdir(exist_ok=True)
-            self._file = (self.work / _PLAN).open("a+b")
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{shown(self.folder)}: another process is writing shards there") from None
-            self._check_plan(self._file)
-            for place in (self.folder, self.work):
-                remove_temporaries(place)
-        except OSError as error:
-            self.__exit__()
-            raise InputError(f"cannot write shards to {shown(self.folder)}: {error.strerror or error}") from error
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+    def _begin(self, file: BinaryIO) -> None:
+        self._check_plan(file)
+        for place in (self.folder, self.work):
+            remove_temporaries(place)
 
     def _check_plan(self, file: BinaryIO) -> None:
         file.seek(0)
