@@ -21,16 +21,16 @@ from maedfer.data.shards.layout import (
     FRAME,
     FRAMES_START,
     QUARANTINE_FILE,
-    WORK_FOLDER,
     ClipArrays,
     ShardFile,
     ShardIndex,
     key_text,
     picture_starts,
     read_index,
+    refuse_unfinished,
 )
 from maedfer.data.shards.store import LocalStore
-from maedfer.data.shards.unfinished import frames_file, is_finished
+from maedfer.data.shards.unfinished import frames_file
 from maedfer.data.video.base import look_at, shown, words
 from maedfer.errors import InputError
 
@@ -67,8 +67,7 @@ def check_shards(
     """
     folder = Path(folder)
     look_at(folder)
-    if not is_finished(folder) and (folder / WORK_FOLDER).is_dir():
-        raise InputError(f"{shown(folder)}: these shards are not finished: the same `maedfer shard` command goes on")
+    refuse_unfinished(folder)
     index = read_index(LocalStore(folder))
     wrong = list(_of_folder(folder, index))
     sizes = [shard.bytes for shard in index.about.shards]

@@ -12,7 +12,7 @@ import numpy as np
 
 from maedfer._progress import counted
 from maedfer.data.annotations import Clip
-from maedfer.data.shards.layout import INDEX_FILE, ShardIndex, key_text, read_index
+from maedfer.data.shards.layout import INDEX_FILE, ShardIndex, key_text, read_index, refuse_unfinished
 from maedfer.data.shards.reader import open_clip
 from maedfer.data.shards.store import LocalStore, RemoteStore, open_store
 from maedfer.data.source import ClipSource
@@ -42,6 +42,8 @@ def read_shards(
             there are classes, or the classes have other names or another order.
     """
     store = open_store(place)
+    if not store.remote:
+        refuse_unfinished(Path(place))
     clips = ShardClips(str(place), read_index(store), store)
     known = clips.shards.about.classes
     if classes and known and tuple(classes) != known:

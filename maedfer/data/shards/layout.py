@@ -249,6 +249,16 @@ def is_shards(place: str | Path) -> bool:
     return any(os.path.exists(os.path.join(place, name)) for name in (INDEX_FILE, WORK_FOLDER))
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse a folder of shards of which some are still to be written.
+
+    Raises:
+        InputError: it is one; says how it is finished.
+    """
+    if (folder / WORK_FOLDER).is_dir() and not (folder / INDEX_FILE).is_file():
+        raise InputError(f"{shown(folder)}: these shards are not finished: the same `maedfer shard` command goes on")
+
+
 def key_text(key: int) -> str:
     """A key as names of members begin with it."""
     return f"{int(key):09d}"

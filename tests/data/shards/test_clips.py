@@ -171,6 +171,16 @@ def test_clips_of_shards_are_the_same_where_their_pictures_are(made: Made) -> No
     assert leaks({"data.test": files[1:], "data.train": clips})[0].endswith("that they were made of")
 
 
+def test_shards_that_are_not_finished_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished").mkdir()
+    with pytest.raises(InputError, match="these shards are not finished: the same `maedfer shard` command goes on"):
+        read_shards(tmp_path)
+    made = make_shards(tmp_path / "whole", counts=(3,))
+    # What a process has left that was killed in its last step.
+    (made.folder / ".unfinished").mkdir()
+    assert len(read_shards(made.folder)) == 1
+
+
 def test_shards_that_store_clips_in_different_ways_cannot_be_compared(made: Made, tmp_path: Path) -> None:
     clips = read_shards(made.folder, labelled=False)
     raw = read_shards(make_shards(tmp_path / "raw", "raw", counts=(5, 1)).folder, labelled=False)
