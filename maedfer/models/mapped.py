@@ -56,7 +56,15 @@ class WeightsInFile:
                 if entry["dtype"] != "F32":
                     raise ValueError(f"{name} is of {entry['dtype']}")
                 start, stop = entry["data_offsets"]
-                self.tensors[name] = self._bytes[begin + start : begin + stop].view(torch.float32).view(entry["shape"])
+                if (begin + start) % 4:
+                    raise ValueError(f"{name} is not where numbers of four bytes can be read")
+                # Each has a storage of its own: where a tensor is pickled, its whole storage is.
+                values = torch.empty(0)
+                if start < stop:
+                    values = torch.frombuffer(
+                        self._map, dtype=torch.float32, count=(stop - start) // 4, offset=begin + start
+                    )
+                self.tensors[name] = values.view(entry["shape"])
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor is in the file."""

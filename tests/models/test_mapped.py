@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -149,3 +150,12 @@ def test_what_is_no_such_model_is_left_to_load(saved: Path, tmp_path: Path) -> N
     assert load_in_file(saved) is None
     with pytest.raises(InputError, match="does not fit the model: missing head.bias"):
         open_predictor(saved, device="cpu")
+
+
+def test_a_copy_holds_each_weight_once(saved: Path) -> None:
+    loaded = load_in_file(saved)
+    assert loaded is not None
+    content = pickle.dumps(loaded[0])
+    assert len(content) < 1.5 * (saved / "model.safetensors").stat().st_size
+    for one, other in zip(pickle.loads(content).parameters(), loaded[0].parameters(), strict=True):
+        assert torch.equal(one, other)
