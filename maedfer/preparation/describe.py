@@ -32,8 +32,9 @@ def about_clips(looks: Sequence[ClipLook], material: Material) -> tuple[list[str
     told = some([f"{width} x {height} ({number:,})" for (width, height), number in sizes], _SIZES)
     what = f"{sizes[0][0][0]} x {sizes[0][0][1]}" if len(sizes) == 1 else f"of {len(sizes):,} sizes: {told}"
     frames = np.array([look.frames for look in looks])
-    median = f"{np.median(frames):.0f} in the middle"
-    found = [f"Frames are {what}.", f"Clips have {frames.min():,} to {frames.max():,} frames, {median}."]
+    shortest, longest = int(frames.min()), int(frames.max())
+    many = f"{shortest:,} to {longest:,} frames, {np.median(frames):.0f} in the middle"
+    found = [f"Frames are {what}.", f"Clips have {many if shortest < longest else counted(longest, 'frame')}."]
     short = int((frames < CLIP_FRAMES).sum())
     if short:
         found.append(f"{counted(short, 'clip')} of fewer than {CLIP_FRAMES} frames: the last one is repeated.")

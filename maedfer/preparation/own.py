@@ -24,6 +24,8 @@ from maedfer.preparation.split import split_clips
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}(?:\.0*)?")
 _NUMBERED = "class_"
+# More classes than labels of expressions have; a number that is larger is that of a clip, a frame or a millisecond.
+_MOST_CLASSES = 1000
 
 
 def find_folder(root: Path, options: PrepareOptions) -> Material:
@@ -85,7 +87,8 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
         paths = [_place(clip, base) for clip in clips]
         layout = f"{counted(len(paths), 'clip')} without labels in {shown(file)}"
         return _material("list", layout, mind=mind, unlabelled=paths)
-    classes, offset = _numbering({*texts}, options.classes)
+    # Lines without a label are refused when the list is read.
+    classes, offset = _numbering(file, {text for text in texts if not nothing(text)}, options.classes)
     if len(classes) < 2:
         raise InputError(
             f"{shown(file)}: all clips are of one class, {shown(classes[0])}: there is nothing to tell apart"
@@ -101,13 +104,18 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
     return _material("list", layout, classes=classes, folds=folds, mind=mind)
 
 
-def _numbering(texts: set[str], classes: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+def _numbering(file: Path, texts: set[str], classes: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """Names of the classes in label order, and the number of the first one in the list."""
     numbers = [int(text.split(".")[0]) for text in texts if _WHOLE.fullmatch(text)]
     if classes:
         return classes, int(bool(numbers) and min(numbers) >= 1 and max(numbers) == len(classes))
     if len(numbers) < len(texts):
         return _check_names(sorted(texts)), 0
+    if max(numbers) >= _MOST_CLASSES:
+        raise InputError(
+            f"{shown(file)}: label {max(numbers)} would be that of class {max(numbers)}, the most are {_MOST_CLASSES}: "
+            "name the column of labels 'label' in the first line, or write names in place of numbers"
+        )
     # Numbers are no good names: they could be mistaken for labels.
     offset = int(min(numbers) == 1)
     return tuple(f"{_NUMBERED}{number}" for number in range(offset, max(numbers) + 1)), offset

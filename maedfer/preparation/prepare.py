@@ -171,7 +171,8 @@ def _check_options(dataset: str, options: PrepareOptions) -> None:
     for name, taken in {"list_file": (LIST,), "unlabelled": (FOLDER,), **own}.items():
         if dataset not in taken and getattr(options, name) != getattr(usual, name):
             shown_name = "list" if name == "list_file" else name
-            raise InputError(f"{shown_name} is for {' and '.join(taken)}: the parts of {dataset} are given")
+            why = f": the parts of {dataset} are given" if name in own else f", not for {dataset}"
+            raise InputError(f"{shown_name} is for {' and '.join(taken)}{why}")
     if dataset == LIST and options.list_file is None:
         raise InputError("list must be given: the annotation file of the clips")
     if options.folds > 1 and options.test != usual.test:
@@ -240,22 +241,23 @@ def _check_parts(left: Material, quarantined: Mapping[str, str]) -> None:
 def _write(out: Path, left: Material, prepared: Prepared) -> list[str]:
     """Write lists and report; gives the names of all but the report, which speaks of this machine's folders."""
     files: list[str] = []
+    # Those of a run with other choices; the folder is known to hold nothing else.
+    for stale in (*out.glob("fold_*/t*.csv"), *(out / name for name in (CLASSES_FILE, VALIDATION_LIST, PRETRAIN_LIST))):
+        stale.unlink(missing_ok=True)
+    folders: list[Path] = []
     if left.folds:
-        # Those of a run with other choices; the folder is known to hold nothing else.
-        for stale in (*out.glob("fold_*/t*.csv"), out / CLASSES_FILE, out / VALIDATION_LIST):
-            stale.unlink(missing_ok=True)
         folders = write_folds(left.folds, left.classes, out)
         files += [f"{folder.name}/{part}.csv" for folder in folders for part in ("train", "test")]
         files.append(CLASSES_FILE)
-        for folder in out.glob("fold_*"):
-            if folder not in folders and not any(folder.iterdir()):
-                folder.rmdir()
         if left.validation:
             write_annotations(out / VALIDATION_LIST, left.validation)
             files.append(VALIDATION_LIST)
     else:
         write_annotations(out / PRETRAIN_LIST, [(path, None) for path in sorted(left.unlabelled)])
         files.append(PRETRAIN_LIST)
+    for folder in out.glob("fold_*"):
+        if folder not in folders and not any(folder.iterdir()):
+            folder.rmdir()
     if prepared.quarantined:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")

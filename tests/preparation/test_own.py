@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,30 @@ def test_labels_that_are_taken_for_a_part_of_the_path(red: None, tmp_path: Path)
     (tmp_path / "list.txt").write_text("path label\nc0 happy\nc1 happy\n")
     with pytest.raises(InputError, match="all clips are of one class, happy: there is nothing to tell apart"):
         prepare_dataset("list", tmp_path, tmp_path / "out", PrepareOptions(list_file=str(tmp_path / "list.txt")))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("0", "100000000"), "label 100000000 would be that of class 100000000, the most are 1000: name the column"),
+        (("happy", "", "sad"), "list.csv:3: the line has no label"),
+    ],
+)
+def test_labels_that_are_none(lines: tuple[str, ...], message: str, red: None, tmp_path: Path) -> None:
+    rows = [f"c{number},{label}\n" for number, label in enumerate((*lines, lines[0]))]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(rows))
+    with pytest.raises(InputError, match=re.escape(message)):
+        prepare_dataset("list", tmp_path, tmp_path / "out", PrepareOptions(list_file=str(tmp_path / "list.csv")))
+
+
+def test_lists_of_an_earlier_choice_are_gone(prepare: Prepare, tmp_path: Path) -> None:
+    trees.folder(tmp_path / "root")
+    for options in ({"folds": 2}, {"unlabelled": True}, {}):
+        prepare("folder", **options)
+        lists = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.csv"))
+        folds = range(1, options.get("folds", 1) + 1)
+        of_folds = [f"fold_{fold}/{part}.csv" for fold in folds for part in ("test", "train")]
+        assert lists == (["pretrain.csv"] if options.get("unlabelled") else of_folds)
 
 
 @pytest.mark.parametrize("name", ["two\nlines", os.fsdecode(b"\xe4"), " calm"])

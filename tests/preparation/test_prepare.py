@@ -231,7 +231,7 @@ def test_folders_of_other_things_stay_as_they_are(prepare: Prepare, tmp_path: Pa
     [
         ("dfw", {}, "unknown data set 'dfw': did you mean 'dfew'?"),
         ("dfew", {"folds": 5}, "folds is for folder and list: the parts of dfew are given"),
-        ("dfew", {"list_file": "a"}, "list is for list: "),
+        ("dfew", {"list_file": "a"}, "list is for list, not for dfew"),
         ("list", {}, "list must be given"),
         ("folder", {"folds": 3, "test": 0.5}, "test is the share of one split"),
         (

@@ -56,7 +56,7 @@ def test_dfew(place: str, prepare: Prepare, tmp_path: Path) -> None:
     assert "The version of 16 frames a clip (*_16f) is here too and not used, as in the published code." in (
         prepared.found
     )
-    assert "Frames are 40 x 40." in prepared.found and "Clips have 3 to 3 frames, 3 in the middle." in prepared.found
+    assert "Frames are 40 x 40." in prepared.found and "Clips have 3 frames." in prepared.found
     assert any(
         sentence.startswith("In the middle frames of 5 clips the face covers 64 %") for sentence in prepared.found
     )
