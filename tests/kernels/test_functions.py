@@ -31,7 +31,7 @@ def test_a_node_is_made_only_where_gradients_are() -> None:
     x = torch.arange(4.0, requires_grad=True)
     y, wanted = run(_Square, x)
     y.sum().backward()
-    assert wanted and torch.equal(x.grad, 2 * x.detach())
+    assert wanted and x.grad is not None and torch.equal(x.grad, 2 * x.detach())
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             z, wanted = run(_Square, x)
