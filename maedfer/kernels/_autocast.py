@@ -21,4 +21,5 @@ def autocast_dtype(kind: str) -> torch.dtype | None:
 
 def product_operand(x: Tensor) -> Tensor:
     """x in the dtype that its products are computed in: autocast's where it is on."""
-    return x.to(product_dtype(x))
+    dtype = product_dtype(x)
+    return x if x.dtype == dtype else x.to(dtype)

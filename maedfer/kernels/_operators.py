@@ -53,6 +53,7 @@ def operator(name: str) -> Any:
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
-def unwritten(x: Tensor) -> Tensor:
-    """A contiguous tensor of the shape and dtype of x, for a kernel to write."""
-    return x.new_empty(x.shape)
+def unwritten(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor of the shape and dtype of x, or of another dtype, for a kernel to write."""
+    # In half the time that new_empty takes.
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)

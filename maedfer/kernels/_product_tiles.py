@@ -71,8 +71,9 @@ def halves(acc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 def aligned_rows(x: Tensor) -> Tensor:
     """The rows of x, copied where they do not begin at multiples of 16 bytes or are not rows of their own."""
-    x, size = as_rows(x), x.element_size()
-    if x.stride(1) != 1 or x.stride(0) == 0 or x.stride(0) * size % 16 or x.data_ptr() % 16:
+    x = as_rows(x)
+    row, column = x.stride()
+    if column != 1 or row == 0 or row * x.element_size() % 16 or x.data_ptr() % 16:
         return x.clone(memory_format=torch.contiguous_format)
     return x
 

@@ -146,7 +146,7 @@ def parameter_gradients(
 
 def as_rows(x: Tensor) -> Tensor:
     """View [..., N] as [R, N]; copies what cannot be viewed so."""
-    return x.reshape(-1, x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
 def weight_gradient(dout: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

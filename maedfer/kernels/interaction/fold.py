@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from maedfer.kernels._configs import Config, config
 from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch, power_of_two
-from maedfer.kernels._operators import implements
+from maedfer.kernels._operators import implements, unwritten
 from maedfer.kernels.interaction.fold_kernels import fold_bwd_kernel, fold_fwd_kernel, fold_sums_kernel
 
 # Channels of a head that one product takes at once.
@@ -39,9 +40,13 @@ def _common(kv: Tensor, num_heads: int, dim: int, dtype: torch.dtype) -> dict[st
 def _chosen(kernel: str, constants: dict[str, Any], kv: Tensor, dtype: torch.dtype, defaults: _Defaults) -> Config:
     """The configuration: the default is for narrow or for wide products."""
     most = power_of_two(constants["C"], 16)
-    rows, columns, warps, stages = defaults[dtype.itemsize > 2]
-    default = Config({"BLOCK": rows, "BLOCK_COL": min(most, columns)}, warps, stages)
+    default = _default(most, *defaults[dtype.itemsize > 2])
     return config(kernel, (constants["BLOCK_D"], most, dtype.itemsize), default, kv.device)
+
+
+@functools.lru_cache(256)
+def _default(most: int, rows: int, columns: int, warps: int, stages: int) -> Config:
+    return Config({"BLOCK": rows, "BLOCK_COL": min(most, columns)}, warps, stages)
 
 
 @implements("interaction_fold_fwd")
@@ -97,9 +102,7 @@ def interaction_fold_bwd(
 ) -> tuple[Tensor, ...]:
     batch, num_heads, regions, dim = dmatrix.shape
     inputs = (kv, value_bias, norm_weight, norm_bias, query_weight, query_bias, out_weight, out_bias)
-    gradients = [
-        x.new_empty(x.shape) if x is not None and want else None for x, want in zip(inputs, wanted, strict=True)
-    ]
+    gradients = [unwritten(x) if x is not None and want else None for x, want in zip(inputs, wanted, strict=True)]
     dkv, dvalue_bias, dnorm_weight, dnorm_bias, dquery_weight, dquery_bias, dout_weight, dout_bias = gradients
     summed = (dnorm_weight, dnorm_bias, dout_bias, dvalue_bias)
     constants = _common(kv, num_heads, dim, dmatrix.dtype)

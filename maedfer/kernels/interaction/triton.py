@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from maedfer.kernels._configs import Config, architecture, config
 from maedfer.kernels._launch import accumulator, dot_precision, launch, power_of_two
-from maedfer.kernels._operators import implements
+from maedfer.kernels._operators import implements, unwritten
 from maedfer.kernels.interaction import fold as fold
 from maedfer.kernels.interaction.folding import KEYS_AT_ONCE, key_layout
 from maedfer.kernels.interaction.kernels import (
@@ -30,13 +31,16 @@ def not_supported_reasons(regions: int, dim: int) -> list[str]:
     return reasons
 
 
-def _configs(dim: int, z: Tensor, values: Tensor, groups: int) -> tuple[Config, Config, Config]:
+@functools.lru_cache(256)
+def _configs(
+    dim: int, stream: torch.dtype, values: torch.dtype, groups: int, arch: int
+) -> tuple[Config, Config, Config]:
     """Defaults of the forward, the rows' and the keys' kernel, for so many groups of heads.
 
     Products of 16-bit numbers take 64 rows, one matrix instruction of newer GPUs; exact ones as few as registers allow.
     """
     columns = power_of_two(dim, 16)
-    size, same = values.element_size(), z.dtype == values.dtype
+    size, same = values.itemsize, stream == values
     if size > 2:
         exact = Config({"ROWS": 32, "COLS": min(columns, 32)}, 8, 1)
         return exact, exact.with_tiles(ROWS=16), exact
@@ -44,15 +48,13 @@ def _configs(dim: int, z: Tensor, values: Tensor, groups: int) -> tuple[Config, 
     # is loaded early takes two tiles for each group.
     stages = max(1, 4 - groups) if same else 1
     rows = Config({"ROWS": 64, "COLS": min(columns, 64 if same else 32)}, 8, stages)
-    if same and not 90 <= architecture(z.device) < 120:
+    if same and not 90 <= arch < 120:
         # Other GPUs have no such instruction, and those of desktops too little shared memory.
         rows = Config({"ROWS": 32, "COLS": min(columns, 64)}, 4, min(stages, 2))
     return (
         Config({"ROWS": 64, "COLS": min(columns, 64)}, 4, stages),
         rows,
-        Config(
-            {"ROWS": 64 * size // dscore_dtype(values.dtype).itemsize, "COLS": min(columns, 128)}, 8, 2 if same else 1
-        ),
+        Config({"ROWS": 64 * size // dscore_dtype(values).itemsize, "COLS": min(columns, 128)}, 8, 2 if same else 1),
     )
 
 
@@ -85,14 +87,15 @@ def interaction_fwd(
     keep_p: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, regions, rows, dim = z.shape
-    y, n = z.new_empty(z.shape), z.new_empty(z.shape, dtype=dtype)
+    y, n = unwritten(z), unwritten(z, dtype)
     sizes = _sizes(z, matrix)
     width = sizes["GROUPS"] * sizes["HB"] * sizes["MP"]
     # Several groups are handed on through memory in any case.
     written = keep_p or sizes["GROUPS"] > 1
     p = values.new_empty((batch, regions * rows, width) if written else (0,))
     key = (width, power_of_two(dim, 16), z.element_size(), values.element_size())
-    chosen = config("interaction_fwd", key, _configs(dim, z, values, sizes["GROUPS"])[0], z.device)
+    defaults = _configs(dim, z.dtype, values.dtype, sizes["GROUPS"], architecture(z.device))
+    chosen = config("interaction_fwd", key, defaults[0], z.device)
     tiles = -(-regions * rows // chosen.tiles["ROWS"])
     launch(
         interaction_fwd_kernel, (batch * tiles,),
@@ -119,13 +122,13 @@ def interaction_bwd(
     heads = matrix.shape[1]
     exact = torch.float64 if z.dtype == torch.float64 else torch.float32
     kept = dscore_dtype(values.dtype)
-    dz, ds, dscore = z.new_empty(z.shape), s.new_empty(s.shape), p.new_empty(p.shape, dtype=kept)
+    dz, ds, dscore = unwritten(z), unwritten(s), unwritten(p, kept)
     mean = z.new_empty((batch, regions * rows), dtype=exact)
     # As TF32, float32 numbers are as precise as float16's are.
     precision = dot_precision(values.dtype) if kept == values.dtype else "tf32"
     sizes = _sizes(z, matrix)
     key = (p.shape[-1], power_of_two(dim, 16), z.element_size(), values.element_size())
-    _, rows_default, keys_default = _configs(dim, z, values, sizes["GROUPS"])
+    _, rows_default, keys_default = _configs(dim, z.dtype, values.dtype, sizes["GROUPS"], architecture(z.device))
     chosen = config("interaction_bwd_rows", key, rows_default, z.device)
     tiles = -(-regions * rows // chosen.tiles["ROWS"])
     sums = z.new_empty((batch * tiles, 2, p.shape[-1]), dtype=exact)

@@ -45,7 +45,7 @@ def region_attention(
     check_heads(qkv.shape[-1], 3, num_heads)
     qkv = product_operand(qkv)
     q_bias, v_bias = bias or (None, None)
-    choice = _resolve(impl, qkv, qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), mask)
+    choice = _resolve(impl, qkv, qkv.dtype, qkv.shape[-2], qkv.shape[-1] // (3 * num_heads), mask)
     if choice in _KERNELS:
         return run(GroupSelfAttention, qkv, q_bias, v_bias, num_heads)
     queries, keys, values = qkv.chunk(3, dim=-1)
@@ -87,7 +87,7 @@ def cross_attention(
     check_heads(kv.shape[-1], 2, num_heads)
     q, kv = product_operand(q), product_operand(kv)
     q_bias, v_bias = bias or (None, None)
-    choice = _resolve(impl, q, kv.shape[-2], q.shape[-1] // num_heads, mask)
+    choice = _resolve(impl, q, q.dtype, kv.shape[-2], q.shape[-1] // num_heads, mask)
     if choice in _KERNELS:
         return run(GroupCrossAttention, q, kv, q_bias, v_bias, num_heads)
     q = _added(q, q_bias)
@@ -111,15 +111,17 @@ def attention_adds_biases(context: Tensor, *, num_heads: int, mask: Tensor | Non
     Raises:
         InputError: `impl` cannot run.
     """
-    return _resolve(impl, context, context.shape[-2], context.shape[-1] // num_heads, mask) in _KERNELS
+    keys, head_dim = context.shape[-2], context.shape[-1] // num_heads
+    return _resolve(impl, context, product_dtype(context), keys, head_dim, mask) in _KERNELS
 
 
-def _resolve(impl: Impl, x: Tensor, keys: int, head_dim: int, mask: Tensor | None) -> str:
+def _resolve(impl: Impl, x: Tensor, dtype: torch.dtype, keys: int, head_dim: int, mask: Tensor | None) -> str:
+    """Who computes, in products of `dtype`."""
+
     def reasons() -> list[str]:
         masked = [] if mask is None else ["a mask over keys (the kernels attend to all rows of a group)"]
         return masked + triton_reasons(keys, head_dim, x.device)
 
-    dtype = product_dtype(x)
     # With a mask it is an operation that csrc does not have.
     compiled = None if mask is not None else {"cpu": lambda: native.not_supported_reasons(dtype, keys)}
     return resolve(impl, x.device, dtype, triton=reasons, native=compiled)

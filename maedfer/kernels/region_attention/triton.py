@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from maedfer.kernels._configs import Config, config, shared_limit
 from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch, power_of_two, rows_of
-from maedfer.kernels._operators import implements
+from maedfer.kernels._operators import implements, unwritten
 from maedfer.kernels.region_attention.kernels import (
     attention_bwd_halves_kernel,
     attention_bwd_kernel,
@@ -76,23 +77,26 @@ def _sizes(q: Tensor, k: Tensor, num_heads: int) -> _Sizes:
 def _attention_fwd(
     q: Tensor, k: Tensor, v: Tensor, q_bias: Tensor | None, v_bias: Tensor | None, out: Tensor, num_heads: int
 ) -> None:
-    """Attention of [G, NQ, C] to [G, NK, C] views into contiguous `out` [G, NQ, C]."""
+    """Attention of [G, NQ, C] to [G, NK, C] views into contiguous `out` of [G, NQ, C], whatever its shape."""
     groups, queries, _ = q.shape
     sizes = _sizes(q, k, num_heads)
-    tile, rows, _, element_size = sizes.key
-    if element_size > 2:
-        default = Config({"BLOCK_Q": 16}, 8 if tile <= 128 else 16, 1)
-    else:
-        default = Config({"BLOCK_Q": min(rows, 64 if tile > 128 else 128)}, _warps(tile), 1)
-    chosen = config("attention_fwd", sizes.key, default, q.device)
+    tile = sizes.key[0]
+    chosen = config("attention_fwd", sizes.key, _fwd_default(*sizes.key), q.device)
     splits = -(-sizes.shared * queries // chosen.tiles["BLOCK_Q"]) if queries > MOST_KEYS else 1
     launch(
         attention_fwd_kernel,
         (sizes.packs * splits * num_heads,),
         q, k, v, q_bias, v_bias, out,
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), sizes.scale * _LOG2_E, groups,
+        *q.stride()[:2], *k.stride()[:2], sizes.scale * _LOG2_E, groups,
         config=chosen, SPLITS=splits, TILE_K=tile, **sizes.constants,
     )  # fmt: skip
+
+
+@functools.lru_cache(256)
+def _fwd_default(tile: int, rows: int, block_d: int, element_size: int) -> Config:
+    if element_size > 2:
+        return Config({"BLOCK_Q": 16}, 8 if tile <= 128 else 16, 1)
+    return Config({"BLOCK_Q": min(rows, 64 if tile > 128 else 128)}, _warps(tile), 1)
 
 
 class _Inputs(NamedTuple):
@@ -180,11 +184,9 @@ def _warps(tile: int) -> int:
 
 @implements("region_attention_fwd")
 def region_attention_fwd(qkv: Tensor, q_bias: Tensor | None, v_bias: Tensor | None, num_heads: int) -> Tensor:
-    dim = qkv.shape[-1] // 3
-    out = qkv.new_empty((*qkv.shape[:-1], dim))
-    packed = rows_of(qkv)
-    q, k, v = packed.chunk(3, dim=-1)
-    _attention_fwd(q, k, v, contiguous(q_bias), contiguous(v_bias), out.view(*packed.shape[:2], dim), num_heads)
+    out = qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+    q, k, v = rows_of(qkv).chunk(3, dim=-1)
+    _attention_fwd(q, k, v, contiguous(q_bias), contiguous(v_bias), out, num_heads)
     return out
 
 
@@ -193,7 +195,7 @@ def region_attention_bwd(
     dout: Tensor, qkv: Tensor, q_bias: Tensor | None, num_heads: int, bias_gradients: bool
 ) -> tuple[Tensor, Tensor]:
     packed = rows_of(qkv)
-    dqkv = packed.new_empty(packed.shape)
+    dqkv = unwritten(packed)
     (q, k, v), (dq, dk, dv) = packed.chunk(3, dim=-1), dqkv.chunk(3, dim=-1)
     inputs = _Inputs(q, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)
@@ -202,10 +204,9 @@ def region_attention_bwd(
 
 @implements("cross_attention_fwd")
 def cross_attention_fwd(q: Tensor, kv: Tensor, q_bias: Tensor | None, v_bias: Tensor | None, num_heads: int) -> Tensor:
-    out = q.new_empty(q.shape)
-    rows = rows_of(q)
+    out = unwritten(q)
     k, v = rows_of(kv).chunk(2, dim=-1)
-    _attention_fwd(rows, k, v, contiguous(q_bias), contiguous(v_bias), out.view(rows.shape), num_heads)
+    _attention_fwd(rows_of(q), k, v, contiguous(q_bias), contiguous(v_bias), out, num_heads)
     return out
 
 
@@ -214,7 +215,7 @@ def cross_attention_bwd(
     dout: Tensor, q: Tensor, kv: Tensor, q_bias: Tensor | None, num_heads: int, bias_gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, packed = rows_of(q), rows_of(kv)
-    dq, dkv = rows.new_empty(rows.shape), packed.new_empty(packed.shape)
+    dq, dkv = unwritten(rows), unwritten(packed)
     (k, v), (dk, dv) = packed.chunk(2, dim=-1), dkv.chunk(2, dim=-1)
     inputs = _Inputs(rows, k, v, contiguous(q_bias), rows_of(dout))
     dbias = _attention_bwd(inputs, (dq, dk, dv), num_heads, bias_gradients)

@@ -71,7 +71,9 @@ def _cast(x: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 
 
 def remember(ctx: Any, eps: float, *inputs: Tensor | None) -> None:
-    """Keep what `gradient_dtypes` and `gradients` need besides tensors."""
+    """Keep what `gradient_dtypes` and `gradients` need besides tensors, where any input has a gradient."""
+    if not any(ctx.needs_input_grad):
+        return
     ctx.eps = eps
     ctx.dtypes = tuple(None if x is None else x.dtype for x in inputs)
     # Zeros in place of a gradient that is not there would be read like any other. Dynamo knows no other way.

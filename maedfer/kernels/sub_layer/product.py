@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maedfer.kernels._launch import accumulator, contiguous, dot_precision, launch
-from maedfer.kernels._operators import implements
+from maedfer.kernels._operators import implements, unwritten
 from maedfer.kernels._product_tiles import aligned_rows, described, product_config, tiles
 from maedfer.kernels._products import as_rows
 from maedfer.kernels.sub_layer.product_kernels import linear_residual_fwd_kernel
@@ -28,7 +28,7 @@ def linear_residual_fwd(
     x: Tensor, weight: Tensor, bias: Tensor | None, keep: Tensor | None, residual: Tensor
 ) -> Tensor:
     rows, (dim, width) = x.shape[:-1].numel(), weight.shape
-    z = residual.new_empty(residual.shape, dtype=torch.promote_types(residual.dtype, x.dtype))
+    z = unwritten(residual, torch.promote_types(residual.dtype, x.dtype))
     chosen = product_config("linear_residual_fwd", x, dim)
     block_m, block_n, block_k = (chosen.tiles[f"BLOCK_{letter}"] for letter in "MNK")
     if rows:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maedfer.kernels._configs import Config, config
 from maedfer.kernels._launch import accumulator, contiguous, launch, power_of_two, rows_of
-from maedfer.kernels._operators import implements
+from maedfer.kernels._operators import implements, unwritten
 from maedfer.kernels.sub_layer.gelu_kernels import bias_gelu_bwd_kernel, bias_gelu_fwd_kernel
 from maedfer.kernels.sub_layer.layer_norm_kernels import layer_norm_bwd_kernel, layer_norm_fwd_kernel
 
@@ -84,7 +84,7 @@ def rows_a_factor(num_rows: int, keep: Tensor | None) -> int:
 
 @implements("layer_norm_fwd")
 def layer_norm_fwd(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    n = x.new_empty(x.shape, dtype=dtype)
+    n = unwritten(x, dtype)
     _forward(x, None, None, None, weight, bias, None, None, n, eps, 1)
     return n
 
@@ -94,14 +94,14 @@ def layer_norm_representative_fwd(
     z: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     s = z.new_empty((*z.shape[:-2], z.shape[-1]))
-    n = s.new_empty(s.shape, dtype=dtype)
+    n = unwritten(s, dtype)
     _forward(z[..., 0, :], None, None, None, weight, bias, None, s, n, eps, 1)
     return s, n
 
 
 @implements("residual_add_fwd")
 def residual_add_fwd(residual: Tensor, branch: Tensor, branch_bias: Tensor | None, keep: Tensor | None) -> Tensor:
-    z = residual.new_empty(residual.shape, dtype=torch.promote_types(residual.dtype, branch.dtype))
+    z = unwritten(residual, torch.promote_types(residual.dtype, branch.dtype))
     _forward(residual, branch, branch_bias, keep, None, None, z, None, None, 0.0, 1)
     return z
 
@@ -117,8 +117,8 @@ def residual_layer_norm_fwd(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    z = residual.new_empty(residual.shape, dtype=torch.promote_types(residual.dtype, branch.dtype))
-    n = residual.new_empty(residual.shape, dtype=dtype)
+    z = unwritten(residual, torch.promote_types(residual.dtype, branch.dtype))
+    n = unwritten(residual, dtype)
     _forward(residual, branch, branch_bias, keep, weight, bias, z, None, n, eps, 1)
     return z, n
 
@@ -134,9 +134,9 @@ def residual_layer_norm_representative_fwd(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    z = residual.new_empty(residual.shape, dtype=torch.promote_types(residual.dtype, branch.dtype))
+    z = unwritten(residual, torch.promote_types(residual.dtype, branch.dtype))
     s = z.new_empty((*z.shape[:-2], z.shape[-1]))
-    n = s.new_empty(s.shape, dtype=dtype)
+    n = unwritten(s, dtype)
     _forward(residual, branch, branch_bias, keep, weight, bias, z, s, n, eps, z.shape[-2])
     return z, s, n
 
@@ -201,7 +201,7 @@ def bias_gelu_fwd(x: Tensor, bias: Tensor | None) -> Tensor:
     dim = x.shape[-1]
     chosen = config("bias_gelu_fwd", (power_of_two(dim), x.element_size()), _gelu_default(dim), x.device)
     row_tiles, column_tiles = _gelu_tiles(x, chosen)
-    out, rows = x.new_empty(x.shape), rows_of(x)
+    out, rows = unwritten(x), rows_of(x)
     launch(
         bias_gelu_fwd_kernel,
         (row_tiles * column_tiles,),
