@@ -223,7 +223,7 @@ def test_connections_are_given_back(server: Server, made: Made) -> None:
 
     RemoteStore(server.url).read("index.json")
     before = sockets()
-    for fault in (None, "half", 404, "slow"):
+    for fault in [*(3 * (None, "half", 404)), "slow"]:
         store = RemoteStore(server.url, seconds=0.2, tries=1)
         server.faults = [None, fault]
         store.read("index.json")
@@ -233,12 +233,12 @@ def test_connections_are_given_back(server: Server, made: Made) -> None:
             assert fault
         store.close()
     # The server's end of a connection is one of this process as well. Where closing takes long, fsspec leaves it to its
-    # loop, which must do something before it does that.
-    for _ in range(500):
-        if sockets() <= before:
+    # loop, which must do something before it does that; one of the ten may still be on its way.
+    for _ in range(200):
+        if sockets() <= before + 2:
             break
         fsspec.asyn.sync(fsspec.asyn.get_loop(), asyncio.sleep, 0.01)
-    assert sockets() <= before
+    assert sockets() <= before + 2
 
 
 def _is_open(number: str) -> bool:
