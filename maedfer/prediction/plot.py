@@ -347,7 +347,8 @@ def _subtitle(rows: Sequence[Row], scene: VideoCourse) -> str:
     window = float(np.mean([row.window.end - row.window.start for row in rows]))
     faces = "no face" if not count else "1 face" if count == 1 else f"{count} faces"
     windows = len({row.window.number for row in rows})
-    looked = f"windows of {window:.2f} s every {scene.hop:.3g} s"
+    # Times are those of frames, so that no window is as long as was asked for to the digit.
+    looked = f"windows of {round(window, 1):g} s every {scene.hop:.3g} s"
     if windows == 1:
         looked = f"1 window of {window:.2f} s"
     elif count and all(len(course.rows) == 1 for course in scene.courses):

@@ -71,7 +71,7 @@ def test_gaps_are_left_empty() -> None:
     corners = np.concatenate([area.get_paths()[0].vertices for area in stack.collections])
     # The last window in which it is has its middle at 7, and half a hop more is for it.
     assert corners[:, 0].max() == 7.5 and corners[:, 0].min() == 0
-    assert {"away", "no face", "Face 1", "Face 4", "0:30.0 · 4 faces · windows of 2.00 s every 1 s"} <= words_of(figure)
+    assert {"away", "no face", "Face 1", "Face 4", "0:30.0 · 4 faces · windows of 2 s every 1 s"} <= words_of(figure)
 
 
 @pytest.mark.parametrize(
