@@ -11,6 +11,7 @@ OLDEST := .venv-oldest
 # The longest first, so that workers end together.
 KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py tests/models/test_lgi_block.py \
 	tests/models/published/test_accelerate.py tests/models/test_drop_in_layers.py
+OLDEST_TESTS := tests/kernels/feed_forward tests/kernels/tubelets tests/kernels/sub_layer/test_product.py tests/kernels/interaction/test_fold.py
 STAMP := $(VENV)/.installed
 CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
@@ -49,8 +50,8 @@ test: lint ## lint, types and all tests that need no GPU
 
 test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton that are supported (.venv-oldest)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS)
-	@# Every kernel by itself: whole models and trainings by the interpreter take longest, and `make test` runs them.
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) tests/kernels
+	@# Of what the interpreter runs, kernels that use what has changed between versions: descriptors, reshaping, whole numbers.
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(OLDEST_TESTS)
 
 $(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)

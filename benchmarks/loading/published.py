@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+# decord brings libraries of its own: where they are loaded first, PyAV's encoders take theirs from them and fail.
+import av  # noqa: F401
 import decord
 import numpy as np
 import torch
