@@ -43,14 +43,15 @@ def pretrain_indices(n: int, frames: int, stride: int, generator: torch.Generato
     """Draw the frames of a pre-training sample: a random start, then every `stride`-th frame.
 
     The start is drawn so that frames * stride frames follow, where the clip has as many, and is 0 elsewhere; where
-    the next position would be past the end, the one before is held.
+    the next position would be past the last frame but one, the one before is held. The clip's last frame is never
+    taken but of a clip of one frame: the published loader, which counts frames from 1, stops short of it.
 
     Args and returns: as in `train_indices`.
     """
     _check(n, frames, stride)
     start = _draw(0, max(n - frames * stride, 0) + 1, generator)
-    # The last position on the grid start, start + stride, ... that is inside the clip.
-    last = start + (n - 1 - start) // stride * stride
+    # The last position on the grid start, start + stride, ... that is before the last frame.
+    last = start + max(n - 2 - start, 0) // stride * stride
     return np.minimum(start + stride * np.arange(frames, dtype=np.int64), last)
 
 

@@ -268,8 +268,11 @@ class MAEDFER(HoldsTables, PretrainedModel):
         return out
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that take no weight decay although they are neither biases nor one-dimensional."""
-        return {"encoder.positions", "encoder.representative_tokens", "mask_token"}
+        """Parameters that take no weight decay although they are neither biases nor one-dimensional.
+
+        Representative tokens take it here, as in the published pre-training, which spares them in fine-tuning only.
+        """
+        return {"encoder.positions", "mask_token"}
 
     def layer_index(self, name: str) -> int:
         """The layer of a parameter, as `LGIFormer.layer_index`; the decoder counts with the head."""

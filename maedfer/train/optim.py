@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maedfer.errors import InputError
+from maedfer.models import MAEDFER, LGIFormer
 from maedfer.train.config import OptimConfig, RunConfig
 
 
@@ -44,6 +45,21 @@ def parameter_groups(
     return list(groups.values())
 
 
+def groups_of(
+    model: LGIFormer | MAEDFER, cfg: RunConfig, no_decay: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
+    """Sort the parameters of a run's model, as `parameter_groups`.
+
+    Args:
+        model: what is trained.
+        cfg: the run.
+        no_decay: names that get no weight decay; what the model says where it is None.
+    """
+    exempt = model.no_weight_decay() if no_decay is None else no_decay
+    optim, depth = cfg.optim, cfg.clip_model.depth
+    return parameter_groups(model, optim.weight_decay, optim.layer_decay, model.layer_index, depth, exempt)
+
+
 def make_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
     """AdamW over `groups`, its learning rate to be set at every step with `set_lr`."""
     if not groups:
@@ -52,7 +68,10 @@ def make_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: to
 
 
 class Schedule:
-    """Learning rate by step: linear from 0 to the peak, then a cosine to the minimum.
+    """Learning rate by step: linear from 0 to the peak, then a cosine to the minimum, as published.
+
+    The last step of the warm-up has the peak, and the first after it has it again. The cosine gets to the minimum one
+    step after the last.
 
     Args:
         config: `lr` and `min_lr` are scaled by global_batch / lr_batch.
@@ -81,7 +100,7 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The learning rate of optimiser step `step`, counted from 0."""
         if step < self.warmup:
-            return self.peak * step / self.warmup
+            return self.peak * step / max(1, self.warmup - 1)
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
         return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -37,8 +37,9 @@ from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
-from maedfer.train.optim import Ema, make_optimizer, parameter_groups, run_schedule, set_lr
+from maedfer.train.optim import Ema, groups_of, make_optimizer, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
+from maedfer.train.rules import RULES, changed_rules, in_present_groups
 from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips, identity, sizes
 from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.weights import brief
@@ -91,15 +92,7 @@ class Trainer:
         self.skipped = 0
         self.meter = Meter()
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
-        groups = parameter_groups(
-            model,
-            cfg.optim.weight_decay,
-            cfg.optim.layer_decay,
-            model.layer_index,
-            cfg.clip_model.depth,
-            model.no_weight_decay(),
-        )
-        self.optimizer = make_optimizer(groups, cfg.optim, runtime.device)
+        self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
         self.low_weights = runtime.low_weights(model)
@@ -327,6 +320,7 @@ class Trainer:
                 "notes": self.notes,
                 "precision": self.runtime.precision,
                 "global_batch": self.schedule.global_batch,
+                "rules": RULES,
             }
         self.runtime.on_main(lambda: self._write(name, state))
 
@@ -355,6 +349,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["ema"])
+        state["optimizer"] = in_present_groups(state, self.cfg, self.model, self.optimizer)
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.runtime.device.type == "cuda"
         self.optimizer.load_state_dict(state["optimizer"])
@@ -375,6 +370,7 @@ class Trainer:
         position = self.position
         best = (self.cfg.eval.select, position.best_epoch if position.best is not None else 0)
         notes = changed_lists(state["lists"], self.lists, position.epoch, best)
+        notes += changed_rules(state, self.cfg, self.schedule, position.step)
         before, here = state.get("precision", self.runtime.precision), self.runtime.precision
         if before != here:
             notes.append(

@@ -59,11 +59,14 @@ def test_train_stride_one() -> None:
     [
         (1, 4, [0] * 16),
         (4, 4, [0] * 16),
-        (5, 4, [0] + [4] * 15),
+        # Position 4 would be the last frame, which is left out.
+        (5, 4, [0] * 16),
+        (6, 4, [0] + [4] * 15),
         (10, 4, [0, 4] + [8] * 14),
-        (61, 4, list(range(0, 61, 4))),
+        (61, 4, [*range(0, 57, 4), 56]),
+        (62, 4, list(range(0, 61, 4))),
         (64, 4, list(range(0, 61, 4))),
-        (9, 1, [0, 1, 2, 3, 4, 5, 6, 7] + [8] * 8),
+        (9, 1, [0, 1, 2, 3, 4, 5, 6] + [7] * 9),
     ],
 )
 def test_pretrain_of_short_clips(n: int, stride: int, expected: list[int]) -> None:
@@ -77,6 +80,20 @@ def test_pretrain_draws_every_start_that_leaves_a_whole_sample() -> None:
         assert (np.diff(positions) == 4).all()
         seen.add(int(positions[0]))
     assert seen == set(range(7))
+
+
+@pytest.mark.parametrize(("frames", "stride"), [(16, 4), (4, 3), (16, 1)])
+def test_pretrain_holds_frames_as_the_published_loader_counts_them(frames: int, stride: int) -> None:
+    for n in range(1, 2 * frames * stride):
+        for seed in range(3):
+            positions = pretrain_indices(n, frames, stride, generator(seed))
+            # Frames are counted from 1, and a step is taken where the frame after it is inside of the clip still.
+            number, expected = int(positions[0]) + 1, []
+            for _ in range(frames):
+                expected.append(number - 1)
+                if number + stride < n:
+                    number += stride
+            assert positions.tolist() == expected
 
 
 @pytest.mark.parametrize(

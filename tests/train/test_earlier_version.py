@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from maedfer.data import dataset
 from maedfer.data.augment import draws, transforms
 from maedfer.models import MAEDFER, LGIFormer, from_pretrained, load
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
@@ -29,8 +31,12 @@ def equal_to_rounding(found, expected):
 
 
 @pytest.fixture
-def earlier_noise(monkeypatch):
-    """Noise of erased boxes as that version had it, drawn from torch's generator: all that has changed since."""
+def earlier_rules(monkeypatch):
+    """All that has changed since, as that version had it.
+
+    Noise of erased boxes was drawn from torch's generator; a pre-training sample could hold its clip's last frame, and
+    representative tokens took no weight decay there.
+    """
     states, draw = [], draws.draw_erased_box
 
     def draw_box(height, width):
@@ -47,13 +53,22 @@ def earlier_noise(monkeypatch):
         frames[..., top : top + rows, left : left + columns] = noise.round_().clamp_(0, 255).to(torch.uint8)
         return frames
 
+    def pretrain_indices(n, frames, stride, generator):
+        start = int(torch.randint(max(n - frames * stride, 0) + 1, (), generator=generator))
+        return np.minimum(start + stride * np.arange(frames), start + (n - 1 - start) // stride * stride)
+
+    def no_weight_decay(model):
+        return {"encoder.positions", "encoder.representative_tokens", "mask_token"}
+
+    monkeypatch.setattr(dataset, "pretrain_indices", pretrain_indices)
+    monkeypatch.setattr(MAEDFER, "no_weight_decay", no_weight_decay)
     monkeypatch.setattr(draws, "draw_erased_box", draw_box)
     monkeypatch.setattr(transforms, "erase_box", erase_box)
 
 
-@pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path, earlier_noise):
-    output = tmp_path / "run"
+def go_on(task, data, folder):
+    """Let the run that was interrupted go on in a folder, and return where it ended."""
+    output = folder / "run"
     shutil.copytree(ASSETS / f"run_{task}", output)
     changes = [f"output={output}", f"data.train={data / 'train.csv'}"]
     if task == "finetune":
@@ -61,9 +76,23 @@ def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path, earli
     cfg = load_config(task, output / "config.yaml", changes)
     result = {"pretrain": run_pretrain, "finetune": run_finetune}[task](cfg)
     assert result.steps == 6
+    return output
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_interrupted_run_goes_on_to_the_same_weights(task, data, tmp_path, earlier_rules):
+    output = go_on(task, data, tmp_path)
     steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines() if '"lr"' in line]
     assert steps == [4, 5, 6]
     equal_to_rounding(load_file(output / "model/model.safetensors"), load_file(output / "whole/model.safetensors"))
+
+
+def test_interrupted_run_goes_on_under_the_rules_of_now_and_says_so(data, tmp_path, capsys):
+    output = go_on("pretrain", data, tmp_path)
+    assert "from step 4 on, samples of clips hold the frame before" in capsys.readouterr().out
+    found, earlier = (load_file(output / name / "model.safetensors") for name in ("model", "whole"))
+    change = max(float((found[name] - earlier[name]).abs().max()) for name in earlier)
+    assert 1e-4 < change < 0.1
 
 
 def test_saved_classifier_gives_the_same_logits():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maedfer.errors import InputError
-from maedfer.models import LGIFormer, build_model
+from maedfer.models import MAEDFER, LGIFormer, build_model
 from maedfer.train.config import OptimConfig
 from maedfer.train.optim import Ema, Schedule, leave_out_unused, make_optimizer, parameter_groups, set_lr
 from tests.helpers import small, small_mae
@@ -33,7 +33,10 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay():
         model, table = groups_of(config)
         assert set(table) == {name for name, _ in model.named_parameters()}
         for name, parameter in model.named_parameters():
-            tokens = name.endswith(("representative_tokens", "mask_token", "positions"))
+            # The published code spares representative tokens in fine-tuning only.
+            tokens = name.endswith(
+                ("mask_token" if isinstance(model, MAEDFER) else "representative_tokens", "positions")
+            )
             assert (table[name][0] == 0.0) == (parameter.ndim <= 1 or tokens), name
 
 
@@ -51,12 +54,19 @@ def test_schedule_is_linear_then_cosine_per_step():
     schedule = Schedule(OptimConfig(lr=1e-3, min_lr=1e-5, lr_batch=0, warmup_epochs=2, epochs=10), 96, 5)
     assert (schedule.total, schedule.warmup) == (50, 10)
     assert schedule(0) == 0.0
-    assert schedule(5) == pytest.approx(0.5e-3)
-    assert schedule(10) == pytest.approx(1e-3)
+    assert schedule(3) == pytest.approx(1e-3 / 3)
+    # The last step of the warm-up has the peak, and so has the first one after it.
+    assert schedule(9) == schedule(10) == pytest.approx(1e-3)
     assert schedule(30) == pytest.approx((1e-3 + 1e-5) / 2)
     assert schedule(50) == pytest.approx(1e-5)
     rates = [schedule(step) for step in range(10, 51)]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("steps", "first"), [(0, [1.0]), (1, [0.0, 1.0]), (2, [0.0, 1.0, 1.0])])
+def test_short_warm_ups(steps, first):
+    schedule = Schedule(OptimConfig(lr=1.0, min_lr=0.0, lr_batch=0, warmup_epochs=steps, epochs=10), 1, 1)
+    assert [schedule(step) for step in range(len(first))] == first
 
 
 def test_rates_grow_with_the_global_batch():
