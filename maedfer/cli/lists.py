@@ -37,14 +37,14 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the lists and say what is in them."""
-    from maedfer.data.protocols import compare_counts, find_protocol, write_folds
+    from maedfer.data.protocols import compare_counts, find_protocol, paths_of, write_folds
 
     protocol = find_protocol(args.dataset)
     root, out = Path(args.root), Path(args.out)
     told: list[str] = []
     folds = protocol.folds_in(root, told.append)
-    folders = write_folds(folds, protocol.classes, out)
-    clips = {path for fold in folds for rows in fold for path, _ in rows}
+    clips = paths_of(folds)
+    folders = write_folds(folds, protocol.classes, out, protocol.subjects_of(clips))
     print(f"{protocol.title}: {_count(len(clips), 'clip')} of {len(protocol.classes)} classes, lists in {out}")
     for folder, fold in zip(folders, folds, strict=True):
         print(f"  {folder.name}: {len(fold.train):,} clips for training, {len(fold.test):,} for test")

@@ -12,14 +12,16 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maedfer._files import atomic_path
 from maedfer._values import expand_home, is_address
-from maedfer.data.columns import LABELS, PATHS, read_columns
+from maedfer.data.column_names import LABELS, PATHS
+from maedfer.data.columns import read_columns
 from maedfer.data.labels import LabelReader
+from maedfer.data.subjects import SubjectPattern
 from maedfer.errors import InputError
 
 # What videos are called, in the order of preference where a recording is there in several.
@@ -42,6 +44,7 @@ class Clip:
         name: the path as the file gives it.
         source: the annotation file.
         digest: of its pictures, for a clip of a shard: its path is then no file.
+        subject: who is in it; "" where that is not known.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class Clip:
     name: str
     source: str = ""
     digest: str = ""
+    subject: str = ""
 
     @property
     def where(self) -> str:
@@ -65,6 +69,7 @@ def read_annotations(
     label_offset: int = 0,
     frame_counts: bool | None = None,
     classes: Sequence[str] = (),
+    subject: str = "",
 ) -> list[Clip]:
     """Read an annotation file; docs/data.md tells what is understood.
 
@@ -76,15 +81,19 @@ def read_annotations(
         label_offset: the first class's number in the file (1 in DFEW); clips have labels from 0.
         frame_counts: whether lines without a header have a number of frames before the label; None = find out.
         classes: names of the classes in label order; labels may be these names.
+        subject: pattern that finds who is in a clip in its name, see `SubjectPattern`; "" = what a column of the list
+            says, such as `subject`.
 
     Raises:
         InputError: file missing or without clips, lines that may mean two things, line without label, label that is no
-            whole number, no name or out of range, one clip with two labels, or an address in place of a path.
+            whole number, no name or out of range, one clip with two labels, an address in place of a path, or a name
+            that the pattern is not found in.
     """
     file = Path(expand_home(str(file)))
     base = Path(expand_home(str(root))) if root else file.parent
     reader = LabelReader(classes, num_classes, labelled, label_offset)
-    lines, names, texts = read_columns(file, base, reader, frame_counts)
+    find_subject = SubjectPattern(subject) if subject else None
+    lines, names, texts, people = read_columns(file, base, reader, frame_counts)
     known: dict[str, int | None] = {}
     if texts is not None:
         try:
@@ -101,7 +110,8 @@ def read_annotations(
                 text = texts[index]
                 label = known[text] if text in known else known.setdefault(text, reader.read(text))
             odd = ":" in name or name[0] == "~" or "\\" in name
-            clips.append(Clip(_odd_path(base, name) if odd else base / name, label, line, name, source))
+            who = find_subject(name) if find_subject is not None else people[index] if people is not None else ""
+            clips.append(Clip(_odd_path(base, name) if odd else base / name, label, line, name, source, subject=who))
         except InputError as error:
             header = texts is not None and (texts[index].lower() in LABELS or (index == 0 and texts[0].isalpha()))
             hint = "; is it a header? One is known by columns 'path' and 'label', in the first line" if header else ""
@@ -111,26 +121,45 @@ def read_annotations(
     return clips
 
 
-def write_annotations(file: str | Path, rows: Iterable[tuple[str, int | None]]) -> None:
+def write_annotations(
+    file: str | Path, rows: Iterable[tuple[str, int | None]], subjects: Mapping[str, str] | None = None
+) -> None:
     """Write a list that reads back as it is, making its folder if need be.
 
     The lines are `path label`, or only the path where the label is None; where a path has spaces, ends in digits alone
-    or could be taken for something else, the list is a table `path,label` with quotes and a header.
+    or could be taken for something else, the list is a table `path,label` with quotes and a header. So it is where
+    somebody's subject is known: `path,label,subject`.
+
+    Args:
+        file: to be written.
+        rows: paths and labels.
+        subjects: who is in a clip, by its path; those of other paths are not known.
 
     Raises:
-        InputError: a path that no line can hold: an empty one, or one with line breaks or control characters.
+        InputError: a path that no line can hold: an empty one, or one with line breaks or control characters; or a
+            subject of that kind.
     """
     file, rows = Path(file), list(rows)
     for path, _ in rows:
         if not in_lists(path):
             raise InputError(f"{file}: path {path!r} cannot be in a list: empty, or with a line break or the like")
-    plain = all(_PLAIN.fullmatch(path) and (label is not None or path.lower() not in PATHS) for path, label in rows)
+    who = [(subjects or {}).get(path, "") for path, _ in rows]
+    for name in who:
+        if name and not in_lists(name):
+            raise InputError(f"{file}: subject {name!r} cannot be in a list: it has a line break or the like")
+    plain = not any(who) and all(
+        _PLAIN.fullmatch(path) and (label is not None or path.lower() not in PATHS) for path, label in rows
+    )
     if plain and len({label is None for _, label in rows}) < 2:
         text = "".join(path + "\n" if label is None else f"{path} {label}\n" for path, label in rows)
     else:
         table = io.StringIO()
         writer = csv.writer(table, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerows([("path", "label"), *((path, "" if label is None else label) for path, label in rows)])
+        table_rows = [
+            (path, "" if label is None else label, name) for (path, label), name in zip(rows, who, strict=True)
+        ]
+        columns = 3 if any(who) else 2
+        writer.writerows(row[:columns] for row in [("path", "label", "subject"), *table_rows])
         text = table.getvalue()
     file.parent.mkdir(parents=True, exist_ok=True)
     # Names that are not UTF-8 keep their bytes.

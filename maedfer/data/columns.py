@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maedfer.data.column_names import KNOWN, LABELS, PATHS, PIECES, SPLITS, SUBJECTS
 from maedfer.data.labels import LabelReader
 from maedfer.data.list_text import (
     UnclosedQuoteError,
@@ -24,21 +25,6 @@ from maedfer.data.list_text import (
 )
 from maedfer.errors import InputError
 
-# Names of columns, the best first: of `id,name,path` the last one is the path.
-PATHS = (
-    "path", "video_path", "clip_path", "file_path", "filepath", "frames_path", "frame_path", "relative_path",
-    "filename", "file_name", "file", "video_file", "video_name", "videoname", "video", "clip_name", "clip", "frame_dir",
-    "rel_path", "folder", "dir", "clip_id", "video_id", "sample", "name", "id",
-)  # fmt: skip
-LABELS = (
-    "label", "labels", "label_id", "label_index", "class_id", "class_index", "class_label", "class", "class_name",
-    "label_name", "emotion_id", "emotion_label", "emotion", "expression", "target", "category",
-)  # fmt: skip
-FRAMES = ("frames", "num_frames", "total_frames", "n_frames", "nframes", "frame_count")
-SPLITS = ("split", "subset", "partition", "usage", "set", "part", "fold")
-PIECES = ("start", "end", "start_time", "end_time", "start_frame", "end_frame")
-_OTHERS = ("", "index", "unnamed:_0", "subject", "actor", "speaker", "fps", "duration", *FRAMES, *SPLITS, *PIECES)
-_KNOWN = {*PATHS, *LABELS, *_OTHERS}
 _DELIMITERS = "\t;,"
 # Lines that are looked for on disk, evenly spread.
 _SAMPLE = 64
@@ -55,11 +41,13 @@ class Columns(NamedTuple):
         lines: number of the line of each clip, from 1.
         names: its path as the list has it.
         labels: its label as the list has it; None where the list has no labels.
+        subjects: who is in it, "" where that is not known; None where the list has no column of it.
     """
 
     lines: Sequence[int]
     names: list[str]
     labels: list[str] | None
+    subjects: list[str] | None = None
 
 
 class Reading(NamedTuple):
@@ -69,11 +57,13 @@ class Reading(NamedTuple):
         words: the form of its lines.
         cut: gives the names and the labels of some lines, given by position.
         labelled: whether it finds labels.
+        subjects: who is in the clip of every line, where a column says it.
     """
 
     words: str
     cut: Callable[[Sequence[int]], tuple[list[str], list[str]]]
     labelled: bool = True
+    subjects: list[str] | None = None
 
 
 def read_columns(file: Path, base: Path, labels: LabelReader, frame_counts: bool | None = None) -> Columns:
@@ -130,7 +120,7 @@ class _List:
             raise self._error(
                 error.args[0], "quotes must enclose a whole field, on one line; write quotes of a name twice"
             ) from None
-        return Columns(self.numbers, names, labels if reading.labelled else None)
+        return Columns(self.numbers, names, labels if reading.labelled else None, reading.subjects)
 
     def _error(self, position: int, sentence: str) -> InputError:
         return InputError(f"{self.file}:{self.numbers[position]}: {sentence}")
@@ -171,7 +161,7 @@ class _List:
         label = any(name in LABELS for name in names)
         if not path and not label:
             return False
-        if path and all(name in _KNOWN for name in names):
+        if path and all(name in KNOWN for name in names):
             return label or not self._is_clip()
         if len(names) == 1:
             return False
@@ -196,7 +186,7 @@ class _List:
 
     def _by_header(self, names: list[str], delimiter: str) -> Reading:
         path, label = _first(names, PATHS), _first(names, LABELS)
-        unknown = [place for place, name in enumerate(names) if name not in _KNOWN]
+        unknown = [place for place, name in enumerate(names) if name not in KNOWN]
         if path is None:
             path = unknown[0] if len(unknown) == 1 else None
         elif label is None and len(names) == 2 and len(unknown) == 1:
@@ -225,7 +215,11 @@ class _List:
             chosen = [rows[position] for position in positions]
             return [row[cut_path] for row in chosen], [] if cut_label is None else [row[cut_label] for row in chosen]
 
-        return Reading(_shown(names, delimiter), cut, label is not None)
+        subject, subjects = _first(names, SUBJECTS), None
+        if subject is not None:
+            texts = [row[subject].strip() for row in rows]
+            subjects = ["" if self.labels.is_nothing(text) else text for text in texts]
+        return Reading(_shown(names, delimiter), cut, label is not None, subjects)
 
     def _rows(self, names: list[str], delimiter: str, path: int) -> list[list[str]]:
         """The fields of all lines below a header."""

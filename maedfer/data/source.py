@@ -106,6 +106,7 @@ class ClipTable(ClipSource):
     def __init__(self, clips: Iterable[Clip]) -> None:
         text, ends, numbers = bytearray(), [0], []
         sources: dict[str, int] = {}
+        people: dict[str, int] = {}
         for clip in clips:
             if clip.digest:
                 raise InputError(f"{clip.where}: clips of shards cannot be put into a list: take them all, as they are")
@@ -116,22 +117,24 @@ class ClipTable(ClipSource):
                 text += part.encode("utf-8", "surrogateescape")
                 ends.append(len(text))
             source = sources.setdefault(clip.source, len(sources))
-            numbers.append((-1 if clip.label is None else clip.label, clip.line, source, tail))
+            who = people.setdefault(clip.subject, len(people))
+            numbers.append((-1 if clip.label is None else clip.label, clip.line, source, tail, who))
         self._text = np.frombuffer(bytes(text), np.uint8)
         self._ends = np.array(ends, np.int64)
-        self._numbers = np.array(numbers, np.int32).reshape(-1, 4)
-        self._sources = list(sources)
+        self._numbers = np.array(numbers, np.int32).reshape(-1, 5)
+        self._sources, self._people = list(sources), list(people)
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def _clip(self, index: int) -> Clip:
-        label, line, source, tail = self._numbers[index].tolist()
+        label, line, source, tail, who = self._numbers[index].tolist()
         start, middle, end = self._ends[2 * index : 2 * index + 3].tolist()
         before = self._text[start:middle].tobytes().decode("utf-8", "surrogateescape")
         name = self._text[middle:end].tobytes().decode("utf-8", "surrogateescape")
         path = Path(before + name if tail else before)
-        return Clip(path, None if label < 0 else label, line, name, self._sources[source])
+        label = None if label < 0 else label
+        return Clip(path, label, line, name, self._sources[source], subject=self._people[who])
 
     @property
     def labels(self) -> np.ndarray:

@@ -16,6 +16,8 @@ from maedfer.evaluation.metrics import confusion_matrix, scores
 
 # Beside pred.csv, the clips of the list that are not in it; absent where there are none.
 SKIPPED_FILE = "skipped.csv"
+# The column of pred.csv that says who is in a clip, where that is known.
+SUBJECT = "subject"
 
 
 class Skipped(NamedTuple):
@@ -38,6 +40,7 @@ class Predictions:
         features: float32 [n, C], where they were asked for.
         skipped: clips of the list that could not be read, and are in none of the above.
         logits: float32 [n, views, classes], where they were asked for.
+        subjects: who is in each clip, n of them, "" where that is not known; none where it is of no clip.
     """
 
     names: list[str]
@@ -47,6 +50,7 @@ class Predictions:
     features: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()
     logits: np.ndarray | None = None
+    subjects: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> np.ndarray:
@@ -80,16 +84,22 @@ class Predictions:
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write pred.csv: name, label, prediction, and a probability column `p_<class>` for each class.
 
+    Where it is known who is in clips, a column `subject` comes before the probabilities.
+
     Clips that were skipped are written to skipped.csv beside it: name, label, reason.
     """
-    head = ["name", "label", "prediction", *(f"p_{name}" for name in predictions.classes)]
-    rows = zip(predictions.names, predictions.labels, predictions.predicted, predictions.probabilities, strict=True)
+    who: list[list[str]] = [[name] for name in predictions.subjects] or [[]] * len(predictions.names)
+    told = [SUBJECT] if predictions.subjects else []
+    head = ["name", "label", "prediction", *told, *(f"p_{name}" for name in predictions.classes)]
+    rows = zip(
+        predictions.names, predictions.labels, predictions.predicted, who, predictions.probabilities, strict=True
+    )
     write_table(
         path,
         head,
         (
-            [name, int(label), int(predicted), *(f"{value:.7g}" for value in probabilities)]
-            for name, label, predicted, probabilities in rows
+            [name, int(label), int(predicted), *subject, *(f"{value:.7g}" for value in probabilities)]
+            for name, label, predicted, subject, probabilities in rows
         ),
     )
     write_skipped(Path(path).with_name(SKIPPED_FILE), predictions.skipped)
@@ -122,34 +132,38 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     rows = _read_table(path)
     head = next(rows, (1, []))[1]
-    if head[:3] != ["name", "label", "prediction"] or any(not name.startswith("p_") for name in head[3:]):
+    first = 4 if head[3:4] == [SUBJECT] else 3
+    if head[:3] != ["name", "label", "prediction"] or any(not name.startswith("p_") for name in head[first:]):
         raise InputError(f"{str(path)!r} is not a pred.csv: its first line is {','.join(head)!r}")
-    count = len(head) - 3
+    count = len(head) - first
     names: list[str] = []
+    subjects: list[str] = []
     labels: list[int] = []
     probabilities: list[list[float]] = []
     for line, row in rows:
         try:
-            label, values = int(row[1]), [float(value) for value in row[3:]]
+            label, values = int(row[1]), [float(value) for value in row[first:]]
         except (ValueError, IndexError):
             label, values = -1, []
         if len(values) != count or not 0 <= label < count:
             raise InputError(f"{str(path)!r} line {line}: not a name, a label, a prediction and {count} numbers")
         if not all(0 <= value <= 1 for value in values):
-            wrong = next(text for text, value in zip(row[3:], values, strict=True) if not 0 <= value <= 1)
+            wrong = next(text for text, value in zip(row[first:], values, strict=True) if not 0 <= value <= 1)
             raise InputError(
                 f"{str(path)!r} line {line}: {wrong} is no probability, the scores of {row[0]!r} are worth nothing: "
                 "evaluate the run anew"
             )
         names.append(row[0])
+        subjects += row[3:first]
         labels.append(label)
         probabilities.append(values)
     return Predictions(
         names,
         np.asarray(labels, np.int64),
         np.asarray(probabilities, np.float32).reshape(len(names), count),
-        tuple(name[2:] for name in head[3:]),
+        tuple(name[2:] for name in head[first:]),
         skipped=_read_skipped(Path(path).with_name(SKIPPED_FILE)),
+        subjects=tuple(subjects),
     )
 
 
@@ -210,5 +224,8 @@ def pool(parts: Sequence[Predictions]) -> tuple[Predictions, list[str]]:
         np.concatenate([part.probabilities for part in parts]),
         parts[0].classes,
         skipped=tuple(clip for part in parts for clip in part.skipped),
+        subjects=tuple(name for part in parts for name in part.subjects or [""] * len(part.names))
+        if any(part.subjects for part in parts)
+        else (),
     )
     return pooled, notes

@@ -57,6 +57,7 @@ def predict(
     names: Sequence[str],
     labels: Sequence[int],
     classes: Sequence[str],
+    subjects: Sequence[str] = (),
     views: int = 1,
     features: bool = False,
     logits: bool = False,
@@ -74,6 +75,7 @@ def predict(
             where it is there, says of clips that could not be read what is wrong, by number.
         names, labels: of all clips.
         classes: names, in label order.
+        subjects: who is in each clip, "" where that is not known; empty = it is of none.
         views: of each clip.
         features: also return pooled features.
         logits: also return the logits of every view.
@@ -116,6 +118,7 @@ def predict(
         features=stacked(1) if features else None,
         skipped=tuple(Skipped(names[index], int(labels[index]), broken[index]) for index in sorted(broken)),
         logits=stacked(2) if logits else None,
+        subjects=tuple(subjects[index] for index in kept) if any(subjects) else (),
     )
 
 

@@ -299,14 +299,15 @@ def _write_lists(
     written = []
     # One that is given twice is written once.
     for name, file in dict(zip(list_names(lists), lists, strict=True)).items():
-        rows = [
-            (face.file, clip.label)
+        found = [
+            (face.file, clip)
             for clip in read_annotations(file, root, classes=classes, labelled=False)
             if (entry := entries.get(clip_key(clip.path))) is not None
             for face in entry.faces
         ]
-        if rows:
-            write_annotations(out / name, rows)
+        if found:
+            rows = [(crop, clip.label) for crop, clip in found]
+            write_annotations(out / name, rows, {crop: clip.subject for crop, clip in found})
             written.append(out / name)
     return written
 

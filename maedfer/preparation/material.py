@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +27,7 @@ class Material:
             clips have no labels.
         validation: a part that is given beside the fold.
         unlabelled: paths of the clips where they have no labels.
+        subjects: who is in a clip, by its path, as far as it is known.
         found: sentences on what is there.
         mind: sentences on what is not as it should be, and what to do.
         published: number of clips, as published; None of one's own.
@@ -42,6 +43,7 @@ class Material:
     folds: Sequence[Fold] = ()
     validation: Sequence[tuple[str, int]] = ()
     unlabelled: Sequence[str] = ()
+    subjects: Mapping[str, str] = field(default_factory=dict)
     found: Sequence[str] = ()
     mind: Sequence[str] = ()
     published: int | None = None

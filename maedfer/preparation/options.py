@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from maedfer.data.subjects import SubjectPattern
 from maedfer.errors import InputError
 from maedfer.setting import check_range, documented, setting
 
@@ -59,7 +59,4 @@ class PrepareOptions:
         if self.size % 2:
             raise InputError(f"size must be even, as pictures of mp4 files are; got {self.size}")
         if self.subject is not None:
-            try:
-                re.compile(self.subject)
-            except re.error as error:
-                raise InputError(f"subject {self.subject!r} is no pattern: {error}") from None
+            SubjectPattern(self.subject, "subject")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from maedfer._progress import counted
@@ -15,6 +15,7 @@ from maedfer.data.inputs import find_inputs
 from maedfer.data.labels import LabelReader
 from maedfer.data.list_text import column_name, read_fields
 from maedfer.data.protocols import Fold
+from maedfer.data.subjects import SubjectPattern
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, some
 from maedfer.preparation.material import Material
@@ -55,9 +56,10 @@ def find_folder(root: Path, options: PrepareOptions) -> Material:
         )
     names, rows = _by_class(root, folders, mind)
     classes = _class_names(names, options)
-    folds = _divide(rows, None, options, mind, classes)
+    who = _by_pattern(rows, options)
+    folds = _divide(rows, who, options, mind, classes)
     layout = f"{counted(len(rows), 'clip')} of {len(classes)} classes, a folder each, in {shown(root)}"
-    return _material("folder", layout, classes=classes, folds=folds, mind=mind)
+    return _material("folder", layout, classes=classes, folds=folds, subjects=_subjects(rows, who), mind=mind)
 
 
 _ROLES = {"train": _TRAIN, "val": _VALIDATION, "test": _TEST}
@@ -99,9 +101,13 @@ def find_list(root: Path | None, options: PrepareOptions) -> Material:
     clips = _once(read, mind)
     rows = [(_place(clip, base), clip.label or 0) for clip in clips]
     who = _column(file, options.subject, clips) if options.subject is not None else None
+    if who is None:
+        who = _by_pattern(rows, options)
+    # Who is in clips is told on, also where they are not divided by it.
+    subjects = _subjects(rows, [clip.subject for clip in clips] if who is None else who)
     folds = _divide(rows, who, options, mind, classes)
     layout = f"{counted(len(rows), 'clip')} of {len(classes)} classes in {shown(file)}"
-    return _material("list", layout, classes=classes, folds=folds, mind=mind)
+    return _material("list", layout, classes=classes, folds=folds, subjects=subjects, mind=mind)
 
 
 def _numbering(file: Path, texts: set[str], classes: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
@@ -156,6 +162,7 @@ def _material(
     folds: Sequence[Fold] = (),
     validation: Sequence[tuple[str, int]] = (),
     unlabelled: Sequence[str] = (),
+    subjects: Mapping[str, str] | None = None,
 ) -> Material:
     return Material(
         name=name,
@@ -168,6 +175,7 @@ def _material(
         folds=folds,
         validation=validation,
         unlabelled=unlabelled,
+        subjects=subjects or {},
         mind=mind,
     )
 
@@ -249,8 +257,6 @@ def _divide(
     mind: list[str],
     classes: Sequence[str],
 ) -> list[Fold]:
-    if who is None and options.subject is not None:
-        who = _by_pattern([path for path, _ in rows], options.subject)
     if who is None:
         mind.append(
             "Clips are divided one by one: where a person is in several of them, scores tell who is known rather than "
@@ -263,14 +269,17 @@ def _divide(
     return split_clips(rows, who, folds=options.folds, test=options.test, seed=options.seed)
 
 
-def _by_pattern(paths: Sequence[str], pattern: str) -> list[str]:
-    found = []
-    for path in paths:
-        match = re.search(pattern, path)
-        if match is None:
-            raise InputError(f"subject {pattern!r} is not found in {shown(path)!r}: every clip must have one")
-        found.append(next((group for group in match.groups() if group is not None), match[0]))
-    return found
+def _by_pattern(rows: Sequence[tuple[str, int]], options: PrepareOptions) -> list[str] | None:
+    """Who is in each clip, by a pattern; None where none is given."""
+    if options.subject is None:
+        return None
+    find = SubjectPattern(options.subject, "subject")
+    return [find(path) for path, _ in rows]
+
+
+def _subjects(rows: Sequence[tuple[str, int]], who: Sequence[str] | None) -> dict[str, str]:
+    """Who is in clips, by path."""
+    return {} if who is None else {path: name for (path, _), name in zip(rows, who, strict=True) if name}
 
 
 def _column(file: Path, name: str, clips: Sequence[Clip]) -> list[str] | None:

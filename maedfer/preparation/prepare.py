@@ -224,6 +224,7 @@ def _left(material: Material, quarantined: Mapping[str, str], place: Callable[[s
         folds=[Fold(rows(fold.train), rows(fold.test)) for fold in material.folds],
         validation=rows(material.validation),
         unlabelled=[place(path) for path in material.unlabelled if path not in quarantined],
+        subjects={place(path): who for path, who in material.subjects.items() if path not in quarantined},
         published=material.published,
     )
 
@@ -246,11 +247,11 @@ def _write(out: Path, left: Material, prepared: Prepared) -> list[str]:
         stale.unlink(missing_ok=True)
     folders: list[Path] = []
     if left.folds:
-        folders = write_folds(left.folds, left.classes, out)
+        folders = write_folds(left.folds, left.classes, out, left.subjects)
         files += [f"{folder.name}/{part}.csv" for folder in folders for part in ("train", "test")]
         files.append(CLASSES_FILE)
         if left.validation:
-            write_annotations(out / VALIDATION_LIST, left.validation)
+            write_annotations(out / VALIDATION_LIST, left.validation, left.subjects)
             files.append(VALIDATION_LIST)
     else:
         write_annotations(out / PRETRAIN_LIST, [(path, None) for path in sorted(left.unlabelled)])

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from maedfer._progress import counted
 from maedfer.data.annotations import VIDEO_SUFFIXES
-from maedfer.data.protocols import Fold, compare_counts, find_protocol, paths_below, recording_name
+from maedfer.data.protocols import Fold, compare_counts, find_protocol, paths_below, paths_of, recording_name
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, some
 from maedfer.preparation.material import Kind, Material
@@ -35,7 +35,7 @@ def find_published(name: str, root: Path) -> Material:
     kind: Kind = "faces" if protocol.faces else "recordings"
     layout = _layout(root, folds)
     if protocol.faces:
-        present = sum((root / path).is_dir() for path in _paths(folds))
+        present = sum((root / path).is_dir() for path in paths_of(folds))
         if not present:
             folds = _recordings(root, folds, protocol.clip_parts, protocol.title)
             kind, layout = "recordings", _layout(root, folds)
@@ -47,7 +47,7 @@ def find_published(name: str, root: Path) -> Material:
         if sixteen and present:
             found.append("The version of 16 frames a clip (*_16f) is here too and not used, as in the published code.")
     else:
-        rest = _others(root, {*_paths(folds)})
+        rest = _others(root, {*paths_of(folds)})
         if rest:
             found.append(rest)
     return Material(
@@ -58,6 +58,7 @@ def find_published(name: str, root: Path) -> Material:
         layout=layout,
         classes=protocol.classes,
         folds=folds,
+        subjects=protocol.subjects_of(paths_of(folds)),
         found=found,
         mind=[*mind, *mind_counts],
         published=protocol.clips,
@@ -65,13 +66,9 @@ def find_published(name: str, root: Path) -> Material:
     )
 
 
-def _paths(folds: Sequence[Fold]) -> list[str]:
-    return list(dict.fromkeys(path for fold in folds for rows in fold for path, _ in rows))
-
-
 def _layout(root: Path, folds: Sequence[Fold]) -> str:
     """Where the clips lie, and what they are."""
-    paths = _paths(folds)
+    paths = paths_of(folds)
     above = os.path.commonpath([os.path.dirname(path) for path in paths])
     files = sum(Path(path).suffix.lower() in VIDEO_SUFFIXES for path in paths)
     what = "folders of frames" if not files else "video files" if files == len(paths) else "files and folders of frames"
@@ -84,7 +81,7 @@ def _recordings(root: Path, folds: Sequence[Fold], parts: int, title: str) -> li
     for path in paths_below(root):
         if Path(path).suffix.lower() in VIDEO_SUFFIXES:
             places.setdefault(_key(path, parts), path)
-    wanted = {path: places.get(_key(path, parts)) for path in _paths(folds)}
+    wanted = {path: places.get(_key(path, parts)) for path in paths_of(folds)}
     if not any(wanted.values()):
         raise InputError(
             f"none of the {len(wanted):,} clips of {title} is there, the first as {shown(root / next(iter(wanted)))}: "

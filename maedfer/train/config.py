@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._values import Plain, is_null
+from maedfer.data.subjects import SubjectPattern
 from maedfer.dataclass_tree import (
     check_ranges,
     field_types,
@@ -167,6 +168,8 @@ def check_config(cfg: RunConfig) -> None:
     _check_fit(cfg.task, cfg.model_name, cfg.model)
     check_ranges(cfg)
     _check_together(cfg)
+    if cfg.data.subject:
+        SubjectPattern(cfg.data.subject)
     clip = cfg.clip_model.clip_size
     if len(clip) != 3:
         raise InputError(f"model.clip_size must be [frames, height, width] to be read from video, got {list(clip)}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from maedfer._files import atomic_path
 from maedfer._progress import ProgressLine, counted
+from maedfer.data.subjects import SubjectPattern
 from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
@@ -46,7 +47,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
     with start(cfg) as runtime, hold(cfg.output, runtime):
         # What is wrong with what is given is found before anything is written.
         if cfg.eval.runs:
-            parts = read_runs(cfg.eval.runs)
+            parts = [_with_subjects(cfg, part) for part in read_runs(cfg.eval.runs)]
             pooled, notes = _pool(cfg, parts)
         else:
             model, cfg = model_to_score(cfg)
@@ -136,6 +137,7 @@ def predict_list(
             names=[clip.name for clip in batches.entries],
             labels=batches.labels,
             classes=cfg.classes,
+            subjects=[clip.subject for clip in batches.entries],
             views=batches.views,
             features=cfg.eval.save_features if features is None else features,
             logits=logits,
@@ -277,6 +279,14 @@ def read_runs(folders: Sequence[str]) -> list[Predictions]:
         if not parts[-1].names:
             raise InputError(f"eval.runs: the pred.csv of {folder!r} holds no clips: evaluate the run anew")
     return parts
+
+
+def _with_subjects(cfg: RunConfig, part: Predictions) -> Predictions:
+    """Predictions with who is in each clip, where a pattern says it."""
+    if not cfg.data.subject:
+        return part
+    find = SubjectPattern(cfg.data.subject)
+    return dataclasses.replace(part, subjects=tuple(map(find, part.names)))
 
 
 def _pool(cfg: RunConfig, parts: Sequence[Predictions]) -> tuple[Predictions, list[str]]:

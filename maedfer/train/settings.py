@@ -49,6 +49,13 @@ class DataConfig:
     label_offset: int = setting(
         0, low=0, high=1_000_000, doc="label of the first class in annotation files (DFEW counts from 1)"
     )
+    subject: str = setting(
+        "",
+        belongs_to="machine",
+        doc="who is in a clip: a regular expression of which the first group (or all of it) is found in the name of "
+        "every clip; empty = what a column `subject` of the lists says, if there is one. Intervals are by subject too "
+        "where it is known",
+    )
     stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
     backend: Literal["auto", "decord", "pyav", "frames"] = setting(
         "auto",

@@ -21,7 +21,7 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
     classes = () if cfg.task == "pretrain" else cfg.data.classes
     num_classes = cfg.clip_model.num_classes if labelled else None
     if is_shards(file):
-        clips = read_shards(file, num_classes, labelled, classes)
+        clips = read_shards(file, num_classes, labelled, classes, cfg.data.subject)
         clips.check_backend(cfg.data.backend)
         return clips
     if os.path.isdir(file):
@@ -36,6 +36,7 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
         labelled=labelled,
         label_offset=cfg.data.label_offset,
         classes=classes,
+        subject=cfg.data.subject,
     )
 
 

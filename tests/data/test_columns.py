@@ -18,7 +18,7 @@ def read(
     for name in there.split("|"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")
-    _, names, labels = read_columns(tmp_path / "list.csv", tmp_path, LabelReader(classes, 9, labelled))
+    _, names, labels, _ = read_columns(tmp_path / "list.csv", tmp_path, LabelReader(classes, 9, labelled))
     return list(zip(names, [None] * len(names) if labels is None else labels, strict=True))
 
 
@@ -170,3 +170,21 @@ def test_lists_that_are_not_understood(tmp_path: Path, text: str, there: str, la
 def test_lines_are_counted_as_editors_do(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("# first\npath,label\n\na,1\n# more\nb,1\n")
     assert list(read_columns(tmp_path / "list.csv", tmp_path, LabelReader()).lines) == [4, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "people"),
+    [
+        ("path,label,subject\na.mp4,3,Ann\nb.mp4,4,7\nc.mp4,4,\nd.mp4,0,NaN\n", ["Ann", "7", "", ""]),
+        ("Actor ID;path;label\n01;a.mp4;3\n  2 ;b.mp4;4\n", ["01", "2"]),
+        ("path label speaker\na b.mp4 3 x\nb.mp4 4 y\n", ["x", "y"]),
+        ("person\tpath\tlabel\nA B\ta.mp4\t3\nC\tb.mp4\t4\n", ["A B", "C"]),
+        # The better name of two.
+        ("path,label,speaker,subject\na.mp4,3,x,1\nb.mp4,4,y,2\n", ["1", "2"]),
+        ("path,label,fps\na.mp4,3,25\n", None),
+        ("a.mp4 3\nb.mp4 4\n", None),
+    ],
+)
+def test_who_is_in_a_clip(tmp_path: Path, text: str, people: list[str] | None) -> None:
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    assert read_columns(tmp_path / "list.csv", tmp_path, LabelReader()).subjects == people

@@ -128,3 +128,16 @@ def test_folds_with_other_classes_are_refused():
         pool([make_predictions(), make_predictions(classes=("b", "a", "c"))])
     with pytest.raises(InputError, match="no predictions"):
         pool([])
+
+
+def test_who_is_in_clips_survives_a_file_and_pooling(tmp_path):
+    known = dataclasses.replace(make_predictions(4), subjects=("p_1", "", 'a "b", c', "caf\udce9"))
+    write_predictions(tmp_path / "pred.csv", known)
+    again = read_predictions(tmp_path / "pred.csv")
+    assert again.subjects == known.subjects and np.allclose(again.probabilities, known.probabilities, rtol=1e-6)
+    unknown = make_predictions(2, prefix="other")
+    assert pool([unknown, again])[0].subjects == ("", "", *known.subjects)
+    assert pool([unknown, unknown])[0].subjects == ()
+    write_predictions(tmp_path / "pred.csv", unknown)
+    assert (tmp_path / "pred.csv").read_text().splitlines()[0] == "name,label,prediction,p_a,p_b,p_c"
+    assert read_predictions(tmp_path / "pred.csv").subjects == ()

@@ -49,6 +49,10 @@ def test_a_class_per_folder(prepare: Prepare, tmp_path: Path) -> None:
         tested.add(person)
         assert not any(person in path for path in rows(tmp_path / f"out/fold_{fold}/train.csv"))
     assert tested == {"p1", "p2", "p3"}
+    # The lists say who is who.
+    assert all(
+        clip.subject == clip.name.split("/")[1][:2] for clip in read_annotations(tmp_path / "out/fold_1/test.csv")
+    )
     # Fewer folds leave no lists of the others.
     again = prepare("folder")
     assert any("Say who is who by --subject." in sentence for sentence in again.mind)

@@ -1,5 +1,6 @@
 """Runs whose clips are in shards: the same samples and weights as from files, whatever ends them and whoever reads."""
 
+import dataclasses
 import shutil
 import signal
 
@@ -10,12 +11,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from maedfer.data.annotations import read_annotations
+from maedfer.data.shards.check import check_shards
 from maedfer.data.shards.clips import read_shards
 from maedfer.data.shards.options import ShardOptions
 from maedfer.data.shards.write import write_shards
 from maedfer.errors import InputError
+from maedfer.models import LGIFormer
 from maedfer.train import load_config, run_evaluate, run_finetune
 from maedfer.train.dry_run import dry_run
+from maedfer.train.evaluate import predict_list
 from maedfer.train.features import features_config, run_features
 from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.processes import Runtime
@@ -291,3 +295,37 @@ def test_shards_on_a_server(data, tmp_path):
     clips = [index for batch in expected for index in batch["index"].tolist()]
     assert broken == sum(5 <= index < 10 for index in clips) > 0
     assert not any(5 <= index < 10 for batch in found for index in batch["index"].tolist())
+
+
+def test_who_is_in_clips_goes_with_shards(data, tmp_path):
+    names = [line.split()[0] for line in (data / "test.csv").read_text().splitlines()]
+    lines = [
+        f"{data / name},{number % 3},{'' if number == 1 else f'é{number % 2}'}" for number, name in enumerate(names)
+    ]
+    (tmp_path / "list.csv").write_text("path,label,actor\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    folder = make(tmp_path / "list.csv", tmp_path / "shards", format="raw", clips_per_shard=3, seed=1)
+    wanted = {clip.name: clip.subject for clip in read_annotations(tmp_path / "list.csv")}
+    assert {*wanted.values()} == {"", "é0", "é1"}
+    assert {clip.name: clip.subject for clip in read_shards(folder)} == wanted
+    assert not check_shards(folder).wrong
+    # A pattern says it otherwise; shards of a list that tells of nobody have nobody, and are as they were.
+    assert {clip.subject for clip in read_shards(folder, subject="clip_([0-9])")} == set("0123456")
+    with pytest.raises(
+        InputError, match=r"shard-000000.tar: clip 00000000\d \(.*\): data.subject 'clip_8' is not found"
+    ):
+        read_shards(folder, subject="clip_8")
+    plain = read_shards(data / "raw" / "test")
+    assert {clip.subject for clip in plain} == {""} and plain.shards.clips.subject is None
+    # The same list with somebody else in it makes other shards.
+    text = (tmp_path / "list.csv").read_text(encoding="utf-8")
+    (tmp_path / "list.csv").write_text(text.replace("é1", "é2"), encoding="utf-8")
+    with pytest.raises(InputError, match="shards"):
+        make(tmp_path / "list.csv", folder, format="raw", clips_per_shard=3, seed=1)
+
+
+def test_an_evaluation_from_shards_knows_who_is_in_clips(data):
+    cfg = tiny("finetune", data, data / "unused", "data.subject=.$")
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, test=str(data / "raw" / "test")))
+    batches = ViewBatches(cfg, ALONE, cfg.data.test)
+    found = predict_list(LGIFormer(cfg.clip_model), batches, ALONE, cfg)
+    assert found.subjects == tuple(name[-1] for name in found.names) and len({*found.subjects}) == 7

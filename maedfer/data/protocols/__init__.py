@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +28,7 @@ __all__ = [
     "find_protocol",
     "odd_subjects",
     "paths_below",
+    "paths_of",
     "recording_name",
     "write_folds",
     "write_protocol",
@@ -66,10 +67,18 @@ def write_protocol(dataset: str, root: str | Path, out: str | Path) -> list[Path
         InputError: unknown data set; and as `DatasetProtocol.folds_in` and `write_folds`.
     """
     protocol = find_protocol(dataset)
-    return write_folds(protocol.folds_in(root), protocol.classes, out)
+    folds = protocol.folds_in(root)
+    return write_folds(folds, protocol.classes, out, protocol.subjects_of(paths_of(folds)))
 
 
-def write_folds(folds: Sequence[Fold], classes: Sequence[str], out: str | Path) -> list[Path]:
+def paths_of(folds: Sequence[Fold]) -> list[str]:
+    """The paths of all clips, each once."""
+    return list(dict.fromkeys(path for fold in folds for rows in fold for path, _ in rows))
+
+
+def write_folds(
+    folds: Sequence[Fold], classes: Sequence[str], out: str | Path, subjects: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write the annotation files of folds: all of them, or on an error none.
 
     Args:
@@ -77,6 +86,7 @@ def write_folds(folds: Sequence[Fold], classes: Sequence[str], out: str | Path) 
         classes: names in label order.
         out: folder for `fold_1/train.csv`, `fold_1/test.csv`, ... and `classes.txt`. Other files in it stay, earlier
             ones of the same names are replaced.
+        subjects: who is in a clip, by its path, as far as it is known; the lists say it then.
 
     Returns:
         The folders of the folds.
@@ -96,8 +106,8 @@ def write_folds(folds: Sequence[Fold], classes: Sequence[str], out: str | Path) 
             # Every file is complete before the first one is moved to its place.
             staged = Path(name)
             for folder, fold in zip(folders, folds, strict=True):
-                write_annotations(staged / folder.name / "train.csv", fold.train)
-                write_annotations(staged / folder.name / "test.csv", fold.test)
+                write_annotations(staged / folder.name / "train.csv", fold.train, subjects)
+                write_annotations(staged / folder.name / "test.csv", fold.test, subjects)
             (staged / earlier.name).write_text(names, encoding="utf-8")
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,11 @@ class DatasetProtocol:
     clip_parts: int = 1
     frame_size: tuple[int, int] | None = None
 
+    def subjects_of(self, paths: Iterable[str]) -> dict[str, str]:
+        """Who is in clips, by path, where names tell it; else nobody."""
+        clips = [] if self.parse is None else [self.parse(path) for path in paths]
+        return {clip.path: str(clip.subject) for clip in clips if clip is not None}
+
     def folds_in(self, root: str | Path, tell: Tell = lambda sentence: None) -> list[Fold]:
         """Read the folds of the data set in `root`.
 

@@ -21,6 +21,7 @@ from maedfer.data.shards.layout import (
     FRAME,
     FRAMES_START,
     QUARANTINE_FILE,
+    WHO,
     ClipArrays,
     ShardFile,
     ShardIndex,
@@ -101,10 +102,12 @@ def _only(index: ShardIndex, number: int) -> ShardIndex:
     rows: dict[str, Any] = {
         field.name: getattr(clips, field.name)[first:last]
         for field in dataclasses.fields(ClipArrays)
-        if field.name != "names"
+        if field.name not in ("names", *WHO)
     }
     rows["names"] = clips.names[start : int(clips.name_ends[last - 1])]
     rows |= {"name_ends": rows["name_ends"] - start, "shard": rows["shard"] - number}
+    if clips.subject is not None:
+        rows |= {"subject": clips.subject[first:last], "people": clips.people, "people_ends": clips.people_ends}
     about = dataclasses.replace(index.about, shards=(index.about.shards[number],), clips=last - first)
     return ShardIndex(about, ClipArrays(**rows))
 
@@ -299,6 +302,8 @@ class _Tar:
             "fps": float(clips.fps[number]),
             "times": times,
         }
+        who = self._index.subject(number)
+        wanted |= {"subject": who} if who else {}
         try:
             found = dict(json.loads(content))
         except (ValueError, TypeError, RecursionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from maedfer.data.shards.layout import INDEX_FILE, ShardIndex, key_text, read_in
 from maedfer.data.shards.reader import open_clip
 from maedfer.data.shards.store import LocalStore, RemoteStore, open_store
 from maedfer.data.source import ClipSource
+from maedfer.data.subjects import SubjectPattern
 from maedfer.data.video.base import VideoReader, shown
 from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError
@@ -27,7 +28,11 @@ _ORDER = frozenset(("seed", "shard_size", "clips_per_shard", "fps"))
 
 
 def read_shards(
-    place: str | Path, num_classes: int | None = None, labelled: bool = True, classes: Sequence[str] = ()
+    place: str | Path,
+    num_classes: int | None = None,
+    labelled: bool = True,
+    classes: Sequence[str] = (),
+    subject: str = "",
 ) -> ShardClips:
     """Read the index of a folder of shards.
 
@@ -36,10 +41,11 @@ def read_shards(
         num_classes: labels must be below it; None = any.
         labelled: whether every clip must have a label.
         classes: names of the classes in label order; those of the shards, where they have some, must be the same.
+        subject: pattern that finds who is in a clip in its name, see `SubjectPattern`; "" = what the shards say.
 
     Raises:
         InputError: there are no such shards, they are damaged or not finished, clips have no labels or others than
-            there are classes, or the classes have other names or another order.
+            there are classes, the classes have other names or another order, or the pattern is not found in a name.
     """
     store = open_store(place)
     if not store.remote:
@@ -54,6 +60,8 @@ def read_shards(
         )
     if labelled:
         _check_labels(clips, num_classes)
+    if subject:
+        clips.find_subjects(SubjectPattern(subject))
     return clips
 
 
@@ -68,6 +76,7 @@ class ShardClips(ClipSource):
 
     def __init__(self, place: str, index: ShardIndex, store: LocalStore | RemoteStore) -> None:
         self.place, self.shards, self.store = place, index, store
+        self._find_subject: Callable[[str], str] | None = None
         self.stride = self._whole("stride") or 1
         box = index.about.settings.get("cut")
         if box is not None and not (isinstance(box, list) and len(box) == 4 and all(type(edge) is int for edge in box)):
@@ -90,7 +99,24 @@ class ShardClips(ClipSource):
             self.shards.name(index),
             self.shards.about.source,
             arrays.digest[index].tobytes().hex(),
+            self.shards.subject(index) if self._find_subject is None else self._find_subject(self.shards.name(index)),
         )
+
+    def find_subjects(self, find: Callable[[str], str]) -> None:
+        """Tell who is in a clip by its name, whatever the shards say.
+
+        Args:
+            find: takes a name.
+
+        Raises:
+            InputError: it finds nobody in a name; tells the clip.
+        """
+        for index in range(len(self)):
+            try:
+                find(self.shards.name(index))
+            except InputError as error:
+                raise InputError(f"{self.shards.where(index, self.store)}: {error}") from None
+        self._find_subject = find
 
     @property
     def labels(self) -> np.ndarray:

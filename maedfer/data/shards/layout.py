@@ -11,7 +11,8 @@ index.json is written last: a folder without it holds no shards. A clip's key is
 digits; a clip in quarantine leaves a gap. The members of a clip follow each other:
 
     KEY.json         name, label, class, frames, size [height, width], fps, times, and the source's digest; of clips
-                     that were cut out, box (mean) and boxes (of every frame): x, y, width, height in the source
+                     that were cut out, box (mean) and boxes (of every frame): x, y, width, height in the source;
+                     subject, who is in it, where that is known
     KEY.cls          the label in digits, where there is one
     KEY.000000.jpg   one a frame, of "jpeg"
     KEY.frames.npy   uint8 [T, H, W, 3], of "raw"
@@ -146,6 +147,8 @@ class ClipArrays:
         box: float32 [n, 4], mean box x, y, width, height in the source, NaN where nothing was cut out.
         digest: uint8 [n, 32], SHA-256 of its pictures.
         names, name_ends: uint8 [...] and int64 [n], names in UTF-8, one after the other, and where each one ends.
+        subject: int32 [n], who is in it, place in `people`, -1 where that is not known; None where it is of no clip.
+        people, people_ends: uint8 [...] and int64 [p], subjects as the list has them, written like names; None as well.
     """
 
     key: np.ndarray
@@ -163,15 +166,21 @@ class ClipArrays:
     digest: np.ndarray
     names: np.ndarray
     name_ends: np.ndarray
+    subject: np.ndarray | None = None
+    people: np.ndarray | None = None
+    people_ends: np.ndarray | None = None
 
     def content(self) -> bytes:
         """The content of index.npz."""
         file = io.BytesIO()
-        np.savez(file, **{name: getattr(self, name) for name in _ARRAYS})
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
         return file.getvalue()
 
 
-# Type and size of a row; names have rows of their own.
+# Who is in clips, which only some lists say.
+WHO = ("subject", "people", "people_ends")
+# Type and size of a row; names and people have rows of their own.
 _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "key": ("<i8", ()),
     "shard": ("<i4", ()),
@@ -188,6 +197,9 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "digest": ("|u1", (32,)),
     "names": ("|u1", ()),
     "name_ends": ("<i8", ()),
+    "subject": ("<i4", ()),
+    "people": ("|u1", ()),
+    "people_ends": ("<i8", ()),
 }
 
 
@@ -208,8 +220,14 @@ class ShardIndex:
 
     def name(self, number: int) -> str:
         """The clip's name in the list."""
-        start = int(self.clips.name_ends[number - 1]) if number else 0
-        return self.clips.names[start : int(self.clips.name_ends[number])].tobytes().decode("utf-8", "surrogateescape")
+        return _text(self.clips.names, self.clips.name_ends, number)
+
+    def subject(self, number: int) -> str:
+        """Who is in the clip, "" where that is not known."""
+        clips = self.clips
+        if clips.subject is None or clips.people is None or clips.people_ends is None or clips.subject[number] < 0:
+            return ""
+        return _text(clips.people, clips.people_ends, int(clips.subject[number]))
 
     def tar(self, number: int) -> ShardFile:
         """The shard that a clip is in."""
@@ -259,6 +277,12 @@ def refuse_unfinished(folder: Path) -> None:
         raise InputError(f"{shown(folder)}: these shards are not finished: the same `maedfer shard` command goes on")
 
 
+def _text(texts: np.ndarray, ends: np.ndarray, number: int) -> str:
+    """One of several texts that follow each other."""
+    start = int(ends[number - 1]) if number else 0
+    return texts[start : int(ends[number])].tobytes().decode("utf-8", "surrogateescape")
+
+
 def key_text(key: int) -> str:
     """A key as names of members begin with it."""
     return f"{int(key):09d}"
@@ -297,7 +321,8 @@ def read_index(store: ShardStore) -> ShardIndex:
         )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            clips = ClipArrays(**{name: file[name] for name in _ARRAYS})
+            there = [name for name in _ARRAYS if name not in WHO or any(one in file for one in WHO)]
+            clips = ClipArrays(**{name: file[name] for name in there})
         _check(about, clips)
     except Exception as error:
         reason = str(error) if isinstance(error, InputError) else type(error).__name__
@@ -364,7 +389,9 @@ def _check(about: ShardSet, clips: ClipArrays) -> None:
     """Refuse arrays that cannot be those of these shards."""
     for name, (kind, row) in _ARRAYS.items():
         array = getattr(clips, name)
-        count = array.shape[:1] if name == "names" else (about.clips,)
+        if array is None:
+            continue
+        count = array.shape[:1] if name in ("names", "people", "people_ends") else (about.clips,)
         if array.dtype != np.dtype(kind) or array.shape != (*count, *row):
             raise InputError(f"{name} is {array.dtype} {list(array.shape)}")
     rising = np.diff(clips.key) > 0
@@ -388,6 +415,10 @@ def _check(about: ShardSet, clips: ClipArrays) -> None:
         "label": (clips.label >= -1).all() and (not about.classes or (clips.label < len(about.classes)).all()),
         "name_ends": (np.diff(clips.name_ends, prepend=0) > 0).all() and clips.name_ends[-1] == len(clips.names),
     }
+    if clips.subject is not None and clips.people is not None and clips.people_ends is not None:
+        ends = clips.people_ends
+        right["people_ends"] = len(ends) > 0 and (np.diff(ends, prepend=0) > 0).all() and ends[-1] == len(clips.people)
+        right["subject"] = (clips.subject >= -1).all() and (clips.subject < len(ends)).all()
     wrong = [name for name, is_right in right.items() if not is_right]
     if wrong:
         raise InputError(f"{', '.join(wrong)} cannot be")

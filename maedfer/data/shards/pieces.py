@@ -48,6 +48,7 @@ class PieceJob:
         key: its place in the order of writing.
         path, name, label, line: as the list has them; a label from 0 or None.
         class_name: of the label, where it is known.
+        subject: who is in it, "" where that is not known.
         file: to be written.
         options: see there.
         opener: opens the clip; a reader with `boxes` (float32 [len, 4]) tells what its frames were cut out of.
@@ -59,6 +60,7 @@ class PieceJob:
     label: int | None
     line: int
     class_name: str | None
+    subject: str
     file: Path
     options: ShardOptions
     opener: Opener = open_video
@@ -71,6 +73,7 @@ class Piece:
     Args:
         key, name, line: of the job.
         label: -1 where there is none.
+        subject: as in the job.
         length: bytes of its members.
         pictures: where the bytes of the first picture begin.
         size: height and width of its pictures.
@@ -87,6 +90,7 @@ class Piece:
     name: str
     line: int
     label: int
+    subject: str
     length: int
     pictures: int
     size: tuple[int, int]
@@ -156,7 +160,8 @@ def is_intact(piece: Piece, file: BinaryIO) -> bool:
 def piece_of(content: dict[str, Any]) -> Piece:
     """A clip's record from what JSON has of it; raises whatever is wrong with it."""
     (rows, columns), (size, changed) = content.pop("size"), content.pop("state")
-    return Piece(**content, size=(rows, columns), state=(size, changed))
+    # Records of earlier versions know nobody.
+    return Piece(**{"subject": "", **content}, size=(rows, columns), state=(size, changed))
 
 
 def source_state(path: Path) -> tuple[int, int]:
@@ -206,6 +211,8 @@ class _StoredClip:
         }
         if self._boxes is not None:
             about |= {"box": box, "boxes": np.round(self._boxes, 2).tolist()}
+        if job.subject:
+            about["subject"] = job.subject
         self._add(f"{key}.json", json.dumps(about, allow_nan=False).encode("ascii"))
         if job.label is not None:
             self._add(f"{key}.cls", str(job.label).encode("ascii"))
@@ -215,6 +222,7 @@ class _StoredClip:
             name=job.name,
             line=job.line,
             label=-1 if job.label is None else job.label,
+            subject=job.subject,
             length=self.length,
             pictures=pictures,
             size=self._size,

@@ -187,6 +187,7 @@ class _Writing:
             label=clip.label,
             line=clip.line,
             class_name=self._classes[clip.label] if known and clip.label is not None else None,
+            subject=clip.subject,
             file=self._unfinished.clip_file(key),
             options=self._options,
             opener=self._opener,
@@ -260,10 +261,11 @@ def _refuse_twice(clips: Sequence[Clip]) -> None:
 
 
 def _list_digest(clips: ClipTable) -> str:
-    """SHA-256 of names and labels, whatever the list looks like."""
+    """SHA-256 of names, labels and, where they are known, subjects, whatever the list looks like."""
     digest = hashlib.sha256()
     for clip in clips:
-        digest.update(f"{clip.name}\0{clip.label}\n".encode("utf-8", "surrogateescape"))
+        who = f"\0{clip.subject}" if clip.subject else ""
+        digest.update(f"{clip.name}\0{clip.label}{who}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -353,7 +355,22 @@ def _arrays(records: Sequence[ShardRecord]) -> ClipArrays:
         digest=np.frombuffer(bytes.fromhex("".join(piece.digest for piece in pieces)), "|u1").reshape(-1, 32),
         names=np.frombuffer(b"".join(names), "|u1"),
         name_ends=np.cumsum([len(name) for name in names], dtype="<i8"),
+        **_who([piece.subject for piece in pieces]),
     )
+
+
+def _who(subjects: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of who is in clips; none where nobody is known."""
+    people = sorted({*subjects} - {""})
+    if not people:
+        return {}
+    place = {"": -1, **{name: number for number, name in enumerate(people)}}
+    texts = [name.encode("utf-8", "surrogateescape") for name in people]
+    return {
+        "subject": np.array([place[name] for name in subjects], "<i4"),
+        "people": np.frombuffer(b"".join(texts), "|u1"),
+        "people_ends": np.cumsum([len(text) for text in texts], dtype="<i8"),
+    }
 
 
 def _within(lengths: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from maedfer.data.annotations import read_annotations
+from maedfer.data.protocols import write_protocol
 from maedfer.data.protocols.crema_d import PROTOCOL, folds
 from maedfer.errors import InputError
 from tests.data.protocols.helpers import check_partition, put
@@ -93,3 +95,12 @@ def test_other_files() -> None:
         folds(["1099_DFA_ANG_XX.flv"])
     with pytest.raises(InputError, match="no file name is of the form that CREMA-D has; give the folder"):
         folds(["a.mp4"])
+
+
+def test_lists_say_who_is_in_a_clip(tmp_path: Path) -> None:
+    for actor in (1001, 1020, 1040, 1060, 1080):
+        put(tmp_path, f"{actor}_DFA_ANG_XX.flv")
+    folders = write_protocol("crema_d", tmp_path, tmp_path / "lists")
+    assert [clip.subject for clip in read_annotations(folders[0] / "test.csv", tmp_path)] == ["1001"]
+    train = read_annotations(folders[0] / "train.csv", tmp_path)
+    assert [clip.subject for clip in train] == ["1020", "1040", "1060", "1080"]

@@ -95,7 +95,7 @@ def test_lists_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = {path: path.read_text() for path in out.rglob("*") if path.is_file()}
     written = []
 
-    def fail(file: Path, rows: object) -> None:
+    def fail(file: Path, rows: object, subjects: object) -> None:
         written.append(file)
         if len(written) == 3:
             raise OSError(28, "No space left on device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -35,9 +36,16 @@ class Made:
 
 
 def make_shards(
-    folder: Path, stored: Stored = "jpeg", counts: tuple[int, ...] = (5, 1, 12, 7), fps: float = 25
+    folder: Path,
+    stored: Stored = "jpeg",
+    counts: tuple[int, ...] = (5, 1, 12, 7),
+    fps: float = 25,
+    people: tuple[str, ...] = (),
 ) -> Made:
-    """Write clips of so many frames, two in each shard; the second has no label, all have keys with a gap before."""
+    """Write clips of so many frames, two in each shard; the second has no label, all have keys with a gap before.
+
+    People are in one clip after the other, nobody known being in every first one.
+    """
     folder.mkdir(parents=True)
     rows: dict[str, list] = {name: [] for name in ClipArrays.__dataclass_fields__}
     shards, frames, times = [], [], []
@@ -78,6 +86,12 @@ def make_shards(
         digests = hashlib.sha256(content).hexdigest(), hashlib.sha256(index.getvalue()).hexdigest()
         shards.append(ShardFile(f"{name}.tar", len(content), min(2, len(counts) - place), first, *digests))
     arrays = ClipArrays(**{name: np.array(rows[name], kind) for name, kind in KINDS.items()})
+    if people:
+        texts = [name.encode() for name in people]
+        who = np.arange(len(counts), dtype="<i4") % (len(people) + 1) - 1
+        ends = np.cumsum([len(text) for text in texts], dtype="<i8")
+        joined = np.frombuffer(b"".join(texts), np.uint8)
+        arrays = dataclasses.replace(arrays, subject=who, people=joined, people_ends=ends)
     (folder / "index.npz").write_bytes(arrays.content())
     about = ShardSet(
         stored=stored,
