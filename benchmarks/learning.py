@@ -20,8 +20,9 @@ from benchmarks.results_file import make_place, write
 from maedfer.errors import InputError, MissingDependencyError, require, unknown
 from maedfer.report import write_comparison
 from maedfer.report.figures import seed_comparison
+from maedfer.studies.drawn import few_labels, seed_jobs
+from maedfer.studies.grid import Job, available_cpus, run_jobs
 from maedfer.synthetic import write_dataset
-from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 # Condition -> settings of its pre-training; None is no pre-training.
 CONDITIONS: dict[str, tuple[str, ...] | None] = {

@@ -25,8 +25,9 @@ from maedfer.errors import InputError, MissingDependencyError
 from maedfer.faces import open_detector
 from maedfer.prediction import open_predictor
 from maedfer.report import write_comparison
+from maedfer.studies.drawn import few_labels, seed_jobs
+from maedfer.studies.grid import Job, available_cpus, run_jobs
 from maedfer.synthetic import contact_sheet, write_dataset, write_scene
-from maedfer.train.study import Job, available_cpus, few_labels, run_jobs, seed_jobs
 
 # Seconds of each step on two cores, by which the time left of those to come is told.
 SECONDS = {"drawing": 60, "pre-training": 210, "fine-tuning": 300, "evaluating": 10, "predicting": 15, "report": 20}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maedfer import prediction as prediction
     from maedfer import preparation as preparation
     from maedfer import report as report
+    from maedfer import studies as studies
     from maedfer import synthetic as synthetic
     from maedfer import train as train
     from maedfer.models import (
@@ -65,5 +66,5 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
-    "data errors evaluation faces kernels layers models prediction preparation report synthetic train".split(),
+    "data errors evaluation faces kernels layers models prediction preparation report studies synthetic train".split(),
 )

@@ -52,7 +52,7 @@ def test_tab_shows_every_sub_package() -> None:
     assert folders - {"cli"} <= set(dir(maedfer))
 
 
-ROOMS = ["data", "evaluation", "kernels", "models", "report", "synthetic", "train"]
+ROOMS = ["data", "evaluation", "kernels", "models", "report", "studies", "synthetic", "train"]
 
 
 @pytest.mark.parametrize("module", [maedfer, *(getattr(maedfer, room) for room in ROOMS)], ids=["maedfer", *ROOMS])

@@ -17,7 +17,7 @@ from benchmarks.machine import machine
 from benchmarks.results_file import make_place, write
 from benchmarks.workload import Settings
 from maedfer.errors import InputError
-from maedfer.train.study import available_cpus
+from maedfer.studies.grid import available_cpus
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What has to be the same for rows to stand in one file.

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -81,9 +81,17 @@ def tiles(items: Iterable[tuple[str, str, str]], small: bool = False) -> str:
     return f'<dl class="tiles{" small" if small else ""}">\n{body}</dl>' if body else ""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]], text_columns: int = 1) -> str:
-    """A table of plain text; a cell (text, remark) has the remark below; columns after `text_columns` are numbers."""
-    marks = ["" if index < text_columns else ' class="n"' for index in range(len(head))]
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | tuple[str, str]]],
+    text_columns: int | Collection[int] = 1,
+) -> str:
+    """A table of plain text; a cell (text, remark) has the remark below.
+
+    All columns but `text_columns`, so many of the first ones or those of these numbers, hold numbers.
+    """
+    texts_at = range(text_columns) if isinstance(text_columns, int) else text_columns
+    marks = ["" if index in texts_at else ' class="n"' for index in range(len(head))]
     lines = [
         "<tr>" + "".join(f"<th{mark}>{escape(name)}</th>" for mark, name in zip(marks, head, strict=True)) + "</tr>"
     ]
