@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,12 +125,8 @@ def fit_attentive(
     # The published query has three dimensions, and decays as matrices do.
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1 or parameter is network.query]
     others = [parameter for parameter in network.parameters() if parameter.ndim < 2 and parameter is not network.query]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
-        lr=lr,
-        weight_decay=weight_decay,
-        foreach=True,
-    )
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, foreach=True)
     steps = math.ceil(len(labels) / batch_size)
     epochs = max(epochs, math.ceil(least_steps / steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
