@@ -20,9 +20,9 @@ from benchmarks.results_file import make_place, write
 from maedfer.errors import InputError, MissingDependencyError, require, unknown
 from maedfer.report import write_comparison
 from maedfer.report.figures import seed_comparison
-from maedfer.studies.drawn import few_labels, seed_jobs
+from maedfer.studies.drawn import seed_jobs
 from maedfer.studies.grid import Job, available_cpus, run_jobs
-from maedfer.synthetic import write_dataset
+from maedfer.synthetic import EXPRESSIONS, write_dataset
 
 # Condition -> settings of its pre-training; None is no pre-training.
 CONDITIONS: dict[str, tuple[str, ...] | None] = {
@@ -69,7 +69,6 @@ def learning(
     started, cpus = time.perf_counter(), available_cpus()
     data = write_dataset(out / "data", clips=clips, seed=0, size=64, frames=40, workers=cpus)
     unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
-    few = few_labels(unlabelled, labelled, out / "labelled.csv")
     root = f"data.root={data}"
     pretraining = {
         name: Job(
@@ -82,7 +81,8 @@ def learning(
         if (settings := CONDITIONS[name]) is not None
     }
     run_jobs(list(pretraining.values()), cpus)
-    shared = (f"data.train={few}", f"data.test={test}", root)
+    few = (f"data.labels={labelled // len(EXPRESSIONS)}", "data.labels_seed=0")
+    shared = (f"data.train={unlabelled}", f"data.test={test}", *few, root)
     runs = {
         name: seed_jobs(out, name, seeds, shared, pretraining[name].output if name in pretraining else None)
         for name in names

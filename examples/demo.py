@@ -25,9 +25,9 @@ from maedfer.errors import InputError, MissingDependencyError
 from maedfer.faces import open_detector
 from maedfer.prediction import open_predictor
 from maedfer.report import write_comparison
-from maedfer.studies.drawn import few_labels, seed_jobs
+from maedfer.studies.drawn import seed_jobs
 from maedfer.studies.grid import Job, available_cpus, run_jobs
-from maedfer.synthetic import contact_sheet, write_dataset, write_scene
+from maedfer.synthetic import EXPRESSIONS, contact_sheet, write_dataset, write_scene
 
 # Seconds of each step on two cores, by which the time left of those to come is told.
 SECONDS = {"drawing": 60, "pre-training": 210, "fine-tuning": 300, "evaluating": 10, "predicting": 15, "report": 20}
@@ -110,10 +110,9 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine, shard
     line.clear()
     faces = contact_sheet(out / "faces.png")
     unlabelled, test = data / "fold_1" / "train.csv", data / "fold_1" / "test.csv"
-    few = few_labels(unlabelled, labelled, out / "labelled.csv")
     count = len(unlabelled.read_text().splitlines())
     if shards is not None:
-        unlabelled, few, test = (in_shards(out, file, data, shards, cpus) for file in (unlabelled, few, test))
+        unlabelled, test = (in_shards(out, file, data, shards, cpus) for file in (unlabelled, test))
 
     say("2/6 pre-training without labels, on the people of the training fold")
     line.step("pre-training")
@@ -124,7 +123,8 @@ def demo(out: Path, clips: int, labelled: int, seeds: int, line: DemoLine, shard
 
     say(f"3/6 fine-tuning on {labelled} labelled clips, {seeds} seeds, from pre-trained weights and from scratch")
     line.step("fine-tuning", f", {2 * seeds} runs")
-    shared = (f"data.train={few}", f"data.test={test}", *common, "eval.save_features=true")
+    few = (f"data.labels={labelled // len(EXPRESSIONS)}", "data.labels_seed=0")
+    shared = (f"data.train={unlabelled}", f"data.test={test}", *few, *common, "eval.save_features=true")
     conditions = {
         "from scratch": seed_jobs(out, "scratch", seeds, shared, None),
         "pre-trained": seed_jobs(out, "pretrained", seeds, shared, pretraining.output),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._values import Plain, is_null
+from maedfer.data.few_labels import parse_labels
 from maedfer.data.subjects import SubjectPattern
 from maedfer.dataclass_tree import (
     check_ranges,
@@ -202,6 +203,9 @@ def _check_together(cfg: RunConfig) -> None:
         raise InputError("train.freeze_blocks is for fine-tuning: pre-training trains all blocks, leave it out")
     if cfg.task == "pretrain" and cfg.eval.select != "last":
         raise InputError(f"eval.select is {cfg.eval.select!r} but pre-training scores nothing: leave it out")
+    few = parse_labels(cfg.data.labels)
+    if cfg.task == "pretrain" and not few.all:
+        raise InputError(f"data.labels is {cfg.data.labels!r} but pre-training uses no labels: leave it out")
     if cfg.train.freeze_blocks > depth:
         raise InputError(f"train.freeze_blocks must be between 0 and {depth}, got {cfg.train.freeze_blocks}")
     for key, (low, high) in {"scale": cfg.augment.scale, "ratio": cfg.augment.ratio}.items():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from maedfer._progress import counted
 from maedfer.data.annotations import Clip
+from maedfer.data.few_labels import SomeClips
 from maedfer.data.sampler import SampleKey
 from maedfer.data.shards.clips import ShardClips
 from maedfer.data.source import ClipSource, as_source
@@ -32,7 +33,7 @@ from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import check_evaluation, check_run
 from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
-from maedfer.train.sources import read_clips
+from maedfer.train.sources import learned_clips, read_clips
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
 
 # Clips of each list that are opened, evenly spread.
@@ -69,7 +70,7 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
         else:
             splits = {"pretrain": ["train"], "finetune": ["train", "val", "test"], "evaluate": ["test"]}[cfg.task]
             lists = {
-                split: read_clips(cfg, getattr(cfg.data, split), labelled=cfg.task != "pretrain")
+                split: learned_clips(cfg) if split == "train" else read_clips(cfg, getattr(cfg.data, split))
                 for split in splits
                 if getattr(cfg.data, split)
             }
@@ -161,8 +162,9 @@ def _check_list(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> 
 
 def _say_clips(cfg: RunConfig, split: str, clips: Sequence[Clip], say: Say) -> None:
     say(f"data.{split:<8}{getattr(cfg.data, split)}: {counted(len(clips), 'clip')}{_class_counts(cfg, clips)}")
-    if isinstance(clips, ShardClips):
-        say(f"             {clips.describe()}")
+    source = clips.source if isinstance(clips, SomeClips) else clips
+    if isinstance(source, ShardClips):
+        say(f"             {source.describe()}")
 
 
 def _frames(cfg: RunConfig, source: ClipSource, index: int) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from maedfer.data.few_labels import SomeClips, write_labels
 from maedfer.errors import InputError
 from maedfer.evaluation.score import summary
 from maedfer.models import LGIFormer
@@ -47,6 +50,8 @@ def run_finetune(cfg: RunConfig) -> RunResult:
         with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
             announce(trainer, log, checkpoint, loaded)
             notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
+            if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
+                runtime.on_main(lambda: write_labels(Path(cfg.output) / "labels.csv", learned, cfg.classes))
             for note in [_TEST_SELECTION] * (cfg.eval.select == "test") + notes:
                 log.say(note)
                 if checkpoint is None:
@@ -79,7 +84,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
     if not split:
         log.say("neither data.test nor data.val is set: nothing is scored")
         return None
-    facts = {
+    facts: dict[str, Any] = {
         "split": split,
         "epoch": epoch,
         "step": trainer.position.step,
@@ -89,6 +94,14 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         "precision": runtime.precision,
         "weights": "moving average" if cfg.train.ema else "model",
     }
+    if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
+        facts["labels"] = {
+            "used": cfg.data.labels,
+            "seed": learned.seed,
+            "clips": len(learned),
+            "of": len(learned.source),
+            "per_class": np.bincount(learned.labels, minlength=len(cfg.classes)).tolist(),
+        }
     predictions = task.predictions(model, epoch, split, cfg.eval.save_features)
     notes = list(trainer.notes)
     if cfg.eval.select == "test":

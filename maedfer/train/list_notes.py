@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from maedfer.data.annotations import Clip
+from maedfer.data.few_labels import SomeClips
 from maedfer.data.leaks import leaks
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.train.config import RunConfig, read_config, run_folder_of
-from maedfer.train.sources import read_clips
+from maedfer.train.sources import learned_clips
 
 
 def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]:
@@ -21,6 +24,14 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
     """
     named = {f"data.{split}": clips for split, clips in lists.items()}
     notes = []
+    learned = lists.get("train")
+    if isinstance(learned, SomeClips):
+        counts = np.bincount(learned.labels, minlength=len(cfg.classes)).tolist()
+        each = ", ".join(f"{name} {count:,}" for name, count in zip(cfg.classes, counts, strict=True))
+        notes.append(
+            f"{len(learned):,} of {len(learned.source):,} clips of data.train are learned from (data.labels="
+            f"{cfg.data.labels}, drawn by seed {learned.seed}: {each})"
+        )
     if cfg.task == "evaluate":
         try:
             trained = trained_on(cfg)
@@ -44,4 +55,4 @@ def trained_on(cfg: RunConfig) -> Sequence[Clip]:
     if folder is None:
         return ()
     run = read_config(folder / "config.yaml")
-    return read_clips(run, run.data.train) if run.task == "finetune" else ()
+    return learned_clips(run) if run.task == "finetune" else ()

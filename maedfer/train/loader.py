@@ -29,7 +29,7 @@ from maedfer.train.failures import CANNOT_SEND, cannot_start
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.slots import InSlot, Slots
-from maedfer.train.sources import box_to_cut, look_for, read_clips
+from maedfer.train.sources import box_to_cut, learned_clips, look_for, read_clips
 
 Collate = Callable[[Sequence[dict[str, Any]], Join], dict[str, Any]]
 
@@ -46,9 +46,8 @@ class TrainBatches:
     """
 
     def __init__(self, cfg: RunConfig, runtime: Runtime) -> None:
-        pretraining = cfg.task == "pretrain"
         self.cfg, self._cached = cfg, cfg.data.cache
-        entries = read_clips(cfg, cfg.data.train, labelled=not pretraining)
+        entries = learned_clips(cfg)
         if cfg.data.on_error == "raise":
             runtime.on_main(lambda: look_for(entries, cfg.data.train))
         self.clips = len(entries)

@@ -20,7 +20,14 @@ from maedfer.train.processes import Runtime
 # Files of a run, or of one that was killed, that are there before any result of its work.
 # What is noted of the earlier parts of a run.
 _OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "git_revision")
-_BEFORE_A_CHECKPOINT = (LOCK_FILE, "config.yaml", "environment.json", "log.jsonl", "reconstructions_start.npz")
+_BEFORE_A_CHECKPOINT = (
+    LOCK_FILE,
+    "config.yaml",
+    "environment.json",
+    "labels.csv",
+    "log.jsonl",
+    "reconstructions_start.npz",
+)
 
 
 @dataclasses.dataclass(frozen=True)

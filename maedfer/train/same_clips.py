@@ -30,7 +30,7 @@ def identity(clips: Sequence[Clip]) -> str:
     digest = hashlib.sha256()
     for clip in clips:
         # A name may have bytes that are no UTF-8.
-        digest.update(f"{clip.name} {clip.label}\n".encode(errors="surrogateescape"))
+        digest.update(f"{clip.name} {clip.label}\n{clip.digest}".encode(errors="surrogateescape"))
     return f"{len(clips)} clips, {digest.hexdigest()[:16]}"
 
 

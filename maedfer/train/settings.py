@@ -56,6 +56,17 @@ class DataConfig:
         "every clip; empty = what a column `subject` of the lists says, if there is one. Intervals are by subject too "
         "where it is known",
     )
+    labels: str = setting(
+        "all",
+        doc="fine-tuning: the labels of `data.train` that are used: all, a share of every class (5%), or so many clips "
+        "of every class (5). They hang on the names of clips and on `labels_seed`, and fewer are among more",
+    )
+    labels_seed: int | None = setting(
+        None,
+        low=0,
+        high=2**63 - 1,
+        doc="of the choice of `labels`; null = the seed of the run: several seeds, several choices",
+    )
     stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
     backend: Literal["auto", "decord", "pyav", "frames"] = setting(
         "auto",

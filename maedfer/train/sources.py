@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from maedfer._progress import Patience, duration
 from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.few_labels import SomeClips, choose_few, parse_labels
 from maedfer.data.shards.clips import ShardClips, read_shards
 from maedfer.data.shards.layout import INDEX_FILE, is_shards
-from maedfer.data.source import check_clips
+from maedfer.data.source import as_source, check_clips
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.train.settings import RunConfig
@@ -38,6 +39,21 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
         classes=classes,
         subject=cfg.data.subject,
     )
+
+
+def learned_clips(cfg: RunConfig) -> Sequence[Clip]:
+    """The clips that a run learns from: those of `data.train`, or the part of them whose labels `data.labels` uses.
+
+    Raises:
+        InputError: they cannot be read, or are too few for the labels that are asked for.
+    """
+    clips = read_clips(cfg, cfg.data.train, labelled=cfg.task != "pretrain")
+    few = parse_labels(cfg.data.labels)
+    if cfg.task != "finetune" or few.all:
+        return clips
+    source = as_source(clips)
+    seed = cfg.seed if cfg.data.labels_seed is None else cfg.data.labels_seed
+    return SomeClips(source, choose_few(source, few, seed, cfg.classes, shown(cfg.data.train)), few, seed)
 
 
 def look_for(clips: Sequence[Clip], file: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from benchmarks.learning import CONDITIONS
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig
-from maedfer.studies.drawn import few_labels, seed_jobs
+from maedfer.studies.drawn import seed_jobs
 from maedfer.studies.grid import Job, Share, cells, is_done, run_jobs, shares, steps_done
 from maedfer.train.config import load_config
 from maedfer.train.finetune import run_finetune
@@ -23,20 +22,6 @@ from tests.train.runs import overrides, write_clips
 def settings(data: Path, *changes: str) -> tuple[str, ...]:
     """Of a run that takes a second, but for its output."""
     return (*(line for line in overrides("finetune", data, Path("x")) if not line.startswith("output=")), *changes)
-
-
-def test_few_labels_are_balanced_and_in_order(tmp_path: Path) -> None:
-    lines = [f"clip {index}.mp4 {index % 3}" for index in range(30)]
-    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
-    few = few_labels(tmp_path / "all.csv", 7, tmp_path / "few.csv")
-    chosen = few.read_text().splitlines()
-    assert Counter(line[-1] for line in chosen) == {"0": 2, "1": 2, "2": 2}
-    assert set(chosen) == set(lines[:6])
-    os.utime(few, (1, 1))
-    few_labels(tmp_path / "all.csv", 7, few)
-    # Runs on it stay done.
-    assert few.stat().st_mtime == 1
-    assert len(few_labels(tmp_path / "all.csv", 3, few).read_text().splitlines()) == 3
 
 
 def test_one_that_fails_is_told_and_the_others_are_done(tmp_path: Path) -> None:
