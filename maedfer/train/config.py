@@ -51,6 +51,7 @@ from maedfer.train.evaluated import (
     run_folder_of,
     settings_of_run,
 )
+from maedfer.train.hooks import check_names
 from maedfer.train.recipes import find_recipe, list_recipes, read_section, read_tree
 from maedfer.train.settings import (
     AugmentConfig,
@@ -168,6 +169,7 @@ def check_config(cfg: RunConfig) -> None:
     pretraining = cfg.task == "pretrain"
     _check_fit(cfg.task, cfg.model_name, cfg.model)
     check_ranges(cfg)
+    check_names(cfg.train.log_to)
     _check_together(cfg)
     if cfg.data.subject:
         SubjectPattern(cfg.data.subject)

@@ -31,7 +31,7 @@ from maedfer.train.loader import TrainBatches, ViewBatches
 from maedfer.train.lock import check_free
 from maedfer.train.optim import run_schedule
 from maedfer.train.processes import Runtime, start
-from maedfer.train.run_folder import check_evaluation, check_run
+from maedfer.train.run_folder import check_evaluation, check_run, hooks_of_run
 from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
 from maedfer.train.sources import learned_clips, read_clips
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
@@ -181,6 +181,9 @@ def _class_counts(cfg: RunConfig, clips: Sequence[Clip]) -> str:
 
 
 def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path | None) -> None:
+    if cfg.train.log_to:
+        hooks_of_run(cfg, runtime)
+        say(f"train.log_to {', '.join(cfg.train.log_to)}: found, not told of a dry run")
     task = (PretrainTask if cfg.task == "pretrain" else FinetuneTask)(cfg, runtime)
     model, loaded = task.build(initial=checkpoint is None)
     if loaded is not None:

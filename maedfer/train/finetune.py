@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ import numpy as np
 
 from maedfer.data.few_labels import SomeClips, write_labels
 from maedfer.errors import InputError
-from maedfer.evaluation.score import summary
+from maedfer.evaluation.score import headline, summary
 from maedfer.models import LGIFormer
 from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.evaluate import write_results
+from maedfer.train.hooks import Hook
 from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import TrainBatches
 from maedfer.train.lock import hold
 from maedfer.train.log import RunLog
 from maedfer.train.processes import start
-from maedfer.train.run_folder import RunResult, open_run, recording
+from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer, announce
 
@@ -29,8 +31,13 @@ _TEST_SELECTION = (
 )
 
 
-def run_finetune(cfg: RunConfig) -> RunResult:
+def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
     """Train a classifier, score it, save it as `<output>/model`.
+
+    Args:
+        cfg: the run.
+        hooks: are called, in the main process, with every record of the log, beside those of `train.log_to`
+            (`maedfer.train.hooks`).
 
     `maedfer.report.write_report(result.output)` makes a page of the run; the command does so where `report` is true.
 
@@ -40,6 +47,7 @@ def run_finetune(cfg: RunConfig) -> RunResult:
     check_config(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
         cfg = settled(cfg, runtime.device)
+        told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = FinetuneTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
@@ -47,7 +55,7 @@ def run_finetune(cfg: RunConfig) -> RunResult:
         if checkpoint is not None:
             trainer.resume(checkpoint)
         position = trainer.position
-        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
+        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending, told) as log:
             announce(trainer, log, checkpoint, loaded)
             notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
             if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
@@ -109,5 +117,6 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
     elif cfg.eval.select == split:
         notes.append("the epoch was chosen on the clips that are scored: the scores are optimistic")
     metrics = write_results(cfg, runtime, predictions, facts, [*notes, *of_lists])
+    log.result = {"split": split, **headline(metrics)}
     log.say(f"{split}: {summary(metrics)}")
     return metrics

@@ -1,4 +1,4 @@
-"""What a run says while it goes: log.jsonl, a progress bar or plain lines, TensorBoard."""
+"""What a run says while it goes: log.jsonl, a progress bar or plain lines, and hooks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._files import atomic_path
-from maedfer._progress import is_terminal
+from maedfer._progress import counted, is_terminal
 from maedfer.errors import InputError
+from maedfer.train.hooks import IDS_FILE, Hooks
 
 
 class RunLog:
@@ -25,8 +26,11 @@ class RunLog:
         total: optimiser steps of the run, for the progress bar.
         step: the step to go on from; records beyond it are taken out of log.jsonl, because they will come again. With
             0 the log starts anew.
-        tensorboard: write event files where tensorboard is installed.
+        hooks: are given every record; the log ends them.
         unscored: the scores of that step will come again as well.
+
+    Attributes:
+        result: the scores of the run, for the hooks to be told in the end.
     """
 
     def __init__(
@@ -36,12 +40,14 @@ class RunLog:
         total: int = 0,
         step: int = 0,
         *,
-        tensorboard: bool = False,
+        hooks: Hooks | None = None,
         unscored: bool = False,
     ) -> None:
         self.main = main
+        self.result: dict[str, Any] = {}
+        self._hooks = hooks if hooks is not None else Hooks({})
+        self._step = step
         self._bar: Any = None
-        self._writer: Any = None
         if not main:
             return
         path = Path(run_dir) / "log.jsonl"
@@ -49,6 +55,8 @@ class RunLog:
             truncate_log(path, step, unscored)
         else:
             path.unlink(missing_ok=True)
+            # Others know an earlier run in this folder, which this one has nothing to do with.
+            (Path(run_dir) / IDS_FILE).unlink(missing_ok=True)
         self._path = path
         try:
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -58,13 +66,6 @@ class RunLog:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
-        if tensorboard and importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            try:
-                self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"), purge_step=step + 1 if step else 0)
-            except UnicodeEncodeError:
-                self.say("no event files: tensorboard cannot write to a folder whose name is not UTF-8")
 
     def record(self, kind: str, **values: Any) -> None:
         """Append a line to log.jsonl; numbers that JSON cannot hold (NaN, infinity) become null."""
@@ -76,11 +77,16 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror or error}") from error
-        if self._writer is not None and "step" in values:
-            prefix = values.get("split", kind)
-            for key, value in values.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
-                    self._writer.add_scalar(f"{prefix}/{key}", value, values["step"])
+        self._step = values.get("step", self._step)
+        self.tell(kind, **values)
+
+    def tell(self, kind: str, **values: Any) -> None:
+        """Give a record to the hooks alone."""
+        if not self.main:
+            return
+        for sentence in self._hooks.tell({"kind": kind, **values}):
+            self.say(sentence)
+            self.record("note", step=self._step, text=sentence)
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
@@ -101,17 +107,21 @@ class RunLog:
         if self._bar is None or not is_terminal(sys.stdout):
             print(line, flush=True)
 
-    def close(self) -> None:
-        """Close files and the bar."""
+    def close(self, outcome: str = "complete") -> None:
+        """Tell the hooks how the run ended, "complete" or "stopped", and close the file and the bar."""
         if not self.main:
             return
+        for sentence in self._hooks.tell(
+            {"kind": "end", "step": self._step, "outcome": outcome, "scores": self.result}
+        ):
+            self.say(sentence)
+        for name, count in self._hooks.missed.items():
+            self.say(f"{name} was not told {counted(count, 'record')} of this run: log.jsonl has them")
         # What could not be written was told when it was.
         with contextlib.suppress(OSError):
             self._file.close()
         if self._bar is not None:
             self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
 
 
 def truncate_log(path: Path, step: int, unscored: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
 from maedfer.train.augmenting import changed, settled
 from maedfer.train.config import RunConfig, check_config
+from maedfer.train.hooks import Hook
 from maedfer.train.loader import TrainBatches
 from maedfer.train.lock import hold
 from maedfer.train.processes import Runtime, start
-from maedfer.train.run_folder import RunResult, open_run, recording
+from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
 from maedfer.train.tasks import PretrainTask, split_masks
 from maedfer.train.trainer import Trainer, announce
 
@@ -23,8 +25,13 @@ from maedfer.train.trainer import Trainer, announce
 _SHOWN = 4
 
 
-def run_pretrain(cfg: RunConfig) -> RunResult:
+def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
     """Train a masked autoencoder, save it as `<output>/model`, and keep pictures of what it reconstructs.
+
+    Args:
+        cfg: the run.
+        hooks: are called, in the main process, with every record of the log, beside those of `train.log_to`
+            (`maedfer.train.hooks`).
 
     `maedfer.report.write_report(result.output)` makes a page of the run; the command does so where `report` is true.
 
@@ -34,6 +41,7 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
     check_config(cfg)
     with start(cfg) as runtime, hold(cfg.output, runtime):
         cfg = settled(cfg, runtime.device)
+        told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
         task = PretrainTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
@@ -45,7 +53,7 @@ def run_pretrain(cfg: RunConfig) -> RunResult:
         else:
             save_reconstructions(output / "reconstructions_start.npz", model, batches, runtime)
         position = trainer.position
-        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending) as log:
+        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending, told) as log:
             announce(trainer, log, checkpoint, loaded)
             trainer.fit(log)
             result = trainer.result

@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from maedfer.errors import InputError, some
 from maedfer.train.checkpoint import remove_leftovers
-from maedfer.train.config import RunConfig, differing_evaluation, differing_keys, read_config, save_config
+from maedfer.train.config import (
+    RunConfig,
+    differing_evaluation,
+    differing_keys,
+    read_config,
+    save_config,
+    saved_tree,
+)
 from maedfer.train.environment import environment, now
+from maedfer.train.hooks import IDS_FILE, Hook, Hooks, open_hooks
 from maedfer.train.lock import LOCK_FILE
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
@@ -22,11 +30,14 @@ from maedfer.train.processes import Runtime
 _OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "git_revision")
 _BEFORE_A_CHECKPOINT = (
     LOCK_FILE,
+    IDS_FILE,
     "config.yaml",
     "environment.json",
     "labels.csv",
     "log.jsonl",
     "reconstructions_start.npz",
+    "tensorboard",
+    "wandb",
 )
 
 
@@ -128,14 +139,19 @@ def open_evaluation(cfg: RunConfig) -> None:
 
 @contextlib.contextmanager
 def recording(
-    cfg: RunConfig, runtime: Runtime, total: int = 0, step: int = 0, unscored: bool = False
+    cfg: RunConfig,
+    runtime: Runtime,
+    total: int = 0,
+    step: int = 0,
+    unscored: bool = False,
+    hooks: Hooks | None = None,
 ) -> Iterator[RunLog]:
     """Write config.yaml and environment.json, keep the log open, and note when and how the run ended.
 
     Args:
         cfg: the run.
         runtime: its processes.
-        total, step, unscored: as for `RunLog`.
+        total, step, unscored, hooks: as for `RunLog`.
     """
     output = Path(cfg.output)
     facts = environment(runtime)
@@ -144,18 +160,30 @@ def recording(
         facts["earlier"] = _earlier(path) if step else []
         save_config(cfg, output / "config.yaml")
         write_json(path, facts)
-    tensorboard = cfg.train.tensorboard and cfg.task != "evaluate"
-    log = RunLog(output, runtime.main, total, step, tensorboard=tensorboard, unscored=unscored)
+    log = RunLog(output, runtime.main, total, step, hooks=hooks, unscored=unscored)
     outcome = "stopped"
     try:
+        log.tell("start", step=step, task=cfg.task, output=str(output.absolute()), total=total, config=saved_tree(cfg))
         yield log
         outcome = "complete"
     finally:
-        log.close()
+        log.close(outcome)
         if runtime.main:
             # On a full disk this fails as well, and must not hide the error that says so.
             with contextlib.suppress(InputError) if outcome == "stopped" else contextlib.nullcontext():
                 write_json(path, {**facts, "ended": now(), "outcome": outcome})
+
+
+def hooks_of_run(cfg: RunConfig, runtime: Runtime, given: Sequence[Hook] = ()) -> Hooks:
+    """The hooks of a training run, those that are `given` beside those that its settings name; the main process's.
+
+    Raises:
+        InputError: one of them is none; every process raises it.
+        MissingDependencyError: a package is not installed.
+    """
+    found = [Hooks({})]
+    runtime.on_main(lambda: found.append(open_hooks(cfg.train.log_to, given, cfg.train.tensorboard)))
+    return found[-1]
 
 
 def _counts_for_nothing(path: Path) -> bool:

@@ -283,6 +283,11 @@ class TrainConfig:
         0, low=0, high=4096, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides"
     )
     tensorboard: bool = setting(True, belongs_to="machine", doc="also write event files where tensorboard is installed")
+    log_to: tuple[str, ...] = setting(
+        (),
+        belongs_to="machine",
+        doc="who else is told every record of the log while training: wandb, mlflow, or `module:function` of your own",
+    )
 
 
 @documented

@@ -103,25 +103,3 @@ def test_streams_that_are_absent_or_closed_are_no_terminals(tmp_path, monkeypatc
     with open(os.devnull) as stream:
         pass
     assert not is_terminal(stream) and not is_terminal(None)
-
-
-def test_a_folder_that_tensorboard_cannot_write_to_is_told(tmp_path, capsys):
-    pytest.importorskip("tensorboard")
-    folder = tmp_path / "caf\udce9"
-    folder.mkdir()
-    log = RunLog(folder, main=True, tensorboard=True)
-    log.record("train", step=1, loss=0.5)
-    log.close()
-    assert "no event files: tensorboard cannot write to a folder whose name is not UTF-8" in capsys.readouterr().out
-    assert '"loss": 0.5' in (folder / "log.jsonl").read_text()
-
-
-def test_tensorboard_has_the_numbers(tmp_path):
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = RunLog(tmp_path, main=True, tensorboard=True)
-    log.record("step", step=3, loss=0.5, mfu=None)
-    log.record("eval", step=3, split="test", uar=0.25)
-    log.close()
-    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert sorted(found.Tags()["scalars"]) == ["step/loss", "test/uar"]
-    assert (found.Scalars("step/loss")[0].step, found.Scalars("step/loss")[0].value) == (3, 0.5)

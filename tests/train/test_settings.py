@@ -47,7 +47,7 @@ def test_what_a_resumed_run_may_change() -> None:
         model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
         augment.device train.batch_size train.accumulate train.compile train.cuda_graphs
         train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
-        eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
+        train.log_to eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
     )
     # Everything that it ends with depends on these.
     for section in ("augment.", "optim."):
