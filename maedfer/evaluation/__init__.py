@@ -7,24 +7,39 @@ from typing import TYPE_CHECKING
 from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
+    from maedfer.evaluation.bootstrap import bootstrap_intervals
     from maedfer.evaluation.calibration import calibrated, fit_temperature
     from maedfer.evaluation.features import Features, extract_features, write_features
-    from maedfer.evaluation.metrics import calibration_scores, confusion_matrix, intervals, scores
+    from maedfer.evaluation.metrics import (
+        auc_scores,
+        calibration_scores,
+        confusion_matrix,
+        intervals,
+        reliability,
+        scores,
+    )
+    from maedfer.evaluation.paired import match_clips, mcnemar, pooled_intervals
     from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
     from maedfer.evaluation.score import predict, score_views
 
 __all__ = [
     "Features",
     "Predictions",
+    "auc_scores",
+    "bootstrap_intervals",
     "calibrated",
     "calibration_scores",
     "confusion_matrix",
     "extract_features",
     "fit_temperature",
     "intervals",
+    "match_clips",
+    "mcnemar",
     "pool",
+    "pooled_intervals",
     "predict",
     "read_predictions",
+    "reliability",
     "score_views",
     "scores",
     "write_features",
@@ -36,7 +51,16 @@ __getattr__, __dir__ = lazy(
     {
         "calibration": ["calibrated", "fit_temperature"],
         "features": ["Features", "extract_features", "write_features"],
-        "metrics": ["calibration_scores", "confusion_matrix", "intervals", "scores"],
+        "bootstrap": ["bootstrap_intervals"],
+        "metrics": [
+            "auc_scores",
+            "calibration_scores",
+            "confusion_matrix",
+            "intervals",
+            "reliability",
+            "scores",
+        ],
+        "paired": ["match_clips", "mcnemar", "pooled_intervals"],
         "predictions": ["Predictions", "pool", "read_predictions", "write_predictions"],
         "score": ["predict", "score_views"],
     },

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import calibration_scores
+from maedfer.evaluation.metrics import calibration_scores, reliability
 
 # Fewer clips than this say nothing of a confidence.
 LEAST_CLIPS = 10
@@ -81,10 +81,15 @@ def calibration_facts(logits: np.ndarray, labels: np.ndarray, temperature: float
     """How calibrated clips are, as they are and at a temperature.
 
     Returns:
-        n; "before" and "after" with ece, nll and brier each; nll is the loss that `fit_temperature` makes least.
+        n; "before" and "after" with ece, nll, brier and the curve reliability each; nll is the loss that
+        `fit_temperature` makes least.
     """
     before, after = (
-        {**calibration_scores(calibrated(logits, each), labels), "nll": _mean_loss(logits, labels, each)}
+        {
+            **calibration_scores(calibrated(logits, each), labels),
+            "nll": _mean_loss(logits, labels, each),
+            "reliability": reliability(calibrated(logits, each), labels),
+        }
         for each in (1.0, temperature)
     )
     return {"n": len(labels), "before": before, "after": after}

@@ -1,7 +1,10 @@
-"""Scores of expression recognition, from a confusion matrix whose rows are the true classes.
+"""Scores of expression recognition: of a confusion matrix whose rows are the true classes, and of probabilities.
 
 UAR (unweighted average recall) is the mean of the class recalls, WAR (weighted average recall) the accuracy over all
 clips. All scores are shares in [0, 1]. A class without clips has no recall: it is None, and left out of UAR.
+
+`intervals` here is by formula, of clips that are independent of each other; `maedfer.evaluation.bootstrap` has those by
+bootstrap, over clips or over subjects.
 """
 
 from __future__ import annotations
@@ -43,13 +46,15 @@ def scores(confusion: Any) -> dict[str, Any]:
         confusion: counts [n, n], rows are labels.
 
     Returns:
-        uar, war, macro_f1, weighted_f1 (None without clips); recall and f1, a list each with None where undefined;
-        n, the number of clips; absent, the indices of the classes without clips. F1 of a class that has neither
-        clips nor predictions is undefined and left out of macro_f1.
+        uar, war, macro_f1, weighted_f1 (None without clips); recall, precision and f1, a list each with None where
+        undefined; n, the number of clips; absent, the indices of the classes without clips. A class that is never
+        predicted has no precision. F1 of a class that has neither clips nor predictions is undefined and left out of
+        macro_f1.
     """
     matrix = np.asarray(confusion, np.float64)
     hits, clips, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     recall = [float(hit / count) if count else None for hit, count in zip(hits, clips, strict=True)]
+    precision = [float(hit / guess) if guess else None for hit, guess in zip(hits, predicted, strict=True)]
     f1 = [
         float(2 * hit / (count + guess)) if count + guess else None
         for hit, count, guess in zip(hits, clips, predicted, strict=True)
@@ -59,6 +64,7 @@ def scores(confusion: Any) -> dict[str, Any]:
         "uar": _mean(recall),
         "war": float(hits.sum() / total) if total else None,
         "recall": recall,
+        "precision": precision,
         "f1": f1,
         "macro_f1": _mean(f1),
         "weighted_f1": float(sum(c * f for c, f in zip(clips, f1, strict=True) if f is not None) / total)
@@ -92,6 +98,58 @@ def intervals(confusion: Any) -> dict[str, tuple[float, float]]:
     return {"uar": (max(0.0, uar - below), min(1.0, uar + above)), "war": (float(left[0]), float(right[0]))}
 
 
+def auc_scores(probabilities: Any, labels: Any) -> list[float | None]:
+    """The area under the ROC curve of each class against all others.
+
+    It is the share of pairs of a clip of the class and one of another class in which the first has the higher
+    probability of the class; equal ones count half (Mann and Whitney's statistic).
+
+    Args:
+        probabilities: [n, classes].
+        labels: int64 [n].
+
+    Returns:
+        A value a class; None where it has no clips, or all of them.
+    """
+    values, true = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
+    found: list[float | None] = []
+    for index in range(values.shape[1]):
+        own = true == index
+        count = int(own.sum())
+        if not 0 < count < len(true):
+            found.append(None)
+            continue
+        # Equal values share the mean of their ranks.
+        _, place, repeats = np.unique(values[:, index], return_inverse=True, return_counts=True)
+        ranks = (np.cumsum(repeats) - (repeats - 1) / 2)[place]
+        found.append(float((ranks[own].sum() - count * (count + 1) / 2) / (count * (len(true) - count))))
+    return found
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = 15) -> dict[str, list[Any]]:
+    """The reliability curve: of how many clips the confidence is in a bin, how large it is, and how many are right.
+
+    Args:
+        probabilities: [n, classes], rows that sum up to 1.
+        labels: int64 [n].
+        bins: of the confidence, the largest probability, from 0 to 1, of equal width; upper edges belong to their bin.
+
+    Returns:
+        clips, whole numbers; confidence, the mean of each bin's; right, the share of its clips that are right; the
+        latter two None where it has no clips.
+    """
+    values, true = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
+    confidence, right = values.max(1), values.argmax(1) == true
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    clips = np.bincount(place, minlength=bins)
+
+    def means(weights: np.ndarray) -> list[float | None]:
+        sums = np.bincount(place, weights=weights, minlength=bins)
+        return [float(total / count) if count else None for total, count in zip(sums, clips, strict=True)]
+
+    return {"clips": clips.tolist(), "confidence": means(confidence), "right": means(right)}
+
+
 def calibration_scores(probabilities: Any, labels: Any, bins: int = 15) -> dict[str, float]:
     """How well probabilities say how often they are right; smaller is better in all three.
 
@@ -106,13 +164,15 @@ def calibration_scores(probabilities: Any, labels: Any, bins: int = 15) -> dict[
         brier, the mean over clips of the sum over classes of (p - 1 where it is true)^2.
     """
     values, true = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    confidence, right = values.max(1), values.argmax(1) == true
-    # Upper edges belong to their bin.
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    surplus = np.bincount(place, weights=right - confidence, minlength=bins)
+    curve = reliability(values, true, bins)
+    gaps = (
+        count * abs(right - confidence)
+        for count, confidence, right in zip(curve["clips"], curve["confidence"], curve["right"], strict=True)
+        if count
+    )
     chosen = np.take_along_axis(values, true[:, None], 1)
     return {
-        "ece": float(np.abs(surplus).sum() / len(true)),
+        "ece": float(sum(gaps) / len(true)),
         "nll": float(-np.log(np.clip(chosen, 1e-12, None)).mean()),
         "brier": float(((values - np.eye(values.shape[1])[true]) ** 2).sum(1).mean()),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import confusion_matrix, scores
+from maedfer.evaluation.metrics import auc_scores, calibration_scores, confusion_matrix, reliability, scores
 
 # Beside pred.csv, the clips of the list that are not in it; absent where there are none.
 SKIPPED_FILE = "skipped.csv"
@@ -60,6 +60,9 @@ class Predictions:
     def metrics(self) -> dict[str, Any]:
         """The contents of metrics.json: classes, confusion matrix, scores, loss, how many clips were skipped, notes.
 
+        Of probabilities: "auc" of each class against the others (None where it has no clips, or all) and their mean,
+        "macro_auc"; "ece", "brier" and the curve "reliability"; see `maedfer.evaluation.metrics`.
+
         Raises:
             InputError: a label is out of range, or a probability is not a finite number.
         """
@@ -70,6 +73,14 @@ class Predictions:
         result = {"classes": list(self.classes), "confusion": confusion.tolist(), **scores(confusion)}
         chosen = np.take_along_axis(self.probabilities, self.labels[:, None], 1)
         result["loss"] = float(-np.log(np.clip(chosen, 1e-12, None)).mean()) if len(self.labels) else None
+        result |= {"auc": None, "macro_auc": None, "ece": None, "brier": None, "reliability": None}
+        if len(self.labels):
+            areas = auc_scores(self.probabilities, self.labels)
+            known = [area for area in areas if area is not None]
+            result |= {"auc": areas, "macro_auc": float(np.mean(known)) if known else None}
+            sure = calibration_scores(self.probabilities, self.labels)
+            result |= {"ece": sure["ece"], "brier": sure["brier"]}
+            result["reliability"] = reliability(self.probabilities, self.labels)
         absent = [self.classes[index] for index in result.pop("absent")]
         result["skipped"] = len(self.skipped)
         result["notes"] = [f"no clips of {', '.join(absent)}: left out of UAR"] if absent else []

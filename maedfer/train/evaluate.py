@@ -14,6 +14,7 @@ from maedfer._progress import ProgressLine, counted
 from maedfer.data.subjects import SubjectPattern
 from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
+from maedfer.evaluation.bootstrap import interval_facts, interval_sentence
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import check_finite, headline, predict, summary
 from maedfer.models import LGIFormer, LGIFormerConfig, load
@@ -59,7 +60,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
             if cfg.eval.runs:
                 folds = _folds(cfg, parts, log)
                 notes += _several_precisions(folds)
-                facts: dict[str, Any] = {"split": "test", "folds": folds}
+                facts: dict[str, Any] = {"split": "test", "folds": folds, "mean_of_folds": mean_of_folds(folds)}
                 metrics = write_results(cfg, runtime, pooled, facts, notes)
             else:
                 log.say(
@@ -101,6 +102,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                     log.say(f"the temperature is kept in {calibration.folder}")
             log.record("eval", split="test", **headline(metrics))
             log.say(summary(metrics))
+            log.say(interval_sentence(metrics["intervals"]))
             log.say(f"scores: {Path(cfg.output) / 'metrics.json'}")
     return RunResult(Path(cfg.output), metrics=metrics)
 
@@ -166,6 +168,9 @@ def write_results(
     """
     metrics = {**predictions.metrics(), **facts}
     metrics["notes"] = [*metrics["notes"], *(notes or [])]
+    metrics["intervals"] = interval_facts(
+        predictions.labels, predictions.predicted, predictions.classes, predictions.subjects
+    )
     if runtime.main:
         output = Path(cfg.output)
         write_predictions(output / "pred.csv", predictions)
@@ -305,7 +310,26 @@ def _folds(cfg: RunConfig, parts: Sequence[Predictions], log: RunLog) -> list[di
         metrics = part.metrics()
         folds.append({"run": folder, **headline(metrics), "precision": recorded_precision(folder)})
         log.say(f"{folder}: {summary(metrics)}")
+    means = mean_of_folds(folds)
+    log.say(
+        f"mean of the {counted(len(folds), 'run')}: UAR {means['uar']['mean']:.2%}, WAR {means['war']['mean']:.2%}; "
+        "what follows is of all clips together"
+    )
     return folds
+
+
+def mean_of_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation of the scores of folds, each counted alike; not those of all clips together.
+
+    Args:
+        folds: the scores of each, two at least for a deviation.
+    """
+    found = {}
+    for key in ("uar", "war", "macro_f1", "weighted_f1"):
+        values = [fold[key] for fold in folds]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        found[key] = {"mean": float(np.mean(values)), "std": spread}
+    return found
 
 
 def _several_precisions(folds: Sequence[Mapping[str, Any]]) -> list[str]:

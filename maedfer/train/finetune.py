@@ -10,6 +10,7 @@ import numpy as np
 
 from maedfer.data.few_labels import SomeClips, write_labels
 from maedfer.errors import InputError
+from maedfer.evaluation.bootstrap import interval_sentence
 from maedfer.evaluation.score import headline, summary
 from maedfer.models import LGIFormer
 from maedfer.train.augmenting import settled
@@ -119,4 +120,5 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
     metrics = write_results(cfg, runtime, predictions, facts, [*notes, *of_lists])
     log.result = {"split": split, **headline(metrics)}
     log.say(f"{split}: {summary(metrics)}")
+    log.say(f"{split}: {interval_sentence(metrics['intervals'])}")
     return metrics

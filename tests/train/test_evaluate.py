@@ -122,7 +122,7 @@ def test_each_clip_is_scored_once_whatever_the_number_of_processes(data, run, tm
     assert left.names == right.names and len(set(left.names)) == 7
     np.testing.assert_allclose(left.probabilities, right.probabilities, rtol=1e-5)
     assert json.loads((tmp_path / "two" / "metrics.json").read_text())["confusion"] == scores(one)["confusion"]
-    assert done.text.count("UAR") == 1
+    assert done.text.count("macro F1") == 1
 
 
 def test_model_keeps_its_mode_and_random_numbers_are_not_touched(data, run):
