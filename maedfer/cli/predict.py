@@ -53,7 +53,8 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("--out", metavar="DIR", type=path, required=True, help="folder of the results")
     parser.add_argument("--classes", metavar="NAMES", help="a data set (dfew), or names in label order: a,b,c")
-    _add_looking(parser)
+    add_looking(parser)
+    parser.add_argument("--whole", action="store_true", help="one score a clip, as maedfer evaluate samples it")
     _add_writing(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="of the model")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (auto: a GPU where there is one)")
@@ -64,14 +65,14 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, how long it will take, stop")
 
 
-def _add_looking(parser: Parser) -> None:
-    parser.add_argument("--hop", type=_seconds, metavar="S", help="seconds from one window to the next (1)")
+def add_looking(parser: Parser, *, hop: str = "1", faces: str = "all") -> None:
+    """Add the options that say how a video is looked at, with what they are by default."""
+    parser.add_argument("--hop", type=time_in_seconds, metavar="S", help=f"seconds from one window to the next ({hop})")
     parser.add_argument(
-        "--window", type=_seconds, metavar="S", help="seconds of a window (the model's: 2.56 for 16 frames, stride 4)"
+        "--window", type=time_in_seconds, metavar="S", help="seconds of a window (the model's: 2.56 for 16 frames, stride 4)"
     )
-    parser.add_argument("--whole", action="store_true", help="one score a clip, as maedfer evaluate samples it")
-    parser.add_argument("--faces", type=_faces, metavar="WHOM", help="all (default), largest, or the N largest")
-    parser.add_argument("--between", nargs=2, type=_seconds, metavar=("A", "B"), help="seconds, or 1:02:03")
+    parser.add_argument("--faces", type=_faces, metavar="WHOM", help=f"all, largest, or the N largest ({faces})")
+    parser.add_argument("--between", nargs=2, type=time_in_seconds, metavar=("A", "B"), help="seconds, or 1:02:03")
     parser.add_argument("--no-crop", action="store_true", help="frames are face crops already")
     parser.add_argument("--detector", metavar="FILE", type=path, help="a CenterFace or YuNet file of your own")
     parser.add_argument("--boxes", metavar="FILE", type=path, help="boxes made elsewhere: frame or time, x, y, ...")
@@ -99,7 +100,7 @@ def _add_writing(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; the status is 1 where inputs have failed."""
-    options = _options(args)
+    options = looking_options(args)
     if not os.path.exists(args.checkpoint):
         raise InputError(f"{args.checkpoint!r} does not exist: give a run, a saved model or a published file")
     if args.workers is not None and args.workers < 0:
@@ -152,14 +153,14 @@ def run(args: argparse.Namespace) -> int:
     return int(predict_videos(videos, predictor, options, wanted, args.workers, say) > 0)
 
 
-def _options(args: argparse.Namespace) -> Any:
-    """The options, those checked that are given."""
+def looking_options(args: argparse.Namespace, **first: Any) -> Any:
+    """The options, those checked that are given; `first` says what is not given."""
     import dataclasses
 
     from maedfer.prediction.options import PredictionOptions, options_from
     from maedfer.setting import check_range
 
-    chosen: dict[str, Any] = {"crop": not args.no_crop}
+    chosen: dict[str, Any] = {**first, "crop": not args.no_crop}
     for field in dataclasses.fields(PredictionOptions):
         value = getattr(args, field.name, None)
         if value is not None:
@@ -177,7 +178,8 @@ def _classes(text: str | None) -> list[str] | str | None:
     return [name.strip() for name in text.split(",")] if "," in text else text
 
 
-def _seconds(text: str) -> float:
+def time_in_seconds(text: str) -> float:
+    """The type of an argument that is a time: seconds, or 1:02:03."""
     value = seconds(text)
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither seconds nor minutes:seconds")

@@ -223,13 +223,18 @@ class Encoder(HoldsTables):
         recompute = self.config.checkpoint_blocks and self.training and torch.is_grad_enabled()
         return run_fused(self.blocks, z, representative_only=representative_only, recompute=recompute, keep=keep)
 
-    def attention_maps(self, z: Tensor) -> list[AttentionMaps]:
-        """The attention maps of every block, of the stream before the first."""
-        collected: list[AttentionMaps] = []
+    def attention_maps(self, z: Tensor) -> Iterator[AttentionMaps]:
+        """Yield the attention probabilities of each block, of the stream before the first.
+
+        Everything that reads is there: "intra_region" [B, M, H, S, S] ([B, M, H, 1, N] with intra_region="cross"),
+        "inter_region" [B, H, M, M], "interaction" [B, H, M * N, M], "again" [B, M, H, S, S] with interaction="self",
+        "feedback" [B, M, H, 1, N] or [B, H, M, M * N]; local tokens in the order of regions. A ViT has "attention"
+        [B, 1, H, K, K].
+        """
         for block in self.blocks:
-            collected.append({})
-            z = block(z, maps=collected[-1])
-        return collected
+            maps: AttentionMaps = {}
+            z = block(z, maps=maps)
+            yield maps
 
     def freeze(self, blocks: int | None = None) -> None:
         """Stop training the embedding, the tokens, and the first `blocks` blocks (all when None).

@@ -77,9 +77,9 @@ class LGIStages(LGIParts):
         if self.interaction == "cross" and not pruned:
             x_BMNC = self.interact(x_BMNC, s_BMC, keep.interaction, maps)  # equations 4 and 5
         elif self.interaction == "self":
-            s_BMC, x_BMNC = self.attend_within_regions_again(s_BMC, x_BMNC, attend_to, keep.interaction)
+            s_BMC, x_BMNC = self.attend_within_regions_again(s_BMC, x_BMNC, attend_to, keep.interaction, maps)
         if self.feedback != "none":
-            s_BMC = self.feed_back(s_BMC, x_BMNC, attend_to, keep.feedback)
+            s_BMC = self.feed_back(s_BMC, x_BMNC, attend_to, keep.feedback, maps)
         z_BMSC = s_BMC.unsqueeze(2)
         if not representative_only:
             z_BMSC = torch.cat([z_BMSC, x_BMNC], dim=2)
@@ -117,8 +117,8 @@ class LGIStages(LGIParts):
             context = self.intra_norm(z_BMSC)
             query_BM1C = context[:, :, :1]
         if maps is not None:
-            found = probabilities(self.intra_attention, query_BM1C, context)
-            maps["intra_region"] = found[..., 0, :]  # [B, M, H, S or N]
+            rows = query_BM1C if self.intra_region == "cross" else context
+            maps["intra_region"] = probabilities(self.intra_attention, rows, context)  # [B, M, H, 1 or S, N or S]
         if self.intra_region == "self" and not representative_only:
             return z_BMSC + scaled(self.intra_attention(context, attend_to=attend_to), keep_BM)
         s_BM1C = z_BMSC[:, :, :1] + scaled(self.intra_attention(query_BM1C, context, attend_to), keep_BM)
@@ -140,17 +140,34 @@ class LGIStages(LGIParts):
         return x_BMNC + scaled(branch, keep_B)
 
     def attend_within_regions_again(
-        self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None, keep_BM: Tensor | None
+        self,
+        s_BMC: Tensor,
+        x_BMNC: Tensor,
+        attend_to: Tensor | None,
+        keep_BM: Tensor | None,
+        maps: AttentionMaps | None,
     ) -> tuple[Tensor, Tensor]:
         """interaction="self": the third stage is a second one of the first kind."""
         z_BMSC = torch.cat([s_BMC.unsqueeze(2), x_BMNC], dim=2)
-        branch = self.interaction_attention(self.interaction_norm(z_BMSC), attend_to=attend_to)
+        n_BMSC = self.interaction_norm(z_BMSC)
+        if maps is not None:
+            maps["again"] = probabilities(self.interaction_attention, n_BMSC)  # [B, M, H, S, S]
+        branch = self.interaction_attention(n_BMSC, attend_to=attend_to)
         z_BMSC = z_BMSC + scaled(branch, keep_BM)
         return z_BMSC[:, :, 0], z_BMSC[:, :, 1:]
 
-    def feed_back(self, s_BMC: Tensor, x_BMNC: Tensor, attend_to: Tensor | None, keep_B: Tensor | None) -> Tensor:
+    def feed_back(
+        self,
+        s_BMC: Tensor,
+        x_BMNC: Tensor,
+        attend_to: Tensor | None,
+        keep_B: Tensor | None,
+        maps: AttentionMaps | None,
+    ) -> Tensor:
         """The fourth attention of AVF-MAE++: s += MHCA(q = LN(s), kv = LN(x)), x of the own region or of the clip."""
         inputs = self.feedback_inputs(self.feedback_norm(s_BMC), self.feedback_context_norm(x_BMNC), attend_to)
+        if maps is not None:
+            maps["feedback"] = probabilities(self.feedback_attention, *inputs[:2])  # [B, M, H, 1, N] or [B, H, M, M N]
         return s_BMC + scaled(self.feedback_attention(*inputs).reshape(s_BMC.shape), keep_B)
 
 

@@ -95,15 +95,20 @@ class LGIFormer(PretrainedModel):
             representative token. A ViT has "attention" [B, H, K, K].
         """
         config = self.config
-        collected = self.encoder.attention_maps(self.encoder.embed(clips))
+        blocks = self.encoder.attention_maps(self.encoder.embed(clips))
         if not self.encoder.has_representative_tokens:
-            return [{"attention": maps["attention"][:, 0]} for maps in collected]
+            return [{"attention": maps["attention"][:, 0]} for maps in blocks]
         row_major = self.encoder.region_order.flatten().argsort()
-        for maps in collected:
-            local = maps["intra_region"][..., -config.region_tokens :]  # [B, M, H, N]
-            maps["intra_region"] = local.transpose(1, 2).unflatten(-1, config.region)
+        collected = []
+        for maps in blocks:
+            # Of row 0 alone, so that the others are let go.
+            local = maps["intra_region"][:, :, :, 0, -config.region_tokens :].clone()  # [B, M, H, N]
+            found = {"intra_region": local.transpose(1, 2).unflatten(-1, config.region)}
+            if "inter_region" in maps:
+                found["inter_region"] = maps["inter_region"]
             if "interaction" in maps:
-                maps["interaction"] = maps["interaction"][:, :, row_major].unflatten(2, config.grid)
+                found["interaction"] = maps["interaction"][:, :, row_major].unflatten(2, config.grid)
+            collected.append(found)
         return collected
 
     def freeze(self, blocks: int | None = None) -> None:

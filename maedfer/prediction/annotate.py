@@ -70,12 +70,12 @@ def annotate_video(
     with contextlib.ExitStack() as opened:
         reader = opened.enter_context(open_video(video))
         times = times_of(reader, options.fps)
-        faces = _Faces(rows, _boxes(rows, video, times, options, record, opened))
+        faces = _Faces(rows, box_source(rows, video, times, options, record, opened))
         scale = _scale(reader.size, video)
         height, width = (side * scale for side in reader.size)
         overlay = Overlay(classes, (height, width), faces.usual(len(classes)))
         with atomic_path(path) as part, in_a_sentence(path, "cannot be written"):
-            with _Writer(part, (height, width), times, Path(video)) as writer:
+            with VideoWriter(part, (height, width), times, Path(video)) as writer:
                 for frame in read_frames(reader, times):
                     assert frame.picture is not None
                     picture = frame.picture if scale == 1 else frame.picture.repeat(scale, 0).repeat(scale, 1)
@@ -84,7 +84,9 @@ def annotate_video(
                         progress((frame.index + 1) / len(times))
 
 
-class _BoxSource(Protocol):
+class BoxSource(Protocol):
+    """Knows where faces are in the frames of a video."""
+
     def at(self, index: int, time: float) -> dict[int, Box | None]:
         """Who is in a frame, and where; asked for rising frames."""
         ...
@@ -98,7 +100,7 @@ class _Faces:
         boxes: says where faces are.
     """
 
-    def __init__(self, rows: Sequence[Row], boxes: _BoxSource) -> None:
+    def __init__(self, rows: Sequence[Row], boxes: BoxSource) -> None:
         self._boxes = boxes
         self._courses = {course.face: _Chances(course) for course in video_course(rows).courses}
 
@@ -137,14 +139,24 @@ class _Chances:
         return self.values[nearest] if start <= time <= end else None
 
 
-def _boxes(
+def box_source(
     rows: Sequence[Row],
     video: str | Path,
     times: np.ndarray,
     options: PredictionOptions,
     record: str | Path | None,
     opened: contextlib.ExitStack,
-) -> _BoxSource:
+) -> BoxSource:
+    """Who is in a frame of a video and where, as it was when its rows were made.
+
+    Args:
+        rows, video, options, record: as of `annotate_video`.
+        times: float64 [frames], of the video.
+        opened: closes what is opened.
+
+    Raises:
+        InputError: a file of boxes or a record cannot be read, or is of another video.
+    """
     if not options.crop:
         return _WholeFrames(rows)
     if options.boxes is not None:
@@ -250,17 +262,17 @@ class _Followed:
             ) from error
 
 
-class _Writer:
+class VideoWriter:
     """Encodes pictures at their times, with the sound of the video.
 
     Args:
         path: to write.
         size: height and width of the pictures.
         times: float64 [frames], seconds since the video's start.
-        video: whose sound is taken over.
+        video: whose sound is taken over; None = there is none.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], times: np.ndarray, video: Path) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], times: np.ndarray, video: Path | None = None) -> None:
         self._av = require("av", "video")
         self._ticks = np.round(times * _TICKS).astype(np.int64)
         # Frames that are shown at once are shown one after the other.
@@ -278,7 +290,7 @@ class _Writer:
             self._stream.height, self._stream.width = size[0] + self._odd[0], size[1] + self._odd[1]
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, _TICKS)
-            self._sound = SoundCopy(video, self._file)
+            self._sound = None if video is None else SoundCopy(video, self._file)
         except BaseException:
             self._file.close()
             raise
@@ -290,18 +302,20 @@ class _Writer:
             picture = np.pad(picture, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame.pts, frame.time_base = int(self._ticks[index]), Fraction(1, _TICKS)
-        self._sound.copy(frame.pts / _TICKS)
+        if self._sound is not None:
+            self._sound.copy(frame.pts / _TICKS)
         self._file.mux(self._stream.encode(frame))
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.closing(self._sound):
+        with contextlib.nullcontext() if self._sound is None else contextlib.closing(self._sound):
             try:
                 if kind is None:
                     self._file.mux(self._stream.encode())
-                    self._sound.copy(np.inf)
+                    if self._sound is not None:
+                        self._sound.copy(np.inf)
             finally:
                 self._file.close()
 
