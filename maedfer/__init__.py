@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from maedfer import data as data
     from maedfer import errors as errors
     from maedfer import evaluation as evaluation
+    from maedfer import explanation as explanation
     from maedfer import faces as faces
     from maedfer import kernels as kernels
     from maedfer import layers as layers
@@ -66,5 +67,6 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
-    "data errors evaluation faces kernels layers models prediction preparation report studies synthetic train".split(),
+    "data errors evaluation explanation faces kernels layers models prediction preparation report studies synthetic "
+    "train".split(),
 )

@@ -69,7 +69,10 @@ def add_looking(parser: Parser, *, hop: str = "1", faces: str = "all") -> None:
     """Add the options that say how a video is looked at, with what they are by default."""
     parser.add_argument("--hop", type=time_in_seconds, metavar="S", help=f"seconds from one window to the next ({hop})")
     parser.add_argument(
-        "--window", type=time_in_seconds, metavar="S", help="seconds of a window (the model's: 2.56 for 16 frames, stride 4)"
+        "--window",
+        type=time_in_seconds,
+        metavar="S",
+        help="seconds of a window (the model's: 2.56 for 16 frames, stride 4)",
     )
     parser.add_argument("--faces", type=_faces, metavar="WHOM", help=f"all, largest, or the N largest ({faces})")
     parser.add_argument("--between", nargs=2, type=time_in_seconds, metavar=("A", "B"), help="seconds, or 1:02:03")

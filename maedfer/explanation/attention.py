@@ -1,4 +1,4 @@
-"""Attention maps of one clip: what representative tokens (or a ViT's tokens) look at, by block and on the token grid."""
+"""Attention maps of one clip: what representative tokens (or a ViT's tokens) look at, by block, on the token grid."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from maedfer.errors import InputError, unknown
 from maedfer.explanation.clips import Clip, as_batch, encoder_config, evaluating, pictures_of
+from maedfer.explanation.figures import KINDS, attention_rows, region_matrices
 from maedfer.explanation.rollout import Stages, roll_back
 from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig
 
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from maedfer.models.attention import AttentionMaps
-
-# What a map is of, with the words for it.
-KINDS = {
-    "intra_region": "intra-region attention",
-    "inter_region": "inter-region attention",
-    "interaction": "local-global interaction",
-    "attention": "mean attention",
-    "rollout": "attention rollout",
-}
 
 
 @dataclass(frozen=True)
@@ -170,8 +162,6 @@ class ClipAttention:
         Raises:
             InputError: no such kind, block or head, or the clip is no video.
         """
-        from maedfer.explanation.figures import attention_rows
-
         return attention_rows(self, kinds, blocks=blocks, head=head, smooth=smooth)
 
     def plot_regions(self, block: int | None = None) -> Figure:
@@ -180,8 +170,6 @@ class ClipAttention:
         Raises:
             InputError: no such block, or a model without regions.
         """
-        from maedfer.explanation.figures import region_matrices
-
         return region_matrices(self, block)
 
     def interaction_by_region(self, block: int | None = None) -> np.ndarray:
@@ -223,12 +211,11 @@ class ClipAttention:
         grid = self.config.grid
         if not isinstance(token, Sequence) or len(token) != len(grid):
             raise InputError(f"a token is given by {len(grid)} numbers, its place on the grid {list(grid)}")
-        return int(np.ravel_multi_index([_within(at, side, "place", "places") for at, side in zip(token, grid)], grid))
+        place = [_within(at, side, "place", "places") for at, side in zip(token, grid, strict=True)]
+        return int(np.ravel_multi_index(place, grid))
 
 
-def attention_maps(
-    model: LGIFormer | MAEDFER, clip: Clip, *, blocks: Sequence[int] | None = None
-) -> ClipAttention:
+def attention_maps(model: LGIFormer | MAEDFER, clip: Clip, *, blocks: Sequence[int] | None = None) -> ClipAttention:
     """The attention of a model in one clip.
 
         maps = maedfer.explanation.attention_maps(maedfer.load("runs/dfew"), clip)

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from maedfer.errors import InputError, unknown
 from maedfer.explanation.clips import Clip, as_batch, as_shares, check_frames, encoder_config, evaluating, pictures_of
+from maedfer.explanation.figures import LEAST, PictureRow, middles, moments, painted_frames, picture_rows, short_name
+from maedfer.explanation.overlay import enlarge_smoothly, signed_scale
 from maedfer.models import LGIFormer, LGIFormerConfig, normalize_frames
 
 if TYPE_CHECKING:
@@ -75,9 +77,18 @@ class ClassEvidence:
         Args:
             smooth: interpolate between tokens; otherwise every token is a square.
         """
-        from maedfer.explanation.figures import evidence_rows
-
-        return evidence_rows(self, smooth=smooth)
+        config = self.config
+        cubes, titles = moments(config)
+        clip = enlarge_smoothly(self.frames, LEAST)
+        scale = signed_scale(self.values, "change of\nlog-odds")
+        painted = painted_frames(clip, self.values, config, scale, smooth)
+        places, name = middles(config, cubes), short_name(self.name)
+        rows = [
+            PictureRow("the clip", clip[places]),
+            PictureRow(f"evidence for\n{name}", painted[places], scale),
+        ]
+        note = f"p({name}) = {self.probability:.2f}. Red: without it the class loses; blue: it gains."
+        return picture_rows(rows, titles, note=note)
 
 
 def class_evidence(
@@ -122,9 +133,7 @@ def class_evidence(
     batch = as_batch(model, clip)
     shares = as_shares(batch)
     filling = _filling(shares, fill, tuple(one * patch for one, patch in zip(size, config.patch_size, strict=True)))
-    corners = [
-        _starts(side, length, stride) for side, length, stride in zip(config.grid, size, steps, strict=True)
-    ]
+    corners = [_starts(side, length, stride) for side, length, stride in zip(config.grid, size, steps, strict=True)]
     windows = np.array(list(product(*corners)), np.int64)
     with evaluating(model):
         logits = model(normalize_frames(shares)).double()[0]

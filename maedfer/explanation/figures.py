@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from maedfer._figure_style import HEAT, INK, MUTED, blank, styled
+from maedfer.data.video.base import shown
 from maedfer.errors import InputError, require, unknown
-from maedfer.explanation.attention import KINDS, ClipAttention
 from maedfer.explanation.overlay import (
     Scale,
     colour_table,
-    enlarge,
     enlarge_smoothly,
     paint,
     scale_of,
-    signed_scale,
     to_pixels,
 )
 from maedfer.models import LGIFormerConfig
@@ -26,11 +24,17 @@ from maedfer.models import LGIFormerConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from maedfer.explanation.evidence import ClassEvidence
-    from maedfer.explanation.reconstruction import Reconstruction
+# What a map is of, with the words for it.
+KINDS = {
+    "intra_region": "intra-region attention",
+    "inter_region": "inter-region attention",
+    "interaction": "local-global interaction",
+    "attention": "mean attention",
+    "rollout": "attention rollout",
+}
 
 # Pixels that the shorter side of a picture has at least, and columns of a figure at most.
-_LEAST, _COLUMNS = 128, 8
+LEAST, _COLUMNS = 128, 8
 _WIDTH, _WIDEST = 10.4, 1.3
 _TIMES_EVEN = "times an\neven share"
 
@@ -47,6 +51,52 @@ class PictureRow(NamedTuple):
     label: str
     pictures: np.ndarray
     scale: Scale | None = None
+
+
+class DrawnMaps(Protocol):
+    """What is drawn of a clip's attention: a `maedfer.explanation.ClipAttention`."""
+
+    @property
+    def config(self) -> LGIFormerConfig:
+        """Of the encoder."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Numbers of the blocks that there are maps of."""
+        ...
+
+    @property
+    def frames(self) -> np.ndarray | None:
+        """What the model was shown."""
+        ...
+
+    @property
+    def inter_region(self) -> np.ndarray | None:
+        """What representative tokens read from one another."""
+        ...
+
+    @property
+    def interaction(self) -> np.ndarray | None:
+        """What local tokens read from representative tokens."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What there are maps of."""
+        ...
+
+    def map(self, kind: str, block: int | None = None, *, head: int | None = None, of: Any = None) -> np.ndarray:
+        """One map on the token grid."""
+        ...
+
+    def even(self, kind: str) -> float:
+        """An even share."""
+        ...
+
+    def interaction_by_region(self, block: int | None = None) -> np.ndarray:
+        """The interaction by region."""
+        ...
 
 
 @styled
@@ -78,7 +128,13 @@ def picture_rows(rows: Sequence[PictureRow], titles: Sequence[str], *, width: fl
             if not number:
                 axis.set_title(titles[column], fontsize=8, fontweight="normal", color=MUTED, loc="center", pad=3)
         figure.text(
-            (left - 0.1) / width, 1 - (top + tall / 2) / total, row.label, ha="right", va="center", fontsize=8.5, color=INK
+            (left - 0.1) / width,
+            1 - (top + tall / 2) / total,
+            row.label,
+            ha="right",
+            va="center",
+            fontsize=8.5,
+            color=INK,
         )
         if row.scale is not None:
             place = (width - right + 0.08, total - top - tall + 0.06 * tall)
@@ -114,7 +170,7 @@ def moments(config: LGIFormerConfig, columns: int = _COLUMNS) -> tuple[np.ndarra
 
 
 def attention_rows(
-    maps: ClipAttention,
+    maps: DrawnMaps,
     kinds: Sequence[str] | None = None,
     *,
     blocks: Sequence[int] | None = None,
@@ -129,8 +185,8 @@ def attention_rows(
             raise unknown("kind of attention map", kind, maps.kinds)
     chosen = _spread(maps.blocks) if blocks is None else list(blocks)
     cubes, titles = moments(maps.config)
-    shown = enlarge_smoothly(frames, _LEAST)
-    rows = [PictureRow("the clip", _outlined(shown, maps.config)[_middles(maps.config, cubes)])]
+    shown = enlarge_smoothly(frames, LEAST)
+    rows = [PictureRow("the clip", _outlined(shown, maps.config)[middles(maps.config, cubes)])]
     for kind in wanted:
         several: list[int | None] = [None] if kind == "rollout" else [*chosen]
         regions: list[int | None] = [*_most_read(maps, chosen[-1])] if kind == "interaction" else [None]
@@ -139,7 +195,7 @@ def attention_rows(
             scale = scale_of(values, _TIMES_EVEN, from_zero=kind != "rollout")
             painted = painted_frames(shown, values, maps.config, scale, smooth)
             label = _label(kind, block, region, maps) + ("" if head is None or kind == "rollout" else f", head {head}")
-            rows.append(PictureRow(label, painted[_middles(maps.config, cubes)], scale))
+            rows.append(PictureRow(label, painted[middles(maps.config, cubes)], scale))
     return picture_rows(rows, titles)
 
 
@@ -151,13 +207,13 @@ def painted_frames(
 
 
 @styled
-def block_overview(maps: ClipAttention, kinds: Sequence[str] = ("intra_region", "rollout")) -> Figure:
+def block_overview(maps: DrawnMaps, kinds: Sequence[str] = ("intra_region", "rollout")) -> Figure:
     """Draw what every kept block looks at, as means over time over the middle frame: a row a kind, a column a block.
 
     Raises:
         InputError: the clip is no video.
     """
-    frames = enlarge_smoothly(_frames_of(maps), _LEAST)
+    frames = enlarge_smoothly(_frames_of(maps), LEAST)
     middle = frames[len(frames) // 2]
     names = [kind for kind in ("attention", *kinds) if kind in maps.kinds]
     lines = -(-len(maps.blocks) // _COLUMNS)
@@ -177,7 +233,7 @@ def block_overview(maps: ClipAttention, kinds: Sequence[str] = ("intra_region", 
 
 
 @styled
-def region_matrices(maps: ClipAttention, block: int | None = None) -> Figure:
+def region_matrices(maps: DrawnMaps, block: int | None = None) -> Figure:
     """Draw how regions read one another; see `ClipAttention.plot_regions`."""
     panels = []
     number = maps.blocks[-1] if block is None else block
@@ -234,58 +290,13 @@ def region_names(config: LGIFormerConfig) -> list[str]:
     return names
 
 
-def evidence_rows(found: ClassEvidence, *, smooth: bool = True) -> Figure:
-    """Draw what raises and lowers a class over the frames; see `ClassEvidence.plot`."""
-    config = found.config
-    cubes, titles = moments(config)
-    shown = enlarge_smoothly(found.frames, _LEAST)
-    scale = signed_scale(found.values, "change of\nlog-odds")
-    painted = painted_frames(shown, found.values, config, scale, smooth)
-    places = _middles(config, cubes)
-    rows = [
-        PictureRow("the clip", shown[places]),
-        PictureRow(f"evidence for\n{_short(found.name)}", painted[places], scale),
-    ]
-    note = f"p({_short(found.name)}) = {found.probability:.2f}. Red: without it the class loses; blue: it gains."
-    return picture_rows(rows, titles, note=note)
-
-
-def reconstruction_rows(found: Reconstruction) -> Figure:
-    """Draw what an autoencoder makes of what is hidden from it; see `Reconstruction.plot`."""
-    config = found.config.encoder
-    cubes, titles = moments(config)
-    # The last frame of a cube: what changes within it is seen there.
-    last = cubes * config.patch_size[0] + config.patch_size[0] - 1
-
-    def cells(pictures: np.ndarray) -> np.ndarray:
-        values = (np.clip(pictures, 0, 1) * 255 + 0.5).astype(np.uint8)
-        return enlarge(values[last], _LEAST)
-
-    rows = [PictureRow("original", cells(found.original))]
-    for place, seed in enumerate(found.seeds):
-        rows.append(PictureRow(f"masked\n(seed {seed})", cells(found.masked[place])))
-        if found.target == "motion":
-            continue
-        name = "appearance" if found.target == "appearance" else "reconstruction"
-        pictures = found.appearance if found.target == "appearance" else found.full
-        rows.append(PictureRow(f"{name}\nloss {found.loss[place]:.3f}", cells(pictures[place])))
-    if found.target in ("joint", "motion"):
-        gain = motion_gain(found.true_motion)
-        strength = "" if gain == 1 else f"\n({gain:g} times)"
-        rows.append(PictureRow(f"motion{strength}", cells(0.5 + gain * (found.true_motion - 0.5))))
-        for place, seed in enumerate(found.seeds):
-            label = f"predicted\n(seed {seed})" if found.target == "joint" else f"predicted\nloss {found.loss[place]:.3f}"
-            rows.append(PictureRow(label, cells(0.5 + gain * (found.motion[place] - 0.5))))
-    return picture_rows(rows, titles)
-
-
 def motion_gain(motion: np.ndarray) -> float:
     """How many times as strong motion round 0.5 is shown, so that it is seen: 1 to 3, no more than fits."""
     strongest = float(np.quantile(np.abs(motion - 0.5), 0.99))
     return float(np.clip(np.floor(0.5 / max(strongest, 1e-6)), 1, 3))
 
 
-def _frames_of(maps: ClipAttention) -> np.ndarray:
+def _frames_of(maps: DrawnMaps) -> np.ndarray:
     if maps.frames is None:
         raise InputError(
             f"a clip of {maps.config.in_channels} channels of {list(maps.config.clip_size)} cannot be drawn as frames: "
@@ -294,12 +305,12 @@ def _frames_of(maps: ClipAttention) -> np.ndarray:
     return maps.frames
 
 
-def _middles(config: LGIFormerConfig, cubes: np.ndarray) -> np.ndarray:
+def middles(config: LGIFormerConfig, cubes: np.ndarray) -> np.ndarray:
     """The frame that stands for each cube: the one in its middle, the earlier of two."""
     return cubes * config.patch_size[0] + (config.patch_size[0] - 1) // 2
 
 
-def _most_read(maps: ClipAttention, block: int) -> list[int]:
+def _most_read(maps: DrawnMaps, block: int) -> list[int]:
     """The regions whose tokens are read most by local ones, at most as many as a figure has columns, in order."""
     given = maps.interaction_by_region(block).mean(0)
     return sorted(np.argsort(-given, kind="stable")[:_COLUMNS].tolist())
@@ -310,7 +321,7 @@ def _spread(blocks: tuple[int, ...]) -> list[int]:
     return list(dict.fromkeys((blocks[0], blocks[(len(blocks) - 1) // 2], blocks[-1])))
 
 
-def _label(kind: str, block: int | None, region: int | None, maps: ClipAttention) -> str:
+def _label(kind: str, block: int | None, region: int | None, maps: DrawnMaps) -> str:
     words = {"intra_region": "intra-region", "inter_region": "inter-region", "interaction": "reads from"}
     if kind == "rollout":
         return "rollout,\nall blocks"
@@ -333,8 +344,7 @@ def _outlined(frames: np.ndarray, config: LGIFormerConfig) -> np.ndarray:
     return out
 
 
-def _short(name: str) -> str:
-    from maedfer.data.video.base import shown
-
+def short_name(name: str) -> str:
+    """A name of a class as it is drawn."""
     name = shown(name)
     return name if len(name) <= 18 else name[:17] + "."

@@ -27,7 +27,7 @@ _SIDE, _LETTERS, _BAR, _GAP = 320, 15, 12, 12
 _PAPER, _INK, _MUTED, _EMPTY = (254, 254, 254), (32, 36, 42), (104, 113, 125), "#dfe3e8"
 
 
-class Panel(NamedTuple):
+class FilmPanel(NamedTuple):
     """A picture of a film with what is written above it.
 
     Args:
@@ -48,7 +48,7 @@ class Sheet:
         classes: names of the classes; none where there are none.
     """
 
-    def __init__(self, panels: Sequence[Panel], size: tuple[int, int], classes: Sequence[str] = ()) -> None:
+    def __init__(self, panels: Sequence[FilmPanel], size: tuple[int, int], classes: Sequence[str] = ()) -> None:
         self._image, self._pen = require("PIL.Image", "video"), require("PIL.ImageDraw", "video")
         self.font: Any = require("PIL.ImageFont", "video").load_default(size=_LETTERS)
         self.panels, self.picture, self.classes = panels, size, [shown(name) for name in classes]
@@ -134,7 +134,7 @@ def film_attention(
     times: np.ndarray,
     model: ModelInput,
     options: PredictionOptions,
-    panels: Sequence[tuple[str, Panel]],
+    panels: Sequence[tuple[str, FilmPanel]],
     classes: Sequence[str] = (),
     progress: Callable[[float], None] | None = None,
 ) -> None:
@@ -158,7 +158,7 @@ def film_attention(
     times_larger = max(1, -(-_SIDE // min(model.size)))
     size = (model.size[0] * times_larger, model.size[1] * times_larger)
     cutter = Cutter(ModelInput(model.frames, size, model.stride, model.fit), options)
-    sheet = Sheet([Panel("face"), *(panel for _, panel in panels)], size, classes)
+    sheet = Sheet([FilmPanel("face"), *(panel for _, panel in panels)], size, classes)
     indices = np.array(sorted(course.boxes))
     shown_at = times[indices]
     first, last = int(indices[0]), int(indices[-1])
@@ -179,7 +179,7 @@ def film_attention(
                         progress(number / len(indices))
 
 
-def _laid_over(course: FaceCourse, kind: str, panel: Panel, face: np.ndarray, time: float) -> np.ndarray:
+def _laid_over(course: FaceCourse, kind: str, panel: FilmPanel, face: np.ndarray, time: float) -> np.ndarray:
     grid = course.at(kind, time)
     if grid is None or panel.scale is None:
         return face
@@ -208,7 +208,7 @@ def film_pictures(
     """
     path = Path(path)
     larger = max(1, -(-_SIDE // min(size)))
-    sheet = Sheet([Panel(title) for title in titles], (size[0] * larger, size[1] * larger))
+    sheet = Sheet([FilmPanel(title) for title in titles], (size[0] * larger, size[1] * larger))
     with atomic_path(path) as part, in_a_sentence(path, "cannot be written"):
         with VideoWriter(part, sheet.size, times - times[0]) as writer:
             for number, (time, pictures) in enumerate(zip(times.tolist(), clips, strict=True)):

@@ -59,6 +59,7 @@ def parts_of(model: LGIFormer | MAEDFER, chosen: Explaining, name: str = "the mo
     for what in chosen.what:
         if what not in WHAT:
             raise unknown("explanation", what, WHAT)
+    able: tuple[str, ...]
     if isinstance(model, MAEDFER):
         able, kind = (ATTENTION, RECONSTRUCTION), "a masked autoencoder, weights of pre-training"
     elif model.config.num_classes:

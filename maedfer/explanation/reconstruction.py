@@ -11,7 +11,9 @@ import torch
 
 from maedfer.errors import InputError
 from maedfer.explanation.clips import Clip, as_batch, as_shares, check_frames, evaluating
-from maedfer.models import MAEDFER, MAEDFERConfig, LGIFormer, tube_mask
+from maedfer.explanation.figures import LEAST, PictureRow, moments, motion_gain, picture_rows
+from maedfer.explanation.overlay import enlarge
+from maedfer.models import MAEDFER, LGIFormer, MAEDFERConfig, tube_mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,9 +62,30 @@ class Reconstruction:
 
     def plot(self) -> Figure:
         """Draw original, masked clip and reconstruction in rows, and motion where that was trained."""
-        from maedfer.explanation.figures import reconstruction_rows
+        config, target = self.config.encoder, self.target
+        cubes, titles = moments(config)
+        # The last frame of a cube: what changes within it is seen there.
+        last = cubes * config.patch_size[0] + config.patch_size[0] - 1
 
-        return reconstruction_rows(self)
+        def cells(pictures: np.ndarray) -> np.ndarray:
+            values = (np.clip(pictures, 0, 1) * 255 + 0.5).astype(np.uint8)
+            return enlarge(values[last], LEAST)
+
+        rows = [PictureRow("original", cells(self.original))]
+        for place, seed in enumerate(self.seeds):
+            rows.append(PictureRow(f"masked\n(seed {seed})", cells(self.masked[place])))
+            if target != "motion":
+                name = "appearance" if target == "appearance" else "reconstruction"
+                pictures = self.appearance if target == "appearance" else self.full
+                rows.append(PictureRow(f"{name}\nloss {self.loss[place]:.3f}", cells(pictures[place])))
+        if target in ("joint", "motion"):
+            gain = motion_gain(self.true_motion)
+            strength = "" if gain == 1 else f"\n({gain:g} times)"
+            rows.append(PictureRow(f"motion{strength}", cells(0.5 + gain * (self.true_motion - 0.5))))
+            for place, seed in enumerate(self.seeds):
+                remark = f"(seed {seed})" if target == "joint" else f"loss {self.loss[place]:.3f}"
+                rows.append(PictureRow(f"predicted\n{remark}", cells(0.5 + gain * (self.motion[place] - 0.5))))
+        return picture_rows(rows, titles)
 
 
 def reconstruct(

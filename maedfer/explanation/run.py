@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,19 @@ import numpy as np
 from maedfer._files import atomic_path
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
+from maedfer.evaluation.score import check_finite
 from maedfer.explanation import figures
-from maedfer.explanation.attention import KINDS, ClipAttention, attention_maps
+from maedfer.explanation.attention import ClipAttention, attention_maps
 from maedfer.explanation.evidence import ClassEvidence, class_evidence, class_names
-from maedfer.explanation.film import Panel, film_attention, film_pictures
+from maedfer.explanation.film import FilmPanel, film_attention, film_pictures
 from maedfer.explanation.looking import FaceCourse, look_at_video, main_kinds, model_input
 from maedfer.explanation.options import ATTENTION, EVIDENCE, RECONSTRUCTION, Explaining, as_target, parts_of
 from maedfer.explanation.overlay import scale_of
 from maedfer.explanation.reconstruction import Reconstruction, reconstruct
-from maedfer.models import MAEDFER, LGIFormer
+from maedfer.models import MAEDFER, ClipSettings, LGIFormer, load
 from maedfer.prediction.options import PredictionOptions
+from maedfer.prediction.predictor import chosen_classes, chosen_device
+from maedfer.prediction.windows import window_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,12 +148,30 @@ def explain_video(
     return found
 
 
+def load_model(checkpoint: str | Path, classes: str | None = None, device: str = "auto") -> LGIFormer | MAEDFER:
+    """Load what is to be explained, in float32 and evaluation mode.
+
+    Args:
+        checkpoint: what `maedfer.load` takes.
+        classes: of a classifier that does not name them: a data set, or names in label order with commas between.
+        device: "cpu", "cuda", "cuda:1", or "auto" = a GPU where there is one.
+
+    Raises:
+        InputError: it cannot be loaded, holds what is not finite, or has another number of classes.
+    """
+    where = chosen_device(device)
+    model = load(checkpoint)
+    check_finite(model, repr(str(checkpoint)))
+    if classes is not None:
+        if not isinstance(model, LGIFormer) or not model.config.num_classes:
+            raise InputError(f"{str(checkpoint)!r} has no classes that could be named: leave classes out")
+        names = chosen_classes(model, classes.split(",") if "," in classes else classes, repr(str(checkpoint)))
+        model.clip_settings = dataclasses.replace(model.clip_settings or ClipSettings(), classes=names)
+    return model.float().to(where)
+
+
 def explaining_options(model: LGIFormer | MAEDFER, options: PredictionOptions | None = None) -> PredictionOptions:
     """How videos are looked at where nothing else is said: the largest face, a window every half of one."""
-    import dataclasses
-
-    from maedfer.prediction.windows import window_seconds
-
     options = options or PredictionOptions(faces="largest")
     takes = model_input(model)
     length = options.window or window_seconds(takes.frames, takes.stride)
@@ -232,7 +254,7 @@ def _pictures(
 def _arrays(course: FaceCourse, stem: Path, face: ExplainedFace) -> None:
     """Write what pictures and films are made of."""
     moments = course.moments
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "start": np.array([moment.window.start for moment in moments]),
         "end": np.array([moment.window.end for moment in moments]),
         "times": np.stack([moment.times for moment in moments]),
@@ -245,7 +267,7 @@ def _arrays(course: FaceCourse, stem: Path, face: ExplainedFace) -> None:
     if face.maps is not None:
         maps = face.maps
         arrays["blocks"] = np.array(maps.blocks)
-        for name in (*KINDS, "intra_own"):
+        for name in (*figures.KINDS, "intra_own"):
             values = maps.rollout() if name == "rollout" else getattr(maps, name, None)
             if values is not None:
                 arrays[name] = values
@@ -263,16 +285,16 @@ def _arrays(course: FaceCourse, stem: Path, face: ExplainedFace) -> None:
 
 def _panels(
     model: LGIFormer | MAEDFER, course: FaceCourse, block: int | None, head: int | None
-) -> list[tuple[str, Panel]]:
+) -> list[tuple[str, FilmPanel]]:
     panels = []
     depth = model.encoder.config.depth
     for kind in main_kinds(model):
         values = np.stack([moment.grids[kind] for moment in course.moments])
         scale = scale_of(values, "times an even share", from_zero=kind != "rollout")
-        title = KINDS[kind]
+        title = figures.KINDS[kind]
         if kind != "rollout":
             title += f", block {block or depth}" + ("" if head is None else f", head {head}")
-        panels.append((kind, Panel(title, scale)))
+        panels.append((kind, FilmPanel(title, scale)))
     return panels
 
 

@@ -287,7 +287,7 @@ def open_predictor(
         InputError: nothing that gives classes (weights of pre-training, a model without a head), other classes than
             it has, weights that are not finite, a device or a precision that is not there.
     """
-    where = _device(device)
+    where = chosen_device(device)
     model, held = (checkpoint, None) if isinstance(checkpoint, LGIFormer) else _load(checkpoint, where)
     name = "the model" if isinstance(checkpoint, LGIFormer) else repr(str(checkpoint))
     if not isinstance(model, LGIFormer):
@@ -306,7 +306,7 @@ def open_predictor(
     check_finite(model, name)
     predictor = Predictor(
         model,
-        _classes(model, classes, name),
+        chosen_classes(model, classes, name),
         checkpoint="" if isinstance(checkpoint, LGIFormer) else str(checkpoint),
         precision=precision,
         device=where,
@@ -358,7 +358,17 @@ def _pass(model: LGIFormer, low: torch.dtype | None, frames: Tensor) -> Outputs:
         return model.classify(several)[: len(features)].float(), features.float()
 
 
-def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> tuple[str, ...]:
+def chosen_classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> tuple[str, ...]:
+    """The classes of a model, in label order.
+
+    Args:
+        model: the classifier.
+        given: as `open_predictor` takes them.
+        name: of the model, for messages.
+
+    Raises:
+        InputError: the model names none and none are given, or others than it has.
+    """
     known = model.clip_settings.classes if model.clip_settings is not None else ()
     count = model.config.num_classes
     if given is None:
@@ -388,7 +398,12 @@ def _classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> 
     return classes
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of a name: "cpu", "cuda", "cuda:1", or "auto" = a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

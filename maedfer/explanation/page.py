@@ -1,0 +1,229 @@
+"""The page of explanations: report.html, one file that loads nothing from outside, and report.json."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maedfer import __version__
+from maedfer._progress import counted
+from maedfer.data.video.base import shown
+from maedfer.explanation.embedding import FeatureMap
+from maedfer.explanation.run import ExplainedFace
+from maedfer.report import page as html
+
+# Bytes of a film up to which it is put into the page itself; longer ones are linked to.
+_MOST_BYTES = 6 << 20
+
+
+@dataclass(frozen=True)
+class PageHead:
+    """What a page says of itself.
+
+    Args:
+        checkpoint: what was looked into.
+        about: of the model, in words.
+        settings: that decide what is on the page, by name.
+    """
+
+    checkpoint: str
+    about: str
+    settings: Mapping[str, Any]
+
+
+def write_page(
+    out: str | Path, faces: Sequence[ExplainedFace], head: PageHead, features: FeatureMap | None = None
+) -> Path:
+    """Write the page of what was explained.
+
+    Args:
+        out: folder that the files of `faces` lie in.
+        faces: of all videos.
+        head: what it is about.
+        features: laid out in the plane, where they were.
+
+    Returns:
+        Path of report.html.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    parts = [_face(face) for face in faces]
+    if features is not None:
+        parts.append(_features(features))
+    if any(face.maps is not None for face in faces):
+        parts.append(html.section("What was computed", _attention_words(), _rollout_words()))
+    if any(face.evidence is not None for face in faces):
+        parts.append(html.section("What raises a class", _evidence_words(faces)))
+    if any(face.reconstruction is not None for face in faces):
+        parts.append(html.section("Reconstructions", _reconstruction_words(faces)))
+    parts.append(html.settings("Settings", dict(head.settings)))
+    numbers = {
+        "kind": "explanation",
+        "maedfer": __version__,
+        "checkpoint": head.checkpoint,
+        "model": head.about,
+        "faces": [_numbers(face) for face in faces],
+        "features": None if features is None else {"method": features.method, "clips": len(features.names)},
+        "settings": dict(head.settings),
+    }
+    words = "Made by maedfer; arrays are in the .npz beside each picture, every number of the page in report.json."
+    subtitle = f"{head.about}, {shown(head.checkpoint)}"
+    return html.write(Path(out), html.page("What the model looks at", subtitle, parts, escape(words)), numbers)
+
+
+def _face(face: ExplainedFace) -> str:
+    title = shown(Path(face.video).name) + ("" if face.name == Path(face.video).stem else f" ({shown(face.name)})")
+    tiles = [
+        ("pictures are of", f"{face.start:.2f}\N{EN DASH}{face.end:.2f} s", f"face {face.face}"),
+        ("windows looked at", str(face.windows), ""),
+    ]
+    if face.evidence is not None and face.probabilities is not None:
+        tiles.append(("class", shown(face.evidence.name), f"p = {face.probabilities[face.evidence.target]:.2f}"))
+    if face.reconstruction is not None:
+        losses = face.reconstruction.loss
+        spread = f"{counted(len(losses), 'mask')}, {losses.min():.3f} to {losses.max():.3f}"
+        tiles.append(("loss of reconstruction", f"{losses.mean():.3f}", spread))
+    body = [html.tiles(tiles, small=True)]
+    captions = {
+        "attention.png": "What tokens read over the frames, by block, and the rollout through all blocks.",
+        "blocks.png": "Every block, as means over time, over the frame in the middle.",
+        "regions.png": "How regions read one another, in per cent; rows sum to 100.",
+        "interaction.png": "Which local tokens read from the representative token of each region.",
+        "evidence.png": "What raises the class, and what lowers it.",
+        "reconstruction.png": "What the model makes of what is hidden from it.",
+    }
+    for key, caption in captions.items():
+        if key in face.files:
+            body.append(html.picture(face.files[key], caption))
+    if face.reconstruction is not None:
+        body.append(_losses(face))
+    for key, caption in (
+        ("attention.mp4", "The same over time, in every frame."),
+        ("reconstruction.mp4", "Clip, mask and reconstruction over time, with the first mask."),
+    ):
+        if key in face.files:
+            body.append(_film(face.files[key], caption))
+    return html.section(title, *body)
+
+
+def _losses(face: ExplainedFace) -> str:
+    found = face.reconstruction
+    assert found is not None
+    joint = found.target == "joint"
+    head = ["mask", "loss", *(["appearance", "motion"] if joint else [])]
+    rows = []
+    for place, seed in enumerate(found.seeds):
+        parts = [found.appearance_loss[place], found.motion_loss[place]] if joint else []
+        rows.append([f"seed {seed}", f"{found.loss[place]:.4f}", *(f"{part:.4f}" for part in parts)])
+    return html.table(head, rows)
+
+
+def _film(path: Path, caption: str) -> str:
+    if path.stat().st_size > _MOST_BYTES:
+        return html.paragraph(f"{caption} {shown(path.name)}")
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    film = f'<video controls muted playsinline style="max-width:100%" src="data:video/mp4;base64,{data}"></video>'
+    return f"<figure>{film}<figcaption>{escape(caption)} {escape(shown(path.name))}</figcaption></figure>"
+
+
+def _features(found: FeatureMap) -> str:
+    caption = (
+        f"Features of {counted(len(found.names), 'clip')} in the plane ({found.method}). Neighbours are near in the "
+        "features too; distances between groups, and their sizes, mean nothing."
+    )
+    people = len({*found.subjects} - {""})
+    if found.shapes:
+        caption += " Shapes are subjects."
+    elif people > 1:
+        caption += f" There are {people} subjects, more than there are shapes; the table names them."
+    return html.section("Features", html.figure(found.plot(), "features", "Features in the plane", caption))
+
+
+def _attention_words() -> str:
+    return html.listing(
+        [
+            "A share is a probability softmax(q k^T / sqrt(D)), computed from queries and keys in float32, as a mean "
+            "over heads unless one was chosen. Pictures show it as a multiple of an even share, 1 where everything is "
+            "read alike.",
+            "Intra-region attention is what the representative token of each region reads from the local tokens of "
+            "its region, all regions side by side; of a ViT it is what each token is given, as a mean over all that "
+            "read. Inter-region attention is what representative tokens read from one another, the interaction what "
+            "local tokens read from representative tokens.",
+            "Maps are interpolated between the middles of tokens, unless they were not to be. A map is as fine as the "
+            "tokens are.",
+            "Attention says what is read, not what becomes of it.",
+        ]
+    )
+
+
+def _rollout_words() -> str:
+    return html.paragraph(
+        "The rollout (Abnar and Zuidema, ACL 2020) follows reading back through all stages of all blocks: a stage "
+        "hands on half of what a row was and half of what it reads, (I + A) / 2, and stages are multiplied. It starts "
+        "from what the head of a classifier averages, and ends in the tokens of the clip; what ends in the "
+        "representative tokens that the model begins with is left out."
+    )
+
+
+def _evidence_words(faces: Sequence[ExplainedFace]) -> str:
+    found = next(face.evidence for face in faces if face.evidence is not None)
+    window = " x ".join(map(str, found.window))
+    fills = {"blur": "a blurred copy", "mean": "the clip's mean colour", "still": "each pixel's mean over time"}
+    return html.listing(
+        [
+            f"Windows of {window} tokens (time, height, width) were replaced by {fills[found.fill]}, one at a time. "
+            "Shown is how much the log-odds of the class, log(p / (1 - p)), fall by that, in nats: the weight of "
+            "evidence.",
+            "A clip with a window replaced is none that the model was trained on; parts that can stand in for each "
+            "other have no evidence of their own; windows of another size may tell otherwise.",
+        ]
+    )
+
+
+def _reconstruction_words(faces: Sequence[ExplainedFace]) -> str:
+    found = next(face.reconstruction for face in faces if face.reconstruction is not None)
+    words = [
+        f"{100 * found.mask_ratio:.0f} % of the tokens were hidden, in tubes as in pre-training. The loss is what "
+        "pre-training minimises, over all hidden tokens."
+    ]
+    if found.config.normalize_target:
+        words.append("Brightness and contrast of each hidden cube are taken from the original.")
+    if found.target == "joint":
+        words.append("Motion is the change from the first frame of a cube, on grey.")
+    return html.listing(words)
+
+
+def _numbers(face: ExplainedFace) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "name": face.name,
+        "video": face.video,
+        "face": face.face,
+        "start": face.start,
+        "end": face.end,
+        "time": face.time,
+        "windows": face.windows,
+        "probabilities": face.probabilities,
+        "files": {key: path.name for key, path in face.files.items()},
+    }
+    if face.maps is not None:
+        numbers["rollout_in_representative_tokens"] = float(1 - face.maps.rollout().sum(dtype=np.float64))
+    if face.evidence is not None:
+        found = face.evidence
+        numbers["evidence"] = {
+            "class": found.name, "probability": found.probability, "window": list(found.window), "fill": found.fill,
+            "most": float(found.values.max()), "least": float(found.values.min()),
+        }  # fmt: skip
+    if face.reconstruction is not None:
+        made = face.reconstruction
+        numbers["reconstruction"] = {
+            "seeds": list(made.seeds), "mask_ratio": made.mask_ratio, "loss": made.loss,
+            "appearance": made.appearance_loss, "motion": made.motion_loss,
+        }  # fmt: skip
+    return numbers
