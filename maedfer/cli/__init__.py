@@ -17,6 +17,7 @@ from maedfer.cli import (
     compare,
     convert,
     crop,
+    crossval,
     evaluate,
     explain,
     export,
@@ -45,6 +46,7 @@ _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on f
     "crop": "; the same command goes on with the videos that are not done",
     "prepare": "; the same command goes on with the clips that are not done",
     "shard": "; the same command goes on with the clips that are not done",
+    "crossval": "; the same command goes on with the folds that are not done",
 }
 
 
@@ -115,6 +117,7 @@ def build_parser() -> Parser:
             "maedfer pretrain synth_pretrain data.train=data/synth/pretrain.csv",
             "maedfer finetune dfew data.train=train.csv data.test=test.csv train.init=runs/voxceleb2_pretrain",
             "maedfer evaluate --run runs/dfew",
+            "maedfer crossval dfew --lists prepared/dfew data.root=/data/DFEW --out runs/dfew   # all folds, pooled",
             "maedfer prepare ravdess --root RAVDESS --out prepared/ravdess   # a data set: checked, cropped, split",
             "maedfer crop recordings/ --out faces               # every video's largest face, cut out",
             "maedfer shard train.csv --out shards/train         # clips decoded once, for data.train=shards/train",
@@ -133,6 +136,7 @@ def build_parser() -> Parser:
         pretrain,
         finetune,
         evaluate,
+        crossval,
         features,
         predict,
         explain,

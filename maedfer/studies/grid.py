@@ -29,14 +29,10 @@ from maedfer.errors import InputError, some
 from maedfer.train.config import RunConfig, differing_evaluation, differing_keys, load_config, read_config
 from maedfer.train.run_folder import check_evaluation, check_run
 
-# What the processes of cells are forked from has imported this, which takes longer than a small run.
-_IMPORTED = [
-    "maedfer.cli",
-    "maedfer.train.finetune",
-    "maedfer.train.pretrain",
-    "maedfer.train.evaluate",
-    "maedfer.report",
-]
+# What the processes of cells are forked from has imported this, which takes longer than a small run. None of it looks
+# for a device: who is forked after that could use none.
+_IMPORTED = "cli report train.finetune train.pretrain train.evaluate".split()
+_IMPORTED = [*(f"maedfer.{name}" for name in _IMPORTED), "torch._dynamo", "torchvision"]
 # Seconds between two looks at how far the cells are.
 _LOOK = 0.2
 

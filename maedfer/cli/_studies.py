@@ -1,0 +1,53 @@
+"""What the commands that carry out many runs share: how runs are spread, and how far they are."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from maedfer._progress import ProgressLine
+from maedfer.cli._parser import Parser
+
+
+def add_grid(parser: Parser | argparse.ArgumentParser, cell: str, seeds: bool = True) -> None:
+    """Add the options by which many runs are spread and repeated.
+
+    Args:
+        parser: of the command.
+        cell: what is run of each seed, for the help.
+        seeds: the command has several seeds.
+    """
+    if seeds:
+        parser.add_argument("--seeds", metavar="N", type=int, default=1, help=f"runs of every {cell} (1)")
+        parser.add_argument("--first-seed", metavar="N", type=int, default=0, help="the seed of the first of them (0)")
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        default=0,
+        help="runs at a time, which divide the CPUs (1, or one for each device)",
+    )
+    parser.add_argument("--devices", metavar="LIST", help="devices that runs are spread over, as in cuda:0,cuda:1")
+    parser.add_argument("--dry-run", action="store_true", help="make lists, say what there is to run, run nothing")
+
+
+def device_names(text: str | None) -> list[str]:
+    """The devices of a list `cuda:0,cuda:1`."""
+    return [] if text is None else [name.strip() for name in text.split(",")]
+
+
+@contextlib.contextmanager
+def shown_line(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
+    """A line of progress with the time left of all runs, and a function that prints lines above it."""
+    line = ProgressLine(what, sys.stderr)
+
+    def say(text: str) -> None:
+        line.clear()
+        print(text, flush=True)
+
+    try:
+        yield say, line
+    finally:
+        line.clear()
