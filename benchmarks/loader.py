@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.machine import machine
 from benchmarks.results_file import make_place, write
+from maedfer._programs import Interpolation
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
@@ -130,10 +131,12 @@ def measure_operations(clip: Path, rounds: int) -> Sequence[dict[str, Any]]:
     def first(impl: Impl) -> Tensor:
         return operations_by(impl).resize(pictures, (SIZE, SIZE), planar=True)
 
-    def apply(name: str, impl: Impl) -> Tensor:
-        return apply_operation(given[impl], name, 7.0, impl=impl)
+    def apply(name: str, interpolation: Interpolation, impl: Impl) -> Tensor:
+        return apply_operation(given[impl], name, 7.0, impl=impl, interpolation=interpolation)
 
-    cases: dict[str, Callable[[Impl], Tensor]] = {name: partial(apply, name) for name in OPERATIONS}
+    cases: dict[str, Callable[[Impl], Tensor]] = {name: partial(apply, name, "bicubic") for name in OPERATIONS}
+    moving = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+    cases |= {f"{name}_bilinear": partial(apply, name, "bilinear") for name in moving}
     rows = []
     for name, change in {**cases, "resized_crop": crop, "resize_as_read": first}.items():
         one, other = (change(impl).int() for impl in IMPLS)

@@ -34,13 +34,14 @@ from typing import Literal
 import numpy as np
 
 Fit = Literal["stretch", "crop"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 BOX, MIRROR, ERASED, NOISE = slice(0, 4), 4, slice(5, 9), slice(9, 11)
 # Where operations begin, and the numbers of one.
 FIRST, EACH = 11, 7
 
-# Colour of what affine maps bring in from outside, by channel: ImageNet's mean.
-FILL = (124.0, 116.0, 104.0)
+# Colour of what affine maps bring in from outside, by channel: ImageNet's mean. Bicubic ones bring in grey.
+FILL, GREY = (124.0, 116.0, 104.0), 128
 # ImageNet's mean and deviation in steps of uint8: erased boxes are normal noise after normalisation.
 _MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -80,6 +81,9 @@ class Operation(IntEnum):
     SHARPNESS = 10
     # Sampled bilinearly at x = m0 * column + m1 * row + m2, y = m3 * column + m4 * row + m5; FILL outside: (m0 ... m5).
     AFFINE = 11
+    # The same bicubically, as PIL has it: GREY where a place is outside of all pixels, which are squares about their
+    # places, and pixels of the border go on behind it.
+    AFFINE_BICUBIC = 12
 
 
 def fitted(frame: Sequence[int], size: Sequence[int], fit: Fit) -> tuple[tuple[int, int], tuple[int, int]]:

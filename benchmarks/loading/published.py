@@ -3,8 +3,8 @@
 It is our own, from the description of that way: decord opens a video with one thread and gives 16 frames at stride 4;
 pre-training crops every frame, as a picture of Pillow's, to one of the multi-scale boxes. Fine-tuning opens a jpg file
 for each frame, brings it to the model's size and applies RandAugment as timm lists it; then the clip becomes float32,
-is normalised, cropped at random, mirrored and erased. What either gives is float32, normalised. Where published code
-has a choice this one takes the cheaper: pictures are turned and shifted bilinearly, not bicubically.
+is normalised, cropped at random, mirrored and erased. What either gives is float32, normalised. Pictures are turned,
+sheared and shifted bicubically, as by the published settings.
 
 Positions of frames are drawn by `maedfer.data.sampling` from the sample's key, so that both loaders read the same ones.
 """
@@ -30,8 +30,8 @@ from torch.utils.data import Dataset
 from maedfer.data.sampler import SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices
 
-_BILINEAR = Image.Resampling.BILINEAR
-_FILL = (124, 116, 104)
+_BILINEAR, _BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+_FILL = (128, 128, 128)
 _MEAN = torch.tensor([0.485, 0.456, 0.406])
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225])
 _SHARES = (1.0, 0.875, 0.75, 0.66)
@@ -136,7 +136,7 @@ def _enhance(kind: Callable[[Picture], Any]) -> Callable[[Picture, float, float]
 
 
 def _affine(picture: Picture, *matrix: float) -> Picture:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, _BILINEAR, fillcolor=_FILL)
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, _BICUBIC, fillcolor=_FILL)
 
 
 def _solarize_add(picture: Picture, level: float, sign: float) -> Picture:
@@ -149,7 +149,7 @@ OPERATIONS: list[Callable[[Picture, float, float], Picture]] = [
     lambda picture, level, sign: ImageOps.autocontrast(picture),
     lambda picture, level, sign: ImageOps.equalize(picture),
     lambda picture, level, sign: ImageOps.invert(picture),
-    lambda picture, level, sign: picture.rotate(sign * level * 30, _BILINEAR, fillcolor=_FILL),
+    lambda picture, level, sign: picture.rotate(sign * level * 30, _BICUBIC, fillcolor=_FILL),
     lambda picture, level, sign: ImageOps.posterize(picture, max(1, 4 - int(level * 4))),
     lambda picture, level, sign: ImageOps.solarize(picture, 256 - int(level * 256)),
     _solarize_add,

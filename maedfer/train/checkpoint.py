@@ -21,6 +21,7 @@ from maedfer.errors import InputError
 from maedfer.models.load import RUN_FORMAT
 from maedfer.models.weight_files import UnreadableFileError, read_weights_file, write_torch_file
 from maedfer.train.config import RunConfig, differing_keys, resolve
+from maedfer.train.config_file import as_it_was
 
 # What a checkpoint must hold to be gone on from, beside its settings.
 _STATE = ("position", "model", "optimizer", "scaler", "meter", "processes", "lists", "global_batch")
@@ -103,7 +104,7 @@ def load_resumable(path: str | Path, cfg: RunConfig, global_batch: int) -> dict[
         raise InputError(f"{error}; {way_on(path)}" if Path(path).is_file() else str(error)) from error
     if not isinstance(state.get("config"), dict):
         raise InputError(f"checkpoint {str(path)!r} says nothing of the settings it was made with: {way_on(path)}")
-    check_same_run(path, resolve(state["config"]), cfg)
+    check_same_run(path, resolve(as_it_was(state["config"])), cfg)
     if "optimizer" not in state:
         raise InputError(f"{str(path)!r} holds weights only and cannot be resumed from: use last.pt or epoch_*.pt")
     absent = [name for name in _STATE if name not in state]

@@ -34,6 +34,7 @@ from maedfer.models.config import full_key, named_keys, nested
 from maedfer.models.load import saved_clip_settings
 from maedfer.train.config_file import (
     TASKS,
+    as_it_was,
     config_tree,
     default_model,
     differing_keys,
@@ -240,7 +241,11 @@ def _task_tree(task: str, name: str) -> dict[str, Any]:
 def _written(recipe: str | Path, task: str) -> dict[str, Any]:
     # What a recipe says, but for its task.
     path = find_recipe(recipe)
-    tree = read_tree(path)
+    tree: dict[str, Any] = read_tree(path)
+    folder = path.absolute().parent
+    of_a_run = path.name == "config.yaml" and (folder / "environment.json").is_file()
+    if of_a_run:
+        tree = as_it_was(tree)
     for key, hint in field_types(RunConfig).items():
         # All lines of the section are commented out.
         if sections(hint) and isinstance(tree.get(key), Plain) and is_null(tree[key]):
@@ -250,8 +255,7 @@ def _written(recipe: str | Path, task: str) -> dict[str, Any]:
         raise unknown(f"task in {str(recipe)!r}:", meant, TASKS)
     if meant != task and task != "evaluate":
         raise InputError(f"recipe {str(recipe)!r} is for {str(meant)!r} and cannot be used to {task}")
-    folder = path.absolute().parent
-    if path.name == "config.yaml" and tree.get("output") and (folder / "environment.json").is_file():
+    if of_a_run and tree.get("output"):
         # A run folder that was moved is the output of its settings wherever it lies now.
         tree["output"] = str(folder)
     return tree

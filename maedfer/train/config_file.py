@@ -84,7 +84,19 @@ def read_config(path: str | Path) -> RunConfig:
     tree = read_tree(path)
     if tree.get("task") not in TASKS:
         raise InputError(f"{str(path)!r} is not the config.yaml of a run: its task is {tree.get('task')!r}")
-    return resolve(tree)
+    return resolve(as_it_was(tree))
+
+
+def as_it_was(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run saved, with what those that it did not know were in effect.
+
+    Args:
+        tree: in the layout of a recipe, complete but for settings that there were not.
+    """
+    augment = section_of(tree, "augment")
+    if tree.get("task") == "finetune" and augment.get("randaugment") and "interpolation" not in augment:
+        return {**tree, "augment": {**augment, "interpolation": "bilinear"}}
+    return dict(tree)
 
 
 def differing_keys(there: RunConfig, here: RunConfig) -> list[str]:

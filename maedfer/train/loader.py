@@ -93,6 +93,7 @@ def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
             flip=augment.flip,
             erase=augment.erase,
             fit=cfg.data.fit,
+            interpolation=augment.interpolation,
         )
     return ClipDataset(
         clips,

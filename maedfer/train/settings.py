@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from maedfer._programs import Interpolation
 from maedfer.models import LGIFormerConfig, MAEDFERConfig
 from maedfer.setting import documented, setting
 
@@ -115,6 +116,11 @@ class AugmentConfig:
         "each operation. auto = cuda where Triton's kernels compute; the run's config.yaml has what it came to",
     )
     randaugment: str = setting("rand-m7-n4-mstd0.5-inc1", doc="RandAugment in timm's notation; empty = off")
+    interpolation: Interpolation = setting(
+        "bicubic",
+        doc="how RandAugment samples pixels where it turns, shears or shifts: bicubic as published, or bilinear, which "
+        "shifts by whole pixels and costs less",
+    )
     scale: tuple[float, float] = setting(
         (0.08, 1.0),
         above=0,

@@ -35,7 +35,9 @@ def test_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
             both = row["reading_ms"] + by["transform_ms"]
             assert by["clips_per_s"] == pytest.approx(1e3 / both)
             assert by["transform_share"] == pytest.approx(by["transform_ms"] / both)
-    assert [row["operation"] for row in found["operations"]] == [*OPERATIONS, "resized_crop", "resize_as_read"]
+    moving = [f"{name}_bilinear" for name in OPERATIONS if name.startswith(("rotate", "shear", "translate"))]
+    operations = [*OPERATIONS, *moving, "resized_crop", "resize_as_read"]
+    assert [row["operation"] for row in found["operations"]] == operations
     assert "clips/s" in capsys.readouterr().out
 
 

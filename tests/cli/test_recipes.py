@@ -57,6 +57,7 @@ def test_fine_tuning_as_published(name: str) -> None:
     assert (optim.warmup_epochs, optim.epochs, cfg.train.batch_size) == (5, 100, 96)
     assert cfg.augment == AugmentConfig(
         randaugment="rand-m7-n4-mstd0.5-inc1",
+        interpolation="bicubic",
         scale=(0.08, 1.0),
         ratio=(3 / 4, 4 / 3),
         flip=0.5,

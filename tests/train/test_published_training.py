@@ -97,7 +97,7 @@ def test_weight_decay_and_scale_of_every_parameter(task):
     case = PUBLISHED[f"{task}_groups"]
     config = read_arguments({**DEFAULTS, **case["args"]}, task, _FILE.name)
     model = build_model(config)
-    depth = getattr(config, "encoder", config).depth
+    depth = case["args"]["depth" if task == "finetune" else "encoder_depth"]
     groups = parameter_groups(
         model, case["weight_decay"], case.get("layer_decay", 1.0), model.layer_index, depth, model.no_weight_decay()
     )

@@ -1,12 +1,18 @@
 """Runs that go on under newer rules than they began with."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from maedfer.errors import InputError
 from maedfer.models import MAEDFER
+from maedfer.train import load_config, run_finetune
+from maedfer.train.checkpoint import load_checkpoint, save_checkpoint
+from maedfer.train.config import read_config
 from maedfer.train.optim import groups_of, make_optimizer, run_schedule
 from maedfer.train.rules import RULES, changed_rules, in_present_groups
-from tests.train.runs import tiny
+from tests.train.runs import tiny, write_clips
 
 
 @pytest.fixture
@@ -51,3 +57,30 @@ def test_moments_of_an_optimizer_go_with_their_parameters(cfg):
     # What was saved under the rules of now is loaded as it is.
     same = after.state_dict()
     assert in_present_groups({"optimizer": same, "rules": RULES}, cfg, model, after) is same
+
+
+def test_a_run_from_before_bicubic_sampling_goes_on_with_bilinear(tmp_path):
+    changes = ["augment.randaugment=rand-m7-n4", "augment.device=cpu"]
+    data = write_clips(tmp_path / "clips", 8)
+    run = tiny("finetune", data, tmp_path / "run", *changes, "train.save_steps=1", "augment.interpolation=bilinear")
+    run_finetune(run)
+    for name in ("config.yaml", "checkpoints/last.pt"):
+        path = Path(run.output) / name
+        if path.suffix == ".yaml":
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if "interpolation" not in line))
+        else:
+            state = load_checkpoint(path)
+            del state["config"]["augment"]["interpolation"]
+            save_checkpoint(path, state)
+    # Settings of now that name nothing are bicubic.
+    with pytest.raises(InputError, match=r"augment.interpolation \(.?bilinear.? there, .?bicubic.? here\)"):
+        run_finetune(tiny("finetune", data, tmp_path / "run", *changes))
+    other = tiny("finetune", data, tmp_path / "other", *changes, f"train.resume={run.output}/checkpoints/last.pt")
+    with pytest.raises(InputError, match=r"last.pt.* augment.interpolation"):
+        run_finetune(other)
+    # The run's own file says what was.
+    again = load_config("finetune", Path(run.output) / "config.yaml")
+    assert again.augment.interpolation == "bilinear"
+    assert run_finetune(again).steps == run_finetune(run).steps
+    assert read_config(Path(run.output) / "config.yaml").augment.interpolation == "bilinear"

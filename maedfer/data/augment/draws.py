@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE
+from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Interpolation
 from maedfer.data.augment.rand_augment import RandAugmentSettings, draw_operations, parse_randaugment
 from maedfer.errors import InputError, require
 
@@ -31,17 +31,27 @@ class TrainDraws:
         ratio: width / height of the crop, from and to.
         flip: probability of a mirror image.
         erase: probability of erasing a box.
+        interpolation: of RandAugment's operations that move pixels.
     """
 
     def __init__(
-        self, size: Size, randaugment: str, scale: Sequence[float], ratio: Sequence[float], flip: float, erase: float
+        self,
+        size: Size,
+        randaugment: str,
+        scale: Sequence[float],
+        ratio: Sequence[float],
+        flip: float,
+        erase: float,
+        interpolation: Interpolation = "bicubic",
     ) -> None:
         # With torchvision comes PyTorch's compiler: a second and 160 MB that whoever does not train does without.
         self._draw_box = require("torchvision.transforms", "train").RandomResizedCrop.get_params
         self.size = size
         # What torchvision looks at.
         self._frame = torch.empty(1, *size, device="meta")
-        self.randaugment: RandAugmentSettings | None = parse_randaugment(randaugment) if randaugment else None
+        self.randaugment: RandAugmentSettings | None = None
+        if randaugment:
+            self.randaugment = parse_randaugment(randaugment, interpolation)
         self.scale, self.ratio = list(scale), list(ratio)
         self.flip, self.erase = flip, erase
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from maedfer._native import MODULES
+from maedfer.data.augment import torch_pictures
 
 _compiled: Any = MODULES["cpu"]
 
@@ -37,6 +38,11 @@ def resize(frames: Tensor, size: Sequence[int], mirror: bool = False, planar: bo
 def affine(pictures: Tensor, matrix: Sequence[float], fill: Tensor) -> Tensor:
     """Sample at the places that `matrix` gives."""
     return _changed(pictures, lambda source, size, out: _compiled.affine(source, size, matrix, fill.data_ptr(), out))
+
+
+def affine_bicubic(pictures: Tensor, matrix: Sequence[float], fill: int) -> Tensor:
+    """Sample bicubically at the places that `matrix` gives."""
+    return torch_pictures.affine_bicubic(pictures, matrix, fill)
 
 
 def extremes(pictures: Tensor) -> tuple[Tensor, Tensor]:

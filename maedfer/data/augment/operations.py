@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from maedfer._native import MODULES, absent
+from maedfer._programs import GREY
 from maedfer.data.augment import native_pictures, torch_pictures
 from maedfer.data.augment.torch_pictures import multiply_add
 from maedfer.errors import InputError, unknown
@@ -35,6 +36,9 @@ class Pictures(Protocol):
 
     def affine(self, pictures: Tensor, matrix: Sequence[float], fill: Tensor) -> Tensor:
         """Sample bilinearly at (x, y) = matrix (2 x 3) times (column, row, 1); fill: float32 [3 * T]."""
+
+    def affine_bicubic(self, pictures: Tensor, matrix: Sequence[float], fill: int) -> Tensor:
+        """Sample bicubically at such places; `fill` is the value of all channels outside."""
 
     def extremes(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Find the lowest and the highest value of every channel of every frame: uint8 [3, T] each."""
@@ -77,6 +81,10 @@ class Operations:
         pictures = self._pictures(frames)
         lanes = torch.tensor(fill, dtype=torch.float32).repeat_interleave(pictures.shape[3])
         return _frames(self._by.affine(pictures, matrix, lanes))
+
+    def affine_bicubic(self, frames: Tensor, matrix: Sequence[float]) -> Tensor:
+        """Sample bicubically at the places that `matrix` gives, as PIL does; what comes in from outside is grey."""
+        return _frames(self._by.affine_bicubic(self._pictures(frames), matrix, GREY))
 
     def auto_contrast(self, frames: Tensor) -> Tensor:
         """Stretch every channel of every frame to the whole range."""
@@ -134,7 +142,10 @@ class Operations:
 
 
 def affine_matrix(
-    size: Sequence[int], angle: float = 0.0, shift: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)
+    size: Sequence[int],
+    angle: float = 0.0,
+    shift: tuple[float, float] = (0, 0),
+    shear: tuple[float, float] = (0.0, 0.0),
 ) -> list[float]:
     """Where pixels come from when frames turn, or are shifted or sheared: m of x = m0 * column + m1 * row + m2 and
     y = m3 * column + m4 * row + m5.

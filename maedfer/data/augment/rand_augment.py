@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from maedfer._programs import FILL, Operation
+from maedfer._programs import FILL, Interpolation, Operation
 from maedfer.data.augment.operations import Impl, Operations, affine_matrix, operations_by
-from maedfer.errors import InputError
+from maedfer.errors import InputError, unknown
 
 _LARGEST = 10.0
 # An operation with its numbers, as in a program.
@@ -32,14 +33,21 @@ class RandAugmentSettings:
     deviation: float = 0.0
     increasing: bool = False
     probability: float = 0.5
+    interpolation: Interpolation = "bicubic"
 
 
-def parse_randaugment(text: str) -> RandAugmentSettings:
+def parse_randaugment(text: str, interpolation: Interpolation = "bicubic") -> RandAugmentSettings:
     """Read a string like "rand-m7-n4-mstd0.5-inc1".
 
+    Args:
+        text: the string.
+        interpolation: of operations that move pixels; "bicubic" is the published one.
+
     Raises:
-        InputError: unknown part, or a value out of range.
+        InputError: unknown part or interpolation, or a value out of range.
     """
+    if interpolation not in get_args(Interpolation):
+        raise unknown("interpolation", interpolation, get_args(Interpolation))
     name, *parts = text.split("-")
     values: dict[str, float] = {}
     for part in parts:
@@ -54,6 +62,7 @@ def parse_randaugment(text: str) -> RandAugmentSettings:
         deviation=values.get("mstd", 0.0),
         increasing=values.get("inc", 0.0) > 0,
         probability=values.get("p", 0.5),
+        interpolation=interpolation,
     )
     if name != "rand" or settings.magnitude > _LARGEST or settings.probability > 1:
         raise InputError(
@@ -69,12 +78,13 @@ class RandAugment:
     Args:
         text: settings in timm's notation.
         impl: as in `operations_by`.
+        interpolation: as in `parse_randaugment`.
 
     Takes and returns uint8 [T, 3, H, W].
     """
 
-    def __init__(self, text: str, impl: Impl = "auto") -> None:
-        self.settings = parse_randaugment(text)
+    def __init__(self, text: str, impl: Impl = "auto", interpolation: Interpolation = "bicubic") -> None:
+        self.settings = parse_randaugment(text, interpolation)
         operations_by(impl)
         self.impl = impl
 
@@ -92,22 +102,47 @@ def draw_operations(settings: RandAugmentSettings, height: int, width: int) -> l
         apply, noise, sign = torch.rand(()).item(), torch.randn(()).item(), torch.rand(()).item()
         magnitude = min(max(settings.magnitude + settings.deviation * noise, 0.0), _LARGEST)
         used = apply < settings.probability
-        step = operation_step(names[choice], magnitude, settings.increasing, sign < 0.5, (height, width))
+        how = Strength(magnitude, settings.increasing, sign < 0.5, settings.interpolation)
+        step = operation_step(names[choice], how, (height, width))
         steps.append(step if used else (Operation.NONE,))
     return steps
 
 
-def operation_step(name: str, magnitude: float, increasing: bool, negative: bool, size: tuple[int, int]) -> Step:
+class Strength(NamedTuple):
+    """How an operation is done.
+
+    Args:
+        magnitude: from 0 to 10.
+        increasing: which table of strengths.
+        negative: the other direction, for operations that have two.
+        interpolation: for operations that move pixels.
+    """
+
+    magnitude: float
+    increasing: bool = True
+    negative: bool = False
+    interpolation: Interpolation = "bicubic"
+
+    @property
+    def level(self) -> float:
+        """The magnitude from 0 to 1."""
+        return self.magnitude / _LARGEST
+
+    @property
+    def signed(self) -> float:
+        """The magnitude from 0 to 1, or to -1 in the other direction."""
+        return -self.level if self.negative else self.level
+
+
+def operation_step(name: str, how: Strength, size: tuple[int, int]) -> Step:
     """The numbers of an operation.
 
     Args:
         name: a key of `OPERATIONS`.
-        magnitude: from 0 to 10.
-        increasing: which table of strengths.
-        negative: the other direction, for operations that have two.
+        how: its strength.
         size: height and width of the frames.
     """
-    return OPERATIONS[name](magnitude / _LARGEST, increasing, -1.0 if negative else 1.0, size)
+    return OPERATIONS[name](how, size)
 
 
 def apply_operation(
@@ -117,16 +152,19 @@ def apply_operation(
     increasing: bool = True,
     negative: bool = False,
     impl: Impl = "auto",
+    interpolation: Interpolation = "bicubic",
 ) -> Tensor:
     """Apply one operation to uint8 [T, 3, H, W].
 
     Args:
         frames: the clip.
-        name, magnitude, increasing, negative: as in `operation_step`.
+        name: a key of `OPERATIONS`.
+        magnitude, increasing, negative, interpolation: as in `Strength`.
         impl: as in `operations_by`.
     """
     height, width = frames.shape[-2:]
-    code, *numbers = operation_step(name, magnitude, increasing, negative, (height, width))
+    how = Strength(magnitude, increasing, negative, interpolation)
+    code, *numbers = operation_step(name, how, (height, width))
     return follow(operations_by(impl), frames, Operation(int(code)), numbers)
 
 
@@ -137,6 +175,8 @@ def follow(by: Operations, frames: Tensor, code: Operation, numbers: Sequence[fl
         return frames
     if code == Operation.AFFINE:
         return by.affine(frames, FILL, numbers)
+    if code == Operation.AFFINE_BICUBIC:
+        return by.affine_bicubic(frames, numbers)
     if code == Operation.INVERT:
         return 255 - frames
     if code == Operation.POSTERIZE:
@@ -158,41 +198,47 @@ def follow(by: Operations, frames: Tensor, code: Operation, numbers: Sequence[fl
     return mixing[code](frames, first)
 
 
-def _mask(level: float, increasing: bool) -> int:
-    bits = 4 - int(level * 4) if increasing else int(level * 4)
+def _mask(how: Strength) -> int:
+    bits = 4 - int(how.level * 4) if how.increasing else int(how.level * 4)
     return 256 - 2 ** (8 - bits)
 
 
-def _threshold(level: float, increasing: bool) -> int:
-    return 256 - int(level * 256) if increasing else int(level * 256)
+def _threshold(how: Strength) -> int:
+    return 256 - int(how.level * 256) if how.increasing else int(how.level * 256)
 
 
-def _factor(level: float, increasing: bool, sign: float) -> float:
-    return max(0.1, 1.0 + 0.9 * level * sign) if increasing else 0.1 + 1.8 * level
+def _factor(how: Strength) -> float:
+    return max(0.1, 1.0 + 0.9 * how.signed) if how.increasing else 0.1 + 1.8 * how.level
 
 
-# By level from 0 to 1, table of strengths, sign, and size of the frames.
-OPERATIONS: dict[str, Callable[[float, bool, float, tuple[int, int]], Step]] = {
-    "auto_contrast": lambda level, inc, sign, size: (Operation.AUTO_CONTRAST,),
-    "equalize": lambda level, inc, sign, size: (Operation.EQUALIZE,),
-    "invert": lambda level, inc, sign, size: (Operation.INVERT,),
-    "rotate": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, angle=sign * level * 30)),
-    "posterize": lambda level, inc, sign, size: (Operation.POSTERIZE, _mask(level, inc)),
-    "solarize": lambda level, inc, sign, size: (Operation.SOLARIZE, _threshold(level, inc)),
+def _moved(
+    how: Strength,
+    size: tuple[int, int],
+    angle: float = 0.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Step:
+    if how.interpolation == "bicubic":
+        return Operation.AFFINE_BICUBIC, *affine_matrix(size, angle, shift, shear)
+    # Bilinear shifts go by whole pixels, which keeps them sharp.
+    return Operation.AFFINE, *affine_matrix(size, angle, (round(shift[0]), round(shift[1])), shear)
+
+
+OPERATIONS: dict[str, Callable[[Strength, tuple[int, int]], Step]] = {
+    "auto_contrast": lambda how, size: (Operation.AUTO_CONTRAST,),
+    "equalize": lambda how, size: (Operation.EQUALIZE,),
+    "invert": lambda how, size: (Operation.INVERT,),
+    "rotate": lambda how, size: _moved(how, size, angle=how.signed * 30),
+    "posterize": lambda how, size: (Operation.POSTERIZE, _mask(how)),
+    "solarize": lambda how, size: (Operation.SOLARIZE, _threshold(how)),
     # 110 at most, so that no value of a byte is exceeded.
-    "solarize_add": lambda level, inc, sign, size: (Operation.SOLARIZE_ADD, int(level * 110)),
-    "color": lambda level, inc, sign, size: (Operation.COLOR, _factor(level, inc, sign)),
-    "contrast": lambda level, inc, sign, size: (Operation.CONTRAST, _factor(level, inc, sign)),
-    "brightness": lambda level, inc, sign, size: (Operation.BRIGHTNESS, _factor(level, inc, sign)),
-    "sharpness": lambda level, inc, sign, size: (Operation.SHARPNESS, _factor(level, inc, sign)),
-    "shear_x": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, shear=(sign * level * 0.3, 0.0))),
-    "shear_y": lambda level, inc, sign, size: (Operation.AFFINE, *affine_matrix(size, shear=(0.0, sign * level * 0.3))),
-    "translate_x": lambda level, inc, sign, size: (
-        Operation.AFFINE,
-        *affine_matrix(size, shift=(round(sign * level * 0.45 * size[1]), 0)),
-    ),
-    "translate_y": lambda level, inc, sign, size: (
-        Operation.AFFINE,
-        *affine_matrix(size, shift=(0, round(sign * level * 0.45 * size[0]))),
-    ),
+    "solarize_add": lambda how, size: (Operation.SOLARIZE_ADD, int(how.level * 110)),
+    "color": lambda how, size: (Operation.COLOR, _factor(how)),
+    "contrast": lambda how, size: (Operation.CONTRAST, _factor(how)),
+    "brightness": lambda how, size: (Operation.BRIGHTNESS, _factor(how)),
+    "sharpness": lambda how, size: (Operation.SHARPNESS, _factor(how)),
+    "shear_x": lambda how, size: _moved(how, size, shear=(how.signed * 0.3, 0.0)),
+    "shear_y": lambda how, size: _moved(how, size, shear=(0.0, how.signed * 0.3)),
+    "translate_x": lambda how, size: _moved(how, size, shift=(how.signed * 0.45 * size[1], 0.0)),
+    "translate_y": lambda how, size: _moved(how, size, shift=(0.0, how.signed * 0.45 * size[0])),
 }

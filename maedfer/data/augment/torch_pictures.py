@@ -39,11 +39,7 @@ def resize(frames: Tensor, size: Sequence[int], mirror: bool = False, planar: bo
 def affine(pictures: Tensor, matrix: Sequence[float], fill: Tensor) -> Tensor:
     """Sample at the places that `matrix` gives: the places in float64, the mixing of four pixels in float32."""
     rows, columns, channels, length = pictures.shape
-    row, column = torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
-    x, y = (
-        ((row * down + start).unsqueeze(1) + column * along).flatten()
-        for along, down, start in (matrix[:3], matrix[3:])
-    )
+    x, y = _places(rows, columns, matrix)
     left, top = x.floor(), y.floor()
     right, below = (x - left).float(), (y - top).float()
     places, weights = [], []
@@ -65,6 +61,29 @@ def affine(pictures: Tensor, matrix: Sequence[float], fill: Tensor) -> Tensor:
         mixed *= inside[part]
         mixed += fill
         out[part] = mixed.round_()
+    return out.view_as(pictures)
+
+
+def affine_bicubic(pictures: Tensor, matrix: Sequence[float], fill: int) -> Tensor:
+    """Sample bicubically: places and weights in float64, the mixing of four pixels of four rows in float32."""
+    rows, columns, channels, length = pictures.shape
+    x, y = _places(rows, columns, matrix)
+    inside = (x >= -0.5) & (x < columns - 0.5) & (y >= -0.5) & (y < rows - 0.5)
+    # Places outside may be of any size, and count for nothing.
+    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
+    left, top = x.floor(), y.floor()
+    across, down = _cubic_weights(x - left), _cubic_weights(y - top)
+    at_x = [(left.long() + k).clamp(0, columns - 1) for k in (-1, 0, 1, 2)]
+    at_y = [(top.long() + k).clamp(0, rows - 1) * columns for k in (-1, 0, 1, 2)]
+    pixels = pictures.view(rows * columns, channels * length)
+    out = torch.empty_like(pixels)
+    for part in _parts(pixels):
+        lines = []
+        for row in at_y:
+            taps = [pixels.index_select(0, row[part] + column[part]).float() for column in at_x]
+            lines.append(_cubic(taps, [weight[part] for weight in across]))
+        mixed = _cubic(lines, [weight[part] for weight in down]).clamp_(0, 255)
+        out[part] = torch.where(inside[part].unsqueeze(1), mixed, fill)
     return out.view_as(pictures)
 
 
@@ -130,6 +149,36 @@ def multiply_add(base: Tensor, values: Tensor, factor: float) -> Tensor:
     """
     factor = torch.tensor(factor, dtype=torch.float32).item()
     return (base.double() + values.double() * factor).float()
+
+
+def _places(rows: int, columns: int, matrix: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Where the pixels of an affine map come from, x and y: float64 [rows * columns]."""
+    row, column = torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
+    x, y = (
+        ((row * down + start).unsqueeze(1) + column * along).flatten()
+        for along, down, start in (matrix[:3], matrix[3:])
+    )
+    return x, y
+
+
+def _cubic_weights(part: Tensor) -> list[Tensor]:
+    """Weights of the first, third and fourth of four neighbours, `part` of the way from the second to the third.
+
+    Those of Keys' convolution with a = -1, as PIL has it, from float64 [P] to float32 [P, 1]; the second has the rest.
+    """
+    first = part * (part * (2.0 - part) - 1.0)
+    third = part * (1.0 + part * (1.0 - part))
+    fourth = part * part * (part - 1.0)
+    return [weight.float().unsqueeze(1) for weight in (first, third, fourth)]
+
+
+def _cubic(taps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Mix four neighbours so that equal ones stay exactly what they are."""
+    first, second, third, fourth = taps
+    change = (first - second) * weights[0]
+    change += (third - second) * weights[1]
+    change += (fourth - second) * weights[2]
+    return second + change
 
 
 def _grey(values: Tensor) -> Tensor:

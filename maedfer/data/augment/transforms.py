@@ -14,7 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Fit, Operation, fitted, mix, noise_table
+from maedfer._programs import (
+    BOX,
+    EACH,
+    ERASED,
+    FIRST,
+    MIRROR,
+    NOISE,
+    Fit,
+    Interpolation,
+    Operation,
+    fitted,
+    mix,
+    noise_table,
+)
 from maedfer.data.augment.draws import PretrainDraws, TrainDraws
 from maedfer.data.augment.operations import Impl, operations_by
 from maedfer.data.augment.rand_augment import follow
@@ -52,6 +65,8 @@ class TrainAugment:
         flip: probability of a mirror image.
         erase: probability of erasing a box (a 50th to a third of the area) with noise.
         fit: how frames are brought to size first, as in `EvalTransform`.
+        interpolation: of RandAugment's operations that move pixels: "bicubic" as published, or "bilinear", which moves
+            by whole pixels where it shifts, and costs less.
         impl: what works on the pictures after that, with the same result: "native" (csrc), "torch", or "auto" (csrc
             where it was compiled).
     """
@@ -66,13 +81,14 @@ class TrainAugment:
         flip: float = 0.5,
         erase: float = 0.25,
         fit: Fit = "stretch",
+        interpolation: Interpolation = "bicubic",
         impl: Impl = "auto",
     ) -> None:
         operations_by(impl)
         self.impl = impl
         self.fit = EvalTransform(size, fit)
         self.size = self.fit.size
-        self.draw = TrainDraws(self.size, randaugment, scale, ratio, flip, erase)
+        self.draw = TrainDraws(self.size, randaugment, scale, ratio, flip, erase, interpolation)
 
     def __call__(self, frames: Tensor) -> Tensor:
         return self.follow(self.fit(frames), self.draw())

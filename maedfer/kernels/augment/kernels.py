@@ -26,7 +26,6 @@ from maedfer._programs import (
     BOX,
     EACH,
     ERASED,
-    FILL,
     FIRST,
     MIRROR,
     MIX_FIRST,
@@ -35,6 +34,7 @@ from maedfer._programs import (
     NOISE_VALUES,
     Operation,
 )
+from maedfer.kernels.augment.sampling import sampled, sampled_bicubic
 
 _NONE = tl.constexpr(int(Operation.NONE))
 _AUTO_CONTRAST = tl.constexpr(int(Operation.AUTO_CONTRAST))
@@ -47,6 +47,7 @@ _COLOR = tl.constexpr(int(Operation.COLOR))
 _BRIGHTNESS = tl.constexpr(int(Operation.BRIGHTNESS))
 _SHARPNESS = tl.constexpr(int(Operation.SHARPNESS))
 _AFFINE = tl.constexpr(int(Operation.AFFINE))
+_AFFINE_BICUBIC = tl.constexpr(int(Operation.AFFINE_BICUBIC))
 
 # Places in a program.
 _BOX, _MIRROR = tl.constexpr(BOX.start), tl.constexpr(MIRROR)
@@ -55,13 +56,10 @@ _FIRST, _EACH = tl.constexpr(FIRST), tl.constexpr(EACH)
 
 _NOISE_VALUES = tl.constexpr(NOISE_VALUES)
 _MIX_FIRST, _MIX_SECOND = tl.constexpr(MIX_FIRST), tl.constexpr(MIX_SECOND)
-_FILL = tl.constexpr(FILL)
 
 # Weights of the grey value, and of the smoothed one.
 _RED, _GREEN, _BLUE = tl.constexpr(0.2989), tl.constexpr(0.587), tl.constexpr(0.114)
 _THIRTEENTH = tl.constexpr(1 / 13)
-# So large a sum has no bits for fractions: adding and taking it away rounds to the nearest, ties to even.
-_LARGE = tl.constexpr(1.5 * (1 << 23))
 
 
 @triton.jit
@@ -328,42 +326,6 @@ def tables_kernel(
 
 
 @triton.jit
-def _sampled(clip_ptr, out_ptr, numbers_ptr, lane, pixel, mask, lanes, width, pixels):
-    """One operation of places: bilinear at (x, y) = matrix times (column, row, 1)."""
-    height = pixels // width
-    row, column = (pixel // width).to(tl.float64), (pixel % width).to(tl.float64)
-    x = row * tl.load(numbers_ptr + 1) + tl.load(numbers_ptr + 2) + column * tl.load(numbers_ptr)
-    y = row * tl.load(numbers_ptr + 4) + tl.load(numbers_ptr + 5) + column * tl.load(numbers_ptr + 3)
-    # Far outside all places are alike, and stay whole numbers of 32 bits.
-    x = tl.minimum(tl.maximum(x, -2.0), width + 1.0)
-    y = tl.minimum(tl.maximum(y, -2.0), height + 1.0)
-    left, top = tl.floor(x), tl.floor(y)
-    right, below = (x - left).to(tl.float32), (y - top).to(tl.float32)
-    at_x, at_y = left.to(tl.int32), top.to(tl.int32)
-    place = at_y * width + at_x
-    left_in, right_in = (at_x >= 0) & (at_x < width), (at_x >= -1) & (at_x < width - 1)
-    top_in, below_in = (at_y >= 0) & (at_y < height), (at_y >= -1) & (at_y < height - 1)
-    in_0, in_1, in_2, in_3 = left_in & top_in, right_in & top_in, left_in & below_in, right_in & below_in
-    weight_0 = tl.where(in_0, (1.0 - right) * (1.0 - below), 0.0)
-    weight_1 = tl.where(in_1, right * (1.0 - below), 0.0)
-    weight_2 = tl.where(in_2, (1.0 - right) * below, 0.0)
-    weight_3 = tl.where(in_3, right * below, 0.0)
-    inside = (weight_0 + weight_1 + weight_2 + weight_3)[None, :]
-    for channel in range(3):
-        offset = (channel * lanes + lane)[:, None] * pixels
-        from_ptr = clip_ptr + offset + place[None, :]
-        mixed = weight_0[None, :] * tl.load(from_ptr, mask=mask & in_0[None, :], other=0).to(tl.float32)
-        mixed += weight_1[None, :] * tl.load(from_ptr + 1, mask=mask & in_1[None, :], other=0).to(tl.float32)
-        mixed += weight_2[None, :] * tl.load(from_ptr + width, mask=mask & in_2[None, :], other=0).to(tl.float32)
-        mixed += weight_3[None, :] * tl.load(from_ptr + (width + 1), mask=mask & in_3[None, :], other=0).to(tl.float32)
-        # What is sampled at the border has the share of the outside as black in it.
-        fill = tl.where(channel == 0, _FILL[0], tl.where(channel == 1, _FILL[1], _FILL[2]))
-        mixed = (mixed - fill) * inside + fill
-        out = ((mixed + _LARGE) - _LARGE).to(tl.int32).to(tl.uint8)
-        tl.store(out_ptr + offset + pixel[None, :], out, mask=mask)
-
-
-@triton.jit
 def _sharpened(clip_ptr, out_ptr, factor, lane, pixel, mask, lanes, width, pixels):
     """factor * picture + (1 - factor) * the picture smoothed over 3 x 3 pixels; borders stay."""
     height = pixels // width
@@ -415,7 +377,11 @@ def stage_kernel(
             tl.store(red_ptr + plane, _byte(_rounded_once(green * share, grey, rest)), mask=mask)
             tl.store(red_ptr + 2 * plane, _byte(_rounded_once(blue * share, grey, rest)), mask=mask)
         elif code == _AFFINE:
-            _sampled(clip_ptr, other_ptr, numbers_ptr, frame, pixel, mask, length, width, pixels)
+            sampled(clip_ptr, other_ptr, numbers_ptr, frame, pixel, mask, length, width, pixels)
+        elif code == _AFFINE_BICUBIC:
+            begin = tl.program_id(1) * BLOCK_T
+            end = tl.minimum(begin + BLOCK_T, length)
+            sampled_bicubic(clip_ptr, other_ptr, numbers_ptr, begin, end, pixel, length, width, pixels)
         elif code == _SHARPNESS:
             _sharpened(clip_ptr, other_ptr, tl.load(numbers_ptr), frame, pixel, mask, length, width, pixels)
         else:

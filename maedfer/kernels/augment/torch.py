@@ -20,6 +20,7 @@ from maedfer._programs import (
     ERASED,
     FILL,
     FIRST,
+    GREY,
     MIRROR,
     MIX_FIRST,
     MIX_SECOND,
@@ -102,6 +103,8 @@ def do(code: Operation, clips: Tensor, numbers: Tensor) -> Tensor:
         return look_up(clips, tables(code, clips, numbers))
     if code == Operation.AFFINE:
         return affine(clips, numbers)
+    if code == Operation.AFFINE_BICUBIC:
+        return affine_bicubic(clips, numbers)
     if code == Operation.COLOR:
         return saturate(clips, numbers[:, 0])
     assert code == Operation.SHARPNESS, code
@@ -158,11 +161,7 @@ def affine(clips: Tensor, matrix: Tensor) -> Tensor:
         matrix: float64 [G, 6] on their device; see `Operation.AFFINE`.
     """
     rows, columns = clips.shape[-2:]
-    row, column = (torch.arange(n, dtype=torch.float64, device=clips.device) for n in (rows, columns))
-    x, y = (
-        ((row * down.unsqueeze(1) + start.unsqueeze(1)).unsqueeze(2) + column * along[:, None, None]).flatten(1)
-        for along, down, start in (matrix[:, :3].T, matrix[:, 3:].T)
-    )
+    x, y = _places(clips, matrix)
     left, top = x.floor(), y.floor()
     right, below = (x - left).float(), (y - top).float()
     fill = torch.tensor(FILL, device=clips.device).view(1, 3, 1, 1)
@@ -178,6 +177,63 @@ def affine(clips: Tensor, matrix: Tensor) -> Tensor:
         mixed, inside = (mixed + part, inside + weight) if i else (part, weight)
     # The border is mixed as torchvision does: what is sampled there has the share of the outside as black in it.
     return ((mixed - fill) * inside + fill).round_().to(torch.uint8).view_as(clips)
+
+
+def affine_bicubic(clips: Tensor, matrix: Tensor) -> Tensor:
+    """Sample bicubically: places and weights in float64, the mixing of four pixels of four rows in float32.
+
+    Args:
+        clips: uint8 [G, 3, T, H, W].
+        matrix: float64 [G, 6] on their device; see `Operation.AFFINE_BICUBIC`.
+    """
+    rows, columns = clips.shape[-2:]
+    x, y = _places(clips, matrix)
+    inside = (x >= -0.5) & (x < columns - 0.5) & (y >= -0.5) & (y < rows - 0.5)
+    # Places outside may be of any size, and count for nothing.
+    x, y = torch.where(inside, x, 0.0), torch.where(inside, y, 0.0)
+    left, top = x.floor(), y.floor()
+    across, down = _cubic_weights(x - left), _cubic_weights(y - top)
+    pixels = clips.flatten(-2)
+    lines = []
+    for i in (-1, 0, 1, 2):
+        row = (top.long() + i).clamp(0, rows - 1) * columns
+        places = [row + (left.long() + k).clamp(0, columns - 1) for k in (-1, 0, 1, 2)]
+        lines.append(
+            _cubic([pixels.gather(-1, place[:, None, None].expand_as(pixels)).float() for place in places], across)
+        )
+    mixed = _cubic(lines, down).clamp_(0, 255)
+    return torch.where(inside[:, None, None], mixed, GREY).to(torch.uint8).view_as(clips)
+
+
+def _places(clips: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the pixels of affine maps come from, x and y: float64 [G, P]."""
+    row, column = (torch.arange(n, dtype=torch.float64, device=clips.device) for n in clips.shape[-2:])
+    x, y = (
+        ((row * down.unsqueeze(1) + start.unsqueeze(1)).unsqueeze(2) + column * along[:, None, None]).flatten(1)
+        for along, down, start in (matrix[:, :3].T, matrix[:, 3:].T)
+    )
+    return x, y
+
+
+def _cubic_weights(part: Tensor) -> list[Tensor]:
+    """Weights of the first, third and fourth of four neighbours, `part` of the way from the second to the third.
+
+    Those of Keys' convolution with a = -1, as PIL has it, from float64 [G, P] to float32 [G, 1, 1, P]; the second has
+    the rest.
+    """
+    first = part * (part * (2.0 - part) - 1.0)
+    third = part * (1.0 + part * (1.0 - part))
+    fourth = part * part * (part - 1.0)
+    return [weight.float()[:, None, None] for weight in (first, third, fourth)]
+
+
+def _cubic(taps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Mix four neighbours so that equal ones stay exactly what they are."""
+    first, second, third, fourth = taps
+    change = (first - second) * weights[0]
+    change += (third - second) * weights[1]
+    change += (fourth - second) * weights[2]
+    return second + change
 
 
 # Colour

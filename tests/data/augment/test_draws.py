@@ -60,13 +60,17 @@ def as_often(counts: np.ndarray, shares: np.ndarray) -> bool:
 # Operations
 
 
-def test_operations_are_drawn_alike() -> None:
+@pytest.mark.parametrize(
+    ("interpolation", "moving"), [("bicubic", Operation.AFFINE_BICUBIC), ("bilinear", Operation.AFFINE)]
+)
+def test_operations_are_drawn_alike(interpolation: Any, moving: Operation) -> None:
     torch.manual_seed(0)
-    steps = draw_operations(RandAugmentSettings(5.0, 6000, 1.5, True, 0.6), HEIGHT, WIDTH)
+    steps = draw_operations(RandAugmentSettings(5.0, 6000, 1.5, True, 0.6, interpolation), HEIGHT, WIDTH)
     counts = Counter(int(step[0]) for step in steps)
     shares = {code: 0.6 / len(OPERATIONS) for code in Operation}
     # Turns, two shears and two shifts.
-    shares |= {Operation.NONE: 0.4, Operation.AFFINE: 5 * 0.6 / len(OPERATIONS)}
+    shares |= {Operation.NONE: 0.4, Operation.AFFINE: 0.0, Operation.AFFINE_BICUBIC: 0.0}
+    shares[moving] = 5 * 0.6 / len(OPERATIONS)
     assert as_often(np.array([counts[code] for code in Operation]), np.array([shares[code] for code in Operation]))
 
 

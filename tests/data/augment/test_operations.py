@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from maedfer._native import build_record
+from maedfer._programs import Interpolation
 from maedfer.data.augment import operations as picture_operations
 from maedfer.data.augment.operations import affine_matrix, operations_by
 from maedfer.data.augment.rand_augment import OPERATIONS, RandAugment, apply_operation
@@ -65,17 +68,24 @@ def close(got: Tensor, want: Tensor, share: float) -> None:
 # By both ways, the same bytes
 
 
+WAYS = [(name, "bicubic") for name in OPERATIONS]
+WAYS += [(name, "bilinear") for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")]
+
+
 @needs_csrc
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(("name", "interpolation"), WAYS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_both_ways_give_the_same_bytes(name: str, size: tuple[int, int, int]) -> None:
+def test_both_ways_give_the_same_bytes(name: str, interpolation: Any, size: tuple[int, int, int]) -> None:
     for layout, frames in layouts(clip(*size)).items():
         kept = frames.clone()
         for magnitude in (0.0, 3.3, 7.0, 10.0):
             for increasing in (True, False):
                 for negative in (True, False):
                     how = (name, magnitude, increasing, negative)
-                    native, plain = (apply_operation(frames, *how, impl=impl) for impl in ("native", "torch"))
+                    native, plain = (
+                        apply_operation(frames, *how, impl=impl, interpolation=interpolation)
+                        for impl in ("native", "torch")
+                    )
                     assert torch.equal(native, plain), (layout, *how)
         assert torch.equal(frames, kept)
 
@@ -86,8 +96,12 @@ def test_both_ways_give_the_same_bytes_where_many_sums_lie_halfway(name: str) ->
     """Strengths of few digits on large pictures: the sums of weights and bytes are often halves."""
     frames = clip(4, 90, 110)
     for magnitude in (0.5, 1.0, 2.5, 5.0, 10 / 3, 20 / 3, 7.3):
-        native, plain = (apply_operation(frames, name, magnitude, impl=impl) for impl in ("native", "torch"))
-        assert torch.equal(native, plain), magnitude
+        for interpolation in get_args(Interpolation):
+            native, plain = (
+                apply_operation(frames, name, magnitude, impl=impl, interpolation=interpolation)
+                for impl in ("native", "torch")
+            )
+            assert torch.equal(native, plain), magnitude
 
 
 @needs_csrc
@@ -151,6 +165,10 @@ def test_turns_and_shifts_of_any_size() -> None:
             operations_by(impl).affine(frames, FILL, affine_matrix((21, 34), **how)) for impl in ("native", "torch")
         )
         assert torch.equal(native, plain)
+        native, plain = (
+            operations_by(impl).affine_bicubic(frames, affine_matrix((21, 34), **how)) for impl in ("native", "torch")
+        )
+        assert torch.equal(native, plain)
 
 
 @needs_csrc
@@ -167,7 +185,13 @@ def test_whole_chains_give_the_same_bytes() -> None:
         results, states = [], []
         for impl in ("native", "torch"):
             torch.manual_seed(seed)
-            transform = TrainAugment(size, randaugment=settings, fit="crop" if seed % 2 else "stretch", impl=impl)
+            transform = TrainAugment(
+                size,
+                randaugment=settings,
+                fit="crop" if seed % 2 else "stretch",
+                interpolation="bilinear" if seed % 3 else "bicubic",
+                impl=impl,
+            )
             results.append(transform(chosen))
             assert results[-1].transpose(0, 1).is_contiguous()
             states.append(torch.get_rng_state())
@@ -186,6 +210,42 @@ def test_what_pretraining_reads_is_what_csrc_would_give(monkeypatch: pytest.Monk
             native = PretrainAugment((40, 32))(clip(5, 48 + seed, 90 - seed, seed))
         assert torch.equal(native, plain)
         assert plain.transpose(0, 1).is_contiguous()
+
+
+# Against PIL, whose bicubic sampling the published code has
+
+
+@pytest.mark.parametrize("impl", [pytest.param("native", marks=needs_csrc), "torch"])
+@pytest.mark.parametrize("size", [(41, 64), (160, 160), (3, 3), (1, 50), (50, 1), (1, 1)], ids=str)
+def test_bicubic_sampling_is_that_of_pil(size: tuple[int, int], impl: Any) -> None:
+    (height, width), draw, off = size, random.Random(0), []
+    frames = clip(2, *size)
+    # What is one colour stays it to the byte, what is black and white has the largest swings.
+    frames[1, 0], frames[1, 1] = 99, (frames[1, 1] > 128) * 255
+    centre = (-0.5 + height / 2, -0.5 + width / 2)
+    cos, sin = math.cos(0.3), math.sin(0.3)
+    maps: list[tuple[float, ...]] = [(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)]
+    maps += [(1.0, 0.0, 5.0, 0.0, 1.0, -3.0), (1.0, 0.0, 0.37, 0.0, 1.0, 0.0)]
+    maps += [(1.0, 0.21, 0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -0.3, 1.0, 0.0), (0.2, 0.0, 0.0, 0.0, 3.0, 0.0)]
+    maps += [(cos, sin, centre[1] * (1 - cos), -sin, cos, centre[0] * (1 - cos)), (0.0, 1.0, 0.0, 1.0, 0.0, 0.0)]
+    maps += [(1.0, 0.0, 1e6, 0.0, 1.0, 0.0)]
+    maps += [tuple(draw.uniform(-1.5, 1.5) * (width if place % 3 == 2 else 1) for place in range(6)) for _ in range(6)]
+    for a, b, c, d, e, f in maps:
+        # PIL gives corners of pixels.
+        matrix = (a, b, c - 0.5 + (a + b) / 2, d, e, f - 0.5 + (d + e) / 2)
+        got = operations_by(impl).affine_bicubic(frames, matrix).permute(0, 2, 3, 1).numpy()
+        for frame, result in zip(frames, got, strict=True):
+            picture = Image.fromarray(frame.permute(1, 2, 0).numpy())
+            want = picture.transform(
+                (width, height),
+                Image.Transform.AFFINE,
+                (a, b, c, d, e, f),
+                Image.Resampling.BICUBIC,
+                fillcolor=(128,) * 3,
+            )
+            off.append(np.abs(result.astype(int) - np.asarray(want)).ravel())
+    values = np.concatenate(off)
+    assert values.max() <= 1 and (values > 0).mean() < 1e-3
 
 
 # Against torchvision, which computes in float32 as the processor has it

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from maedfer.data.augment import rand_augment
 from maedfer.data.augment.rand_augment import OPERATIONS, RandAugment, apply_operation, parse_randaugment
 from maedfer.errors import InputError
 from tests.data.augment.helpers import clip, frames_equal
@@ -57,14 +61,18 @@ def test_strengths_worked_by_hand() -> None:
         assert torch.equal(apply_operation(clip(), name, 0.0), clip()), name
 
 
-def test_geometry_moves_the_right_way_by_the_right_amount() -> None:
+@pytest.mark.parametrize(("interpolation", "outside"), [("bicubic", [128] * 3), ("bilinear", [124, 116, 104])])
+def test_geometry_moves_the_right_way_by_the_right_amount(interpolation: Any, outside: list[int]) -> None:
+    def apply_operation(frames: Tensor, name: str, magnitude: float, negative: bool = False) -> Tensor:
+        return rand_augment.apply_operation(frames, name, magnitude, negative=negative, interpolation=interpolation)
+
     frames = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
     frames[..., 20, 20] = 255
     # 0.45 * 40 at magnitude 5 of 10: 9 pixels.
     assert (apply_operation(frames, "translate_x", 5)[0, 0] == 255).nonzero().tolist() == [[20, 29]]
     assert (apply_operation(frames, "translate_y", 5, negative=True)[0, 0] == 255).nonzero().tolist() == [[11, 20]]
     border = apply_operation(frames, "translate_x", 5)[0, :, 0, 0].tolist()
-    assert border == [124, 116, 104]
+    assert border == outside
     # Shears hold the upper left corner: 0.3 * 30 = 9 pixels 30 rows (or columns) away from it.
     frames = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
     frames[..., 30, 30] = 255
@@ -79,6 +87,22 @@ def test_geometry_moves_the_right_way_by_the_right_amount() -> None:
     # A full turn of 30 degrees and back leaves the middle as it was.
     back = apply_operation(apply_operation(picture, "rotate", 10), "rotate", 10, negative=True)
     assert (back.int() - picture.int())[..., 14:26, 14:26].abs().float().mean() < 4
+
+
+def test_shifts_are_by_parts_of_a_pixel_where_they_are_bicubic() -> None:
+    frames = torch.zeros(1, 3, 1, 40, dtype=torch.uint8)
+    frames[..., 10] = 200
+    # 0.45 * 40 * 0.25 = 4.5 pixels; halfway from one pixel to the next, each has a weight of 5/8, those beyond -1/8.
+    moved = apply_operation(frames, "translate_x", 2.5)[0, 0, 0]
+    assert moved[:5].tolist() == [128, 128, 128, 128, 0]
+    assert moved[13:17].tolist() == [0, 125, 125, 0] and not moved[5:13].any()
+    whole = apply_operation(frames, "translate_x", 2.5, interpolation="bilinear")[0, 0, 0]
+    assert whole[12:17].tolist() == [0, 0, 200, 0, 0]
+
+
+def test_unknown_interpolation_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'bicubic'"):
+        RandAugment("rand-m7", interpolation="bicubik")  # type: ignore[arg-type]
 
 
 def test_how_often_operations_are_applied() -> None:

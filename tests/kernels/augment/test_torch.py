@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Operation
+from maedfer._programs import BOX, EACH, ERASED, FIRST, MIRROR, NOISE, Interpolation, Operation
 from maedfer.data.augment.operations import affine_matrix
-from maedfer.data.augment.rand_augment import OPERATIONS, apply_operation, operation_step
+from maedfer.data.augment.rand_augment import OPERATIONS, Strength, apply_operation, operation_step
 from maedfer.data.augment.transforms import PretrainAugment, TrainAugment
 from maedfer.errors import InputError
 from maedfer.kernels import functional
@@ -75,18 +75,24 @@ def test_crops_of_pretraining(frame: tuple[int, int], size: tuple[int, int]) -> 
     assert torch.equal(augment(frames, program, size=size), on_the_cpu(transform, frames, program))
 
 
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("size", [(33, 47), (3, 3), (1, 1), (2, 90)], ids=str)
-def test_operations(name: str, size: tuple[int, int]) -> None:
-    strengths = [(m, inc, neg) for m in (0.0, 3.3, 7.0, 10.0) for inc in (True, False) for neg in (True, False)]
+def test_operations(name: str, size: tuple[int, int], interpolation: Any) -> None:
+    strengths = [
+        Strength(magnitude, increasing, negative, interpolation)
+        for magnitude in (0.0, 3.3, 7.0, 10.0)
+        for increasing in (True, False)
+        for negative in (True, False)
+    ]
     frames = clips(len(strengths), 2, *size)
     # Pictures of one value, and of two.
     frames[1, 0], frames[2], frames[3] = 0, 255, frames[3] // 128 + 7
-    rows = [torch.tensor(operation_step(name, *strength, size), dtype=torch.float64) for strength in strengths]
+    rows = [torch.tensor(operation_step(name, strength, size), dtype=torch.float64) for strength in strengths]
     numbers = torch.stack([torch.nn.functional.pad(row[1:], (0, 7 - len(row))) for row in rows])
     got = plain.do(Operation(int(rows[0][0])), frames.permute(0, 4, 1, 2, 3), numbers)
     for clip, how, result in zip(frames.permute(0, 1, 4, 2, 3), strengths, got.transpose(1, 2), strict=True):
-        assert torch.equal(result, apply_operation(clip, name, *how)), how
+        assert torch.equal(result, apply_operation(clip, name, *how[:3], interpolation=interpolation)), how
 
 
 def test_what_lies_elsewhere_in_memory() -> None:
@@ -199,7 +205,7 @@ def test_what_is_something_else_is_refused(change: dict[str, Any], said: str) ->
         (ERASED.start, -1.0, "erased box"),
         (ERASED.start + 3, 31.0, "erased box"),
         (NOISE.start, 2.0**32, "keys of noise"),
-        (FIRST, 12.0, "operations of a program are the whole numbers 0 to 11"),
+        (FIRST, 13.0, "operations of a program are the whole numbers 0 to 12"),
         (FIRST, 0.5, "operations of a program"),
     ],
 )

@@ -67,6 +67,8 @@ OPERATIONS: list[tuple[float, ...]] = [
     (Operation.AFFINE, 1.0, 0.3, 0.0, 0.0, 1.0, 0.0),
     (Operation.AFFINE, 1e12, 0.0, -1e300, 0.0, 1e12, 1e300),
 ]
+# The same places, bicubically.
+OPERATIONS += [(Operation.AFFINE_BICUBIC, *how[1:]) for how in OPERATIONS if how[0] == Operation.AFFINE]
 
 
 def augmented(frames: Tensor, programs: list[Tensor], size: Size, fit: Any) -> Tensor:
@@ -98,7 +100,8 @@ def test_operations(device: torch.device) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 7), (9, 3, 3), (1, 11, 100)], ids=str)
 def test_frames_of_any_size_and_number(shape: tuple[int, int, int], device: torch.device) -> None:
     codes = Operation.EQUALIZE, Operation.CONTRAST, Operation.COLOR, Operation.SHARPNESS
-    programs = [program(shape[1:], (code, 0.6)) for code in codes] + [program(shape[1:], turn(0.3))]
+    programs = [program(shape[1:], (code, 0.6)) for code in codes]
+    programs += [program(shape[1:], turn(0.3)), program(shape[1:], (Operation.AFFINE_BICUBIC, *turn(0.3)[1:]))]
     assert_right(clips(len(programs), *shape), programs, device, size=(7, shape[2] // 2 + 1))
 
 
