@@ -112,7 +112,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
             key: clip and seed; a bare number means seed 0.
 
         Returns:
-            frames: uint8 [R, 3, T, H, W], R = repeats or views; [R, T, H, W, 3] as they travel.
+            frames: uint8 [R, 3, T, H, W], R = repeats or views; [R, T, H, W, 3] as they travel; [bytes] where they
+                travel as JPEG files, one after the other.
+            lengths: of such files, int64 [n].
+            pictures: which of them each frame is, int64 [R, T].
             program: float64 [R, P] of frames that travel.
             label: class number, -1 where there is none.
             index: the clip that was loaded (another one than asked for only where that is broken).
@@ -181,8 +184,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if index in self.broken:
             raise InputError(self.broken[index])
         generator = torch.Generator().manual_seed(seed)
-        groups, pictures = self._read(index, generator)
         sample: dict[str, Any] = {"label": int(self.clips.labels[index]), "index": index}
+        if isinstance(self.transform, Travelling) and self.transform.coded:
+            sample.update(self._load_coded(index, seed, self.transform, generator))
+            if self.mask_fn is not None:
+                sample["mask"] = torch.stack([self.mask_fn(generator) for _ in sample["pictures"]])
+            return sample
+        groups, pictures = self._read(index, generator)
         with seeded(seed):
             if isinstance(self.transform, Travelling):
                 pairs = [self.transform(_channels_first(pictures, group)) for group in groups]
@@ -195,6 +203,22 @@ class ClipDataset(Dataset[dict[str, Any]]):
         if self.mask_fn is not None:
             sample["mask"] = torch.stack([self.mask_fn(generator) for _ in groups])
         return sample
+
+    def _load_coded(
+        self, index: int, seed: int, transform: Travelling, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        with self.clips.open(index, self.backend) as reader:
+            groups = self._draw(len(reader), generator)
+            positions, rows = np.unique(np.concatenate(groups), return_inverse=True)
+            files, size = reader.read_jpeg(positions), reader.size
+        with seeded(seed):
+            programs = [transform.program(size) for _ in groups]
+        return {
+            "frames": torch.from_numpy(np.concatenate(files)),
+            "lengths": torch.tensor([len(file) for file in files]),
+            "pictures": torch.from_numpy(rows.reshape(len(groups), -1).astype(np.int64)),
+            "program": torch.stack(programs),
+        }
 
     def _read(self, index: int, generator: torch.Generator) -> tuple[list[np.ndarray], np.ndarray]:
         """Decode what all samples of a clip need, once; returns the samples' rows, and the frames [n, H, W, 3]."""
@@ -228,7 +252,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def collate(self, samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[str, Any]:
         """`collate`, also of frames that travel and are of different sizes."""
-        samples = self.transform.of_one_size(samples) if isinstance(self.transform, Travelling) else samples
+        if isinstance(self.transform, Travelling) and not self.transform.coded:
+            samples = self.transform.of_one_size(samples)
         return collate(samples, join)
 
 
@@ -257,17 +282,18 @@ def collate(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[s
         join: puts frames together.
 
     Returns:
-        frames uint8 [B * R, 3, T, H, W], or as they travel; label and index int64 [B * R]; mask and program
-        [B * R, ...] where samples have them; skipped, int64 scalar: how many samples are of another clip than was asked
-        for, as that is broken.
+        frames uint8 [B * R, 3, T, H, W], or as they travel; label and index int64 [B * R]; mask, program and pictures
+        [B * R, ...] and lengths where samples have them, pictures counted through the batch; skipped, int64
+        scalar: how many samples are of another clip than was asked for, as that is broken.
 
     Raises:
         ClipError: frames of different sizes.
     """
+    coded = "pictures" in samples[0]
     sizes = {tuple(sample["frames"].shape[-2:]) for sample in samples}
-    if len(sizes) > 1:
+    if len(sizes) > 1 and not coded:
         raise ClipError(f"frames of sizes {sorted(sizes)} cannot form a batch; use a transform that resizes them")
-    repeats = len(samples[0]["frames"])
+    repeats = len(samples[0]["pictures" if coded else "frames"])
     batch = {
         "frames": join([sample["frames"] for sample in samples]),
         "skipped": torch.tensor(sum(sample["skipped"] > 0 for sample in samples)),
@@ -277,6 +303,11 @@ def collate(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[s
     for name in ("mask", "program"):
         if name in samples[0]:
             batch[name] = torch.cat([sample[name] for sample in samples])
+    if coded:
+        counts = [len(sample["lengths"]) for sample in samples]
+        before = itertools.accumulate(counts[:-1], initial=0)
+        batch["lengths"] = torch.cat([sample["lengths"] for sample in samples])
+        batch["pictures"] = torch.cat([s["pictures"] + first for s, first in zip(samples, before, strict=True)])
     return batch
 
 

@@ -1,8 +1,9 @@
-"""Where training clips are changed at random: decided once for a run, and done on the device where that is so."""
+"""Where training clips are decoded and changed at random, decided once for a run, and how batches get there."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.kernels.functional import augment
+from maedfer.train.decoding import decode_batch, jpeg_decoder
 from maedfer.train.settings import RunConfig
 
 
@@ -18,24 +20,43 @@ def settled(cfg: RunConfig, device: torch.device) -> RunConfig:
     """The settings of a run that trains on a device, with `augment.device` decided.
 
     Raises:
-        InputError: a GPU is asked for that does not train.
+        InputError: a GPU is asked for that does not train, or that decodes what it does not change.
+        MissingDependencyError: the GPU is to decode, and torchcodec is not installed.
     """
     if cfg.task == "evaluate":
         return cfg
-    return dataclasses.replace(cfg, augment=dataclasses.replace(cfg.augment, device=_where(cfg, device)))
+    where = _where(cfg, device)
+    if cfg.data.decode == "cuda":
+        if where != "cuda":
+            raise InputError(
+                "data.decode is 'cuda', and clips are changed by the loader on the CPU: set data.decode=cpu, or "
+                "augment.device=cuda where a GPU trains"
+            )
+        if cfg.data.cache:
+            raise InputError("data.decode is 'cuda', and data.cache keeps clips decoded on the CPU: choose one of them")
+        jpeg_decoder()
+    return dataclasses.replace(cfg, augment=dataclasses.replace(cfg.augment, device=where))
 
 
-def changed(cfg: RunConfig, frames: Tensor, program: Tensor | None) -> Tensor:
-    """Frames on the device as the model takes them.
+def received(cfg: RunConfig, batch: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """The frames of a batch of the loader, on the device as the model takes them.
 
     Args:
         cfg: the run.
-        frames: uint8 [B, T, H, W, 3], or [B, 3, T, H, W] where there are no programs.
-        program: float64 [B, P] on the CPU; None where the loader changed the frames.
+        batch: from `ClipDataset.collate`.
+        device: that trains.
 
     Returns:
         uint8 [B, 3, T, H, W] of the model's size.
+
+    Raises:
+        InputError: the device cannot decode a picture.
     """
+    if "pictures" in batch:
+        frames = decode_batch(batch["frames"], batch["lengths"], batch["pictures"], batch["index"], device)
+    else:
+        frames = batch["frames"].to(device, non_blocking=True)
+    program = batch.get("program")
     if program is None:
         return frames
     fit = None if cfg.task == "pretrain" else cfg.data.fit

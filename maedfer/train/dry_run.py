@@ -209,7 +209,7 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     batch = batches.dataset.collate([batches.dataset[SampleKey(index, cfg.seed)] for index in chosen])
     del batch["skipped"]
     where = "on the device, in batches" if cfg.augment.device == "cuda" else "by the loader, on the CPU"
-    say(f"augment      clips are changed {where}")
+    say(f"augment      clips are {'decoded and ' if cfg.data.decode == 'cuda' else ''}changed {where}")
     forward_pass = ForwardPass(task, model)
     prepared = task.send(batch)
     _forward(prepared["frames"], runtime, lambda: float(forward_pass(prepared)["loss"]), say)

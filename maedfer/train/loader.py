@@ -100,7 +100,7 @@ def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
         mode="pretrain" if cfg.task == "pretrain" else "train",
         frames=frames,
         stride=cfg.data.stride,
-        transform=Travelling(transform) if augment.device == "cuda" else transform,
+        transform=Travelling(transform, cfg.data.decode == "cuda") if augment.device == "cuda" else transform,
         repeats=cfg.data.repeats,
         backend=cfg.data.backend,
         cache=cfg.data.cache,

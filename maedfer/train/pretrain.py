@@ -11,7 +11,7 @@ import torch
 from maedfer._files import atomic_path
 from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
-from maedfer.train.augmenting import changed, settled
+from maedfer.train.augmenting import received, settled
 from maedfer.train.config import RunConfig, check_config
 from maedfer.train.hooks import Hook
 from maedfer.train.loader import TrainBatches
@@ -72,9 +72,9 @@ def save_reconstructions(path: Path, model: MAEDFER, batches: TrainBatches, runt
     samples = [batches.dataset[SampleKey(int(index), 0)] for index in indices]
     batch = batches.dataset.collate(samples)
     # The first sample of each clip.
-    first = {name: batch[name][:: batches.cfg.data.repeats] for name in ("frames", "mask", "program") if name in batch}
-    frames = changed(batches.cfg, first["frames"].to(runtime.device), first.get("program"))
-    hidden, _ = split_masks(first["mask"].to(runtime.device))
+    repeats = batches.cfg.data.repeats
+    frames = received(batches.cfg, batch, runtime.device)[::repeats]
+    hidden, _ = split_masks(batch["mask"][::repeats].to(runtime.device))
     was_training = model.training
     model.eval()
     with runtime.autocast():

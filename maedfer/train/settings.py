@@ -75,6 +75,13 @@ class DataConfig:
         doc="video reader; auto = PyAV for files, pictures for folders, and what shards have; decord only where it is "
         "asked for",
     )
+    decode: Literal["cpu", "cuda"] = setting(
+        "cpu",
+        belongs_to="machine",
+        doc="where JPEG pictures of shards and folders are decoded while training: by the loader's processes, or in "
+        "batches by the GPU that trains (nvJPEG, by torchcodec), to which the files go as they are; values may differ "
+        "by a few grey levels. cuda needs `augment.device` to be cuda, and pictures of one size",
+    )
     workers: int = setting(8, low=0, high=1024, belongs_to="machine", doc="loader processes for each training process")
     repeats: int = setting(
         1, low=1, high=1024, doc="samples drawn from a clip each time it is decoded (repeated sampling)"

@@ -21,7 +21,7 @@ from maedfer.evaluation.score import headline, summary
 from maedfer.models import MAEDFER, ClipSettings, LGIFormer, LoadReport, build_model
 from maedfer.models.encoder import region_order
 from maedfer.models.masking import token_numbers, visible_tokens
-from maedfer.train.augmenting import changed
+from maedfer.train.augmenting import received
 from maedfer.train.config import RunConfig, config_tree
 from maedfer.train.evaluate import predict_list
 from maedfer.train.loader import MaskDraw, ViewBatches
@@ -56,15 +56,14 @@ class Task(abc.ABC):
         """
 
     def prepare(self, batch: Batch) -> Batch:
-        """What is done with a batch of the loader on the CPU."""
-        return batch
+        """What is made of a batch of the loader on the CPU, besides its frames."""
+        return {}
 
     def send(self, batch: Batch) -> Batch:
         """A batch of the loader, prepared, on the device; frames that travelled are changed there by their programs."""
-        program = batch.get("program")
-        prepared = self.prepare(batch)
-        sent = {name: value.to(self.runtime.device, non_blocking=True) for name, value in prepared.items()}
-        return {**sent, "frames": changed(self.cfg, sent["frames"], program)}
+        device = self.runtime.device
+        sent = {name: value.to(device, non_blocking=True) for name, value in self.prepare(batch).items()}
+        return {**sent, "frames": received(self.cfg, batch, device)}
 
     @staticmethod
     @abc.abstractmethod
@@ -130,7 +129,7 @@ class PretrainTask(Task):
         """Numbers of tokens in place of masks, as to count them on a GPU would be to wait for it."""
         hidden, decode = split_masks(batch["mask"])
         decoded = token_numbers(hidden if decode is None else decode)
-        return {"frames": batch["frames"], "visible": visible_tokens(hidden, self.order), "decoded": decoded}
+        return {"visible": visible_tokens(hidden, self.order), "decoded": decoded}
 
     @staticmethod
     def losses(model: Any, batch: Batch) -> dict[str, Tensor]:
@@ -179,7 +178,7 @@ class FinetuneTask(Task):
         """How clips are mixed, and their targets; the embedding mixes them as it normalises their bytes."""
         # Frames may come in another size.
         mix, target = self.mixup.draw(batch["label"], *self.cfg.clip_model.clip_size[1:])
-        return {"frames": batch["frames"], "mix": mix, "target": target}
+        return {"mix": mix, "target": target}
 
     @staticmethod
     def losses(model: Any, batch: Batch) -> dict[str, Tensor]:

@@ -117,6 +117,7 @@ class Trainer:
         """What is trained, and how, as a line for people."""
         cfg, runtime, schedule = self.cfg, self.runtime, self.schedule
         count = sum(parameter.numel() for parameter in self.model.parameters())
+        decoded = "decoded and " if cfg.data.decode == "cuda" else ""
         return (
             f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
             f"by {choose(cfg.clip_model.impl, runtime.device)}"
@@ -126,7 +127,7 @@ class Trainer:
             f"{runtime.world} {'process' if runtime.world == 1 else 'processes'} x "
             f"{cfg.train.accumulate} {'pass' if cfg.train.accumulate == 1 else 'passes'}"
             + (f", {cfg.data.repeats} samples of each" if cfg.data.repeats > 1 else "")
-            + (", changed on the device" if cfg.augment.device == "cuda" else "")
+            + (f", {decoded}changed on the device" if cfg.augment.device == "cuda" else "")
             + f"), {schedule.steps_per_epoch} an epoch, learning rate {schedule.peak:.3g} to {schedule.floor:.3g}"
         )
 
@@ -216,7 +217,7 @@ class Trainer:
         for part in range(accumulate):
             asked = time.perf_counter()
             batch = next(batches)
-            clips = len(batch["frames"])
+            clips = len(batch["index"])
             self.pace.add(clips, time.perf_counter() - asked)
             self.skipped += int(batch.pop("skipped"))
             batch = self.task.send(batch)

@@ -31,7 +31,7 @@ def test_step_of_pretraining_is_the_loss_of_the_hidden_tokens(data, tmp_path):
     batch = first_batch(cfg)
     hidden, decoded = batch["mask"].unbind(1)
     expected = model.training_loss(batch["frames"], *model.token_numbers(hidden, decoded))
-    found = ForwardPass(task, model)(task.prepare(batch))
+    found = ForwardPass(task, model)(task.send(batch))
     assert found.keys() == expected.keys() == {"loss", "appearance", "motion"}
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -42,10 +42,10 @@ def test_step_of_finetuning_is_the_cross_entropy_of_mixed_clips(data, tmp_path):
     model, _ = task.build()
     batch = first_batch(cfg)
     expected = cross_entropy(model(batch["frames"]), batch["label"])
-    found = ForwardPass(task, model)(task.prepare(batch))["loss"]
+    found = ForwardPass(task, model)(task.send(batch))["loss"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     mixing = FinetuneTask(tiny("finetune", data, tmp_path), HERE)
-    batches = [mixing.prepare(batch) for _ in range(2)]
+    batches = [mixing.send(batch) for _ in range(2)]
     targets = [batch["target"] for batch in batches]
     assert not torch.equal(*targets) and torch.allclose(targets[0].sum(1), torch.ones(4))
     # Mixed by the embedding, or before: whole normalised clips with the ones at the opposite places.

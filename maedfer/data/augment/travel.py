@@ -23,10 +23,11 @@ class Travelling:
 
     Args:
         transform: what would change the clips on the CPU.
+        coded: pictures travel as the JPEG files that they are stored as, in their own size, and are decoded there.
     """
 
-    def __init__(self, transform: TrainAugment | PretrainAugment) -> None:
-        self.transform = transform
+    def __init__(self, transform: TrainAugment | PretrainAugment, coded: bool = False) -> None:
+        self.transform, self.coded = transform, coded
 
     @property
     def fit(self) -> Fit | None:
@@ -50,6 +51,24 @@ class Travelling:
         if frames.shape[-2:] != self.size_of(frames.shape[-2:]):
             return self._to_size(frames, program)
         return frames.permute(0, 2, 3, 1), program
+
+    def program(self, frame: Sequence[int]) -> Tensor:
+        """Draw the program of a clip that travels as files, from torch's global generator.
+
+        Args:
+            frame: height and width of its pictures.
+
+        Raises:
+            InputError: the fixed crop does not fit into them.
+        """
+        if isinstance(self.transform, TrainAugment):
+            return self.transform.draw()
+        # Nothing is cut out on the way: the box of the program moves instead.
+        left = self.transform.cut(torch.empty(tuple(frame), device="meta"))
+        program = self.transform.draw(left.shape[0], left.shape[1])
+        if self.transform.crop is not None:
+            program[BOX][:2] += torch.tensor(self.transform.crop[:2])
+        return program
 
     def size_of(self, frame: Sequence[int]) -> tuple[int, int]:
         """In which size (height, width) frames of a size travel, where all of a batch are of that."""

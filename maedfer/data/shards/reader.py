@@ -101,14 +101,24 @@ class ShardClipReader(VideoReader):
     def close(self) -> None:
         """Nothing is held: the store has the files."""
 
+    def _read_jpeg(self, positions: list[int]) -> list[np.ndarray]:
+        if self._index.about.stored != "jpeg":
+            return super()._read_jpeg(positions)
+        if self._check:
+            self._compare()
+        return [np.frombuffer(content, np.uint8) for content in self._files(positions)]
+
     def _jpeg(self, positions: list[int]) -> np.ndarray:
+        return decode_pictures(
+            self._files(positions), self.size, lambda place: f"{self.name}: frame {positions[place]}", self._threads
+        )
+
+    def _files(self, positions: list[int]) -> list[memoryview]:
         pictures = []
         for position, member in zip(positions, self._members(positions), strict=True):
             self._is_member(member[:BLOCK], f"{self._key}.{position:06d}.jpg", len(member) - BLOCK)
             pictures.append(member[BLOCK:])
-        return decode_pictures(
-            pictures, self.size, lambda place: f"{self.name}: frame {positions[place]}", self._threads
-        )
+        return pictures
 
     def _members(self, positions: list[int]) -> list[memoryview]:
         """Headers and content of JPEG files. Most headers come along anyway, as they are between the pictures."""

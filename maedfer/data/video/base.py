@@ -104,6 +104,24 @@ class VideoReader(abc.ABC):
             frames = self._read(positions.tolist())
             return frames if np.array_equal(positions, requested) else frames[inverse]
 
+    def read_jpeg(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Return frames as the JPEG files that they are stored as.
+
+        Args:
+            indices: positions in [0, len(reader)), rising.
+
+        Returns:
+            The content of each file, uint8 [bytes]; nothing is decoded.
+
+        Raises:
+            InputError: they are not stored so, or the file is damaged where its parts are.
+        """
+        with in_a_sentence(self.name):
+            return self._read_jpeg(np.asarray(indices, dtype=np.int64).tolist())
+
+    def _read_jpeg(self, positions: list[int]) -> list[np.ndarray]:
+        raise InputError(f"{self.name}: holds no JPEG pictures, which data.decode=cuda is for: set data.decode=cpu")
+
     def __enter__(self) -> VideoReader:
         return self
 

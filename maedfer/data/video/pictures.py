@@ -67,6 +67,19 @@ class FrameFolderReader(VideoReader):
     def close(self) -> None:
         self._first = None
 
+    def _read_jpeg(self, positions: list[int]) -> list[np.ndarray]:
+        found = []
+        for position in positions:
+            file = self.path / self._files[position]
+            content = _content_of_jpeg(file)
+            if jpeg_size(content) != self.size:
+                raise InputError(
+                    f"{shown(file)}: is no plain JPEG of {self.size[1]} x {self.size[0]}, which data.decode=cuda is "
+                    "for: set data.decode=cpu"
+                )
+            found.append(np.frombuffer(content, np.uint8))
+        return found
+
     def _read(self, positions: list[int]) -> np.ndarray:
         frames = np.empty((len(positions), *self.size, 3), np.uint8)
         for row, position in enumerate(positions):
