@@ -10,6 +10,7 @@ from maedfer.errors import InputError, unknown
 from maedfer.explanation.attention import check_blocks
 from maedfer.explanation.clips import check_frames, encoder_config
 from maedfer.explanation.evidence import class_names, class_number
+from maedfer.explanation.reconstruction import check_masks
 from maedfer.models import MAEDFER, LGIFormer
 
 ATTENTION, EVIDENCE, RECONSTRUCTION = "attention", "evidence", "reconstruction"
@@ -75,6 +76,8 @@ def parts_of(model: LGIFormer | MAEDFER, chosen: Explaining, name: str = "the mo
     _check_used("class", chosen.target is not None, EVIDENCE, parts, kind)
     _check_used("mask_ratio", chosen.mask_ratio is not None, RECONSTRUCTION, parts, kind)
     _check_used("seeds", chosen.seeds != Explaining().seeds, RECONSTRUCTION, parts, kind)
+    if isinstance(model, MAEDFER):
+        check_masks(model.config, chosen.seeds, chosen.mask_ratio)
     config = encoder_config(model)
     check_blocks(chosen.blocks, config.depth)
     if chosen.head is not None and not 0 <= chosen.head < config.num_heads:

@@ -14,9 +14,13 @@ from maedfer.explanation.clips import Clip, as_batch, as_shares, check_frames, e
 from maedfer.explanation.figures import LEAST, PictureRow, moments, motion_gain, picture_rows
 from maedfer.explanation.overlay import enlarge
 from maedfer.models import MAEDFER, LGIFormer, MAEDFERConfig, tube_mask
+from maedfer.models.masking import hidden_per_window
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_PARTS = ("appearance", "motion")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,7 @@ def reconstruct(
         raise InputError(f"a reconstruction needs a model of pre-training with its decoder, got {kind}")
     config = model.config
     check_frames(config.encoder)
-    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise InputError(f"seeds must be whole numbers from 0 on, at least one, got {list(seeds)}")
-    ratio = config.mask_ratio if mask_ratio is None else mask_ratio
+    ratio = check_masks(config, seeds, mask_ratio)
     masks = torch.stack([tube_mask(config.encoder, ratio, torch.Generator().manual_seed(seed)) for seed in seeds])
     batch = as_batch(model, clip)
     frames = as_shares(batch)
@@ -137,4 +139,19 @@ def reconstruct(
     )
 
 
-_PARTS = ("appearance", "motion")
+def check_masks(config: MAEDFERConfig, seeds: Sequence[int], mask_ratio: float | None) -> float:
+    """The share of tokens that masks hide.
+
+    Args:
+        config: of the model.
+        seeds: of the masks.
+        mask_ratio: as of `reconstruct`.
+
+    Raises:
+        InputError: no seeds, or what is none; or a ratio that hides all or nothing.
+    """
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+        raise InputError(f"seeds must be whole numbers from 0 on, at least one, got {list(seeds)}")
+    ratio = config.mask_ratio if mask_ratio is None else float(mask_ratio)
+    hidden_per_window(config.encoder, ratio)
+    return ratio
