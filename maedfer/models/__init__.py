@@ -18,6 +18,7 @@ from maedfer.models.fixed_weights import fixed_weights
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load import load
 from maedfer.models.load_report import LoadReport
+from maedfer.models.lora import add_lora, merge_lora
 from maedfer.models.mae_dfer import MAEDFER, normalize_frames
 from maedfer.models.masking import running_cell_mask, tube_mask
 from maedfer.models.profile import ModelProfile, profile
@@ -40,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "ModelProfile",
     "accelerate",
+    "add_lora",
     "build_model",
     "create_model",
     "export_model",
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "load_pretrained",
     "load_published",
+    "merge_lora",
     "model_config",
     "normalize_frames",
     "profile",

@@ -12,6 +12,7 @@ from maedfer.errors import InputError
 from maedfer.kernels import Impl, current_impl, functional, reference
 from maedfer.models.checks import check_count, check_sizes
 from maedfer.models.intact import is_plain
+from maedfer.models.low_rank import LoraLinear
 
 LAYER_NORM_EPS = 1e-6
 
@@ -29,10 +30,10 @@ def apply_norm(x: Tensor, norm: nn.LayerNorm, impl: Impl) -> Tensor:
 
 
 def weights(layer: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a plain layer, as operations take them."""
+    """Weight and bias of a plain layer, as operations take them: with LoRA, the sum that it multiplies with."""
     # A module looks for an attribute everywhere else first, which takes longer than all that is done with it here.
     own: Any = layer._parameters
-    return own["weight"], own["bias"]
+    return layer.merged() if type(layer) is LoraLinear else own["weight"], own["bias"]
 
 
 class Attention(nn.Module):
@@ -92,7 +93,7 @@ class Attention(nn.Module):
             return self.qkv(x)
         bias = packed_bias(self.q_bias, self.v_bias)
         if self._is_qkv_plain:
-            return functional.linear(x, (self.qkv.weight, bias), impl=self.impl)
+            return functional.linear(x, (weights(self.qkv)[0], bias), impl=self.impl)
         return _biased(self.qkv(x), bias)
 
     def project_q(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from maedfer.kernels import use_impl
 from maedfer.models.config import channel_statistics
 from maedfer.models.export_formats import BATCH, CLIPS, FORMATS, Format, Run, quiet
 from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.lora import merge_lora
 from maedfer.models.mae_dfer import MAEDFER
 
 INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
@@ -115,7 +116,7 @@ def export_model(
 
     Args:
         model: a classifier or feature extractor; an autoencoder becomes one by
-            `maedfer.evaluation.feature_extractor`. It is left as it is.
+            `maedfer.evaluation.feature_extractor`. LoRA is merged. It is left as it is.
         out: the file to write; OpenVINO's weights go to a .bin beside it. An earlier file is replaced when the new one
             has passed its check, and stays where it does not.
         format: "onnx"; "openvino"; "pt2", a program of `torch.export`; or "aoti", compiled by AOTInductor for the
@@ -138,7 +139,7 @@ def export_model(
         raise InputError(f"an LGIFormer can be exported, got {type(model).__name__}")
     about = describe(model, input, dtype)
     tell("tracing the model")
-    own = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    own = merge_lora(copy.deepcopy(model)).cpu().float().eval().requires_grad_(False)
     checks = [_noise(own, count, INPUTS[input]) for count in _CHECKED]
     wanted = [own(clips) for clips in checks]
     program = _trace(own.to(DTYPES[dtype]), _noise(own, _TRACED, INPUTS[input]))

@@ -34,6 +34,7 @@ from maedfer.models.attention import (
     weights,
 )
 from maedfer.models.intact import has_global_hooks, is_called_alone, is_hooked, is_plain_leaf
+from maedfer.models.low_rank import LoraLinear
 from maedfer.models.stochastic_depth import Keep, draw_factors, split_factors
 
 
@@ -395,7 +396,7 @@ def is_untouched(block: nn.Module) -> bool:
     while parts:
         name, part = parts.pop()
         kind: Any = type(part)
-        if kind is nn.Linear:
+        if kind is nn.Linear or kind is LoraLinear:
             # Operations give `qkv` the bias of queries and values, and the others their own.
             if (part._parameters.get("bias") is None) != (name == "qkv") or not is_plain_leaf(part):
                 return False

@@ -2,7 +2,7 @@
 
 Adapters, quantised layers, pruning, parametrisations, sharded weights, hooks and replaced methods all need the layer to
 be called. They are many and of other people's making, so none of them is looked for: a layer passes whose class, its
-`forward`, its parameters and its call are PyTorch's own, and everything else is called.
+`forward`, its parameters and its call are PyTorch's own, or LoRA's of this package, and everything else is called.
 
 This is asked at every call of a block, so that it counts; torch.compile traces it.
 """
@@ -18,14 +18,19 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.module_tracker import ModuleTracker
 
+from maedfer.models.low_rank import LoraLinear
+
 # As they were when this was imported: others replace them.
-_LINEAR, _LAYER_NORM = nn.Linear.forward, nn.LayerNorm.forward
+_LINEAR, _LAYER_NORM, _LORA = nn.Linear.forward, nn.LayerNorm.forward, LoraLinear.forward
 
 _log = logging.getLogger("maedfer")
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is a linear one or a LayerNorm as PyTorch makes it, whose weights say all that it does."""
+    """Whether a layer is a linear one or a LayerNorm as PyTorch makes it, whose weights say all that it does.
+
+    So it is with LoRA: `attention.weights` adds it to the weight.
+    """
     return not has_global_hooks() and is_plain_leaf(layer)
 
 
@@ -35,6 +40,8 @@ def is_plain_leaf(layer: nn.Module) -> bool:
     own = layer._parameters
     if kind is nn.Linear and own.get("weight") is not None:
         return kind.forward is _LINEAR and is_called_alone(layer)
+    if kind is LoraLinear:
+        return kind.forward is _LORA and is_called_alone(layer)
     if kind is nn.LayerNorm and own.get("weight") is not None:
         is_of_channels = len(layer.normalized_shape) == 1  # type: ignore[arg-type]
         is_affine = own.get("bias") is not None

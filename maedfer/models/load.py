@@ -15,6 +15,8 @@ from maedfer.models.build import build_model, from_pretrained
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import model_config
 from maedfer.models.lgi_former import LGIFormer
+from maedfer.models.lora import ALPHA
+from maedfer.models.low_rank import merge_state
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.checkpoints import SETTINGS_KEY, published_model
 from maedfer.models.published.sources import deepspeed_folder, instead, read_source
@@ -140,7 +142,9 @@ def _from_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
         kind = type(config)
         with holding_values():
             model = build_model(from_dict(kind, without(kind, to_dict(config), "machine")))
-        model.load_state_dict(content.get("ema") or content["model"])
+        # A run that trains LoRA keeps it by itself.
+        alpha = (content["config"].get("train") or {}).get("lora_alpha") or ALPHA
+        model.load_state_dict(merge_state(content.get("ema") or content["model"], alpha))
         model.clip_settings = ClipSettings.of_run(content["config"])
     except InputError as error:
         raise InputError(f"{source}: {error}") from error

@@ -18,6 +18,7 @@ from maedfer.errors import InputError, some
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
 from maedfer.models.load_report import LoadReport
+from maedfer.models.low_rank import merged_tensors
 from maedfer.models.weight_files import read_weights_file, write_safetensors_file
 
 CONFIG_FILE = "config.json"
@@ -56,7 +57,8 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors into `folder` (made if absent), each atomically.
 
-        Settings that belong to the machine, such as `impl`, are not kept.
+        Settings that belong to the machine, such as `impl`, are not kept. LoRA is merged into the weights that are
+        written; the model stays as it is.
 
         Raises:
             InputError: the folder cannot be written, or the file would not load again: layers are no longer those that
@@ -71,6 +73,7 @@ class PretrainedModel(nn.Module):
                 f"{lost[0]} of {type(self).__name__} is neither parameter nor buffer, so that the file would lack it "
                 "(a quantised layer?): save the model as it was before, or use torch.save"
             )
+        tensors = merged_tensors(self, tensors)
         if problems := self._foreign_parts(tensors):
             raise InputError(
                 f"{type(self).__name__} has layers that its configuration does not describe and would not load again "

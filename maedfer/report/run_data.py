@@ -112,6 +112,15 @@ class RunData:
         found = self.metrics.get("precision", self.environment.get("precision"))
         return found if isinstance(found, str) else None
 
+    @property
+    def trained(self) -> str:
+        """How many of the weights were trained, for people; "" where all of them were, or nothing says it."""
+        told = [item for item in self.events if item.get("kind") == "trained" and item.get("tune")]
+        count, share = (number(told[-1].get(key)) for key in ("trained", "share")) if told else (None, None)
+        if count is None or share is None:
+            return ""
+        return f"{count / 1e6:.3g} M trained ({100 * share:.2f} %): {told[-1]['tune']}"
+
     def leaves(self) -> dict[str, Any]:
         """The settings by dotted key, `train.precision` as what "auto" came to."""
         found = dict(leaves(self.config))

@@ -126,7 +126,7 @@ def _effort(run: RunData) -> dict[str, tuple[float, tuple[str, str, str]]]:
         found["clips_per_s"] = float(np.median(speed)), ("clips per second", f"{np.median(speed):.3g}", note)
     parameters = count_parameters(run)
     if parameters:
-        found["parameters"] = parameters, ("parameters", f"{parameters / 1e6:.2f} M", "")
+        found["parameters"] = parameters, ("parameters", f"{parameters / 1e6:.2f} M", run.trained)
     memory = run.series("steps", "memory_mb")[1]
     if memory:
         found["memory_mb"] = max(memory), ("peak memory", f"{max(memory) / 1024:.1f} GB", "")

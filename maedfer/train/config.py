@@ -62,6 +62,7 @@ from maedfer.train.settings import (
     RunConfig,
     TrainConfig,
 )
+from maedfer.train.tune import Tune
 
 __all__ = [
     "AugmentConfig",
@@ -201,16 +202,13 @@ def _check_fit(task: str, name: str, model: LGIFormerConfig | MAEDFERConfig) -> 
 
 
 def _check_together(cfg: RunConfig) -> None:
-    depth = cfg.clip_model.depth
-    if cfg.task == "pretrain" and cfg.train.freeze_blocks:
-        raise InputError("train.freeze_blocks is for fine-tuning: pre-training trains all blocks, leave it out")
     if cfg.task == "pretrain" and cfg.eval.select != "last":
         raise InputError(f"eval.select is {cfg.eval.select!r} but pre-training scores nothing: leave it out")
     few = parse_labels(cfg.data.labels)
     if cfg.task == "pretrain" and not few.all:
         raise InputError(f"data.labels is {cfg.data.labels!r} but pre-training uses no labels: leave it out")
-    if cfg.train.freeze_blocks > depth:
-        raise InputError(f"train.freeze_blocks must be between 0 and {depth}, got {cfg.train.freeze_blocks}")
+    if cfg.task != "evaluate":
+        Tune.of_run(cfg)
     for key, (low, high) in {"scale": cfg.augment.scale, "ratio": cfg.augment.ratio}.items():
         if low > high:
             raise InputError(f"augment.{key} must go from the smaller number to the larger one, got [{low}, {high}]")

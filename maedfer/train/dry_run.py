@@ -35,6 +35,7 @@ from maedfer.train.run_folder import check_evaluation, check_run, hooks_of_run
 from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
 from maedfer.train.sources import learned_clips, read_clips
 from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
+from maedfer.train.tune import Trained, Tune
 
 # Clips of each list that are opened, evenly spread.
 _SAMPLE = 16
@@ -80,7 +81,8 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                 for split, clips in lists.items():
                     _check_list(cfg, split, clips, tell)
             precision = [runtime.precision_why] if runtime.precision_why else []
-            for note in [*precision, *runtime.on_main(lambda: list_notes(cfg, lists))]:
+            lists_say = runtime.on_main(lambda: list_notes(cfg, lists))
+            for note in [*precision, *lists_say, *(Tune.of_run(cfg).notes(cfg) if cfg.task == "finetune" else [])]:
                 tell(f"note         {note}")
             if cfg.task == "evaluate":
                 _check_evaluation(cfg, runtime, tell)
@@ -188,8 +190,8 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     model, loaded = task.build(initial=checkpoint is None)
     if loaded is not None:
         say(f"train.init   {cfg.train.init}: {len(loaded.used)} keys used, {len(loaded.fresh)} left as initialised")
-    count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"model        {cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision}")
+    trained = Trained.of(model, Tune.of_run(cfg))
+    say(f"model        {cfg.model_name}, {trained}, on {runtime.device} in {runtime.precision}")
     batches = TrainBatches(cfg, runtime)
     schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
     if checkpoint is not None:

@@ -13,6 +13,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.bootstrap import interval_sentence
 from maedfer.evaluation.score import headline, summary
 from maedfer.models import LGIFormer
+from maedfer.models.lora import without_lora
 from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.config import RunConfig, check_config
@@ -26,6 +27,7 @@ from maedfer.train.processes import start
 from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer, announce
+from maedfer.train.tune import Tune
 
 _TEST_SELECTION = (
     "the best epoch is chosen on the test set (val = test, as the published code does): the scores are optimistic"
@@ -61,6 +63,7 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
             notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
             if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
                 runtime.on_main(lambda: write_labels(Path(cfg.output) / "labels.csv", learned, cfg.classes))
+            notes = [*notes, *Tune.of_run(cfg).notes(cfg)]
             for note in [_TEST_SELECTION] * (cfg.eval.select == "test") + notes:
                 log.say(note)
                 if checkpoint is None:
@@ -88,6 +91,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         model.load_state_dict(best["model"])
         epoch = best["position"]["best_epoch"]
         log.say(f"the result is epoch {epoch}, best on {cfg.eval.select} by {cfg.eval.metric.upper()}")
+    model = without_lora(model)
     runtime.on_main(lambda: model.save_pretrained(Path(cfg.output) / "model"))
     split = "test" if cfg.data.test else "val" if cfg.data.val else ""
     if not split:
@@ -102,6 +106,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         "views": cfg.eval.views,
         "precision": runtime.precision,
         "weights": "moving average" if cfg.train.ema else "model",
+        "trained": trainer.trained.facts(),
     }
     if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
         facts["labels"] = {

@@ -134,17 +134,24 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Ema:
-    """Moving average of a model's weights. The decay grows with the steps, so that it forgets the initial weights."""
+    """Moving average of a model's weights. The decay grows with the steps, so that it forgets the initial weights.
+
+    Of LoRA it averages A and B. Weights that are not trained are those of the model, not copies.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        shared: dict[int, Any] = {id(one): one for one in model.parameters() if not one.requires_grad}
+        self.model: Any = copy.deepcopy(model, shared).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights of `model` after optimiser step `step`, counted from 0."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), weight)
+        pairs = [
+            pair for pair in zip(self.model.parameters(), model.parameters(), strict=True) if pair[1].requires_grad
+        ]
+        torch._foreach_lerp_([mine for mine, _ in pairs], [new for _, new in pairs], weight)
 
 
 @torch.enable_grad()

@@ -291,6 +291,22 @@ class TrainConfig:
     freeze_blocks: int = setting(
         0, low=0, high=1000, doc="fine-tuning: blocks, from the embedding on, that keep their weights"
     )
+    tune: str = setting(
+        "auto",
+        doc="fine-tuning: what is trained: all; head, the linear layer alone; norms, every LayerNorm and the head; "
+        "lora, LoRA and the head; blocks_from:N, blocks N, N + 1, ... (from 0) and the head, the same as "
+        "`freeze_blocks` N. auto = lora where one of its settings is given, else all. With norms and lora, "
+        "`freeze_blocks` leaves the blocks below out",
+    )
+    lora_rank: int | None = setting(None, low=1, high=65_536, doc="rank r of LoRA; null = 8")
+    lora_alpha: float | None = setting(
+        None, above=0, high=1_000_000, doc="LoRA's product is multiplied by alpha / r; null = 16"
+    )
+    lora_targets: tuple[str, ...] = setting(
+        (),
+        doc="layers that have LoRA, by their name or that of a part they are in, such as inter_attention or ffn; "
+        "empty = qkv, proj, fc1, fc2 of all blocks",
+    )
     deterministic: bool = setting(False, doc="refuse operations that do not repeat bit for bit")
     threads: int = setting(
         0, low=0, high=4096, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides"

@@ -28,6 +28,7 @@ from maedfer.train.loader import MaskDraw, ViewBatches
 from maedfer.train.log import RunLog
 from maedfer.train.optim import leave_out_unused
 from maedfer.train.processes import Runtime, process_seed
+from maedfer.train.tune import Tune
 from maedfer.train.weights import initialise
 
 Batch = dict[str, Tensor]
@@ -162,14 +163,13 @@ class FinetuneTask(Task):
         self._latest: tuple[int, str, Predictions] | None = None
 
     def build(self, initial: bool = True) -> tuple[LGIFormer, LoadReport | None]:
-        """The classifier, without gradients where blocks are frozen."""
+        """The classifier, without gradients where weights are not trained, and with LoRA where that is."""
         model = build_model(self.cfg.model)
         assert isinstance(model, LGIFormer)
         model.clip_settings = ClipSettings.of_run(config_tree(self.cfg))
         loaded = initialise(model, self.cfg.train.init) if initial and self.cfg.train.init else None
+        Tune.of_run(self.cfg).prepare(model)
         model.to(self.runtime.device)
-        if self.cfg.train.freeze_blocks:
-            model.freeze(self.cfg.train.freeze_blocks)
         clip = torch.zeros(1, 3, *self.cfg.clip_model.clip_size, device=self.runtime.device)
         leave_out_unused(model.eval(), lambda: model(clip).sum())
         return model, loaded

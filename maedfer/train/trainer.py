@@ -25,6 +25,7 @@ from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
+from maedfer.models.lora import without_lora
 from maedfer.train.checkpoint import (
     load_resumable,
     random_state,
@@ -42,6 +43,7 @@ from maedfer.train.processes import process_seed, seed_all
 from maedfer.train.rules import RULES, changed_rules, in_present_groups
 from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips, identity, sizes
 from maedfer.train.tasks import ForwardPass, Task
+from maedfer.train.tune import Trained, Tune, flops_per_clip
 from maedfer.train.weights import brief
 
 # Steps after which losses are fetched from the device even if nothing is logged.
@@ -91,6 +93,7 @@ class Trainer:
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
         self.meter = Meter()
+        self.trained = Trained.of(model, Tune.of_run(cfg))
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
         self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
@@ -109,17 +112,16 @@ class Trainer:
         seed_all(cfg.seed + process_seed(runtime.rank))
 
     @property
-    def result(self) -> nn.Module:
-        """The model to score and save: the moving average where there is one."""
+    def result(self) -> LGIFormer | MAEDFER:
+        """The model to score and save: the moving average where there is one, which may have LoRA."""
         return self.ema.model if self.ema is not None else self.model
 
     def describe(self) -> str:
         """What is trained, and how, as a line for people."""
         cfg, runtime, schedule = self.cfg, self.runtime, self.schedule
-        count = sum(parameter.numel() for parameter in self.model.parameters())
         decoded = "decoded and " if cfg.data.decode == "cuda" else ""
         return (
-            f"{cfg.model_name}, {count / 1e6:.2f} M parameters, on {runtime.device} in {runtime.precision} "
+            f"{cfg.model_name}, {self.trained}, on {runtime.device} in {runtime.precision} "
             f"by {choose(cfg.clip_model.impl, runtime.device)}"
             + (f", {runtime.compiling.why}: " if runtime.compiling.why else ": ")
             + f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
@@ -139,7 +141,7 @@ class Trainer:
         """
         self.log = log
         self.pace = Pace(self.position.step, self.schedule.total)
-        self.flops = profile(self.cfg.model).flops_per_train_clip
+        self.flops = flops_per_clip(self.model, profile(self.cfg.model), self.cfg.clip_model.depth)
         if self.position.ending:
             self._end_epoch()
         while self.position.step < self.schedule.total:
@@ -287,7 +289,7 @@ class Trainer:
 
     def _score(self) -> None:
         position = self.position
-        score = self.task.score(self.result, position.epoch, position.step, self.log)
+        score = self.task.score(without_lora(self.result), position.epoch, position.step, self.log)
         if score is not None and (position.best is None or score > position.best):
             position.best, position.best_epoch = score, position.epoch
             self.save("best", weights_only=True)
@@ -401,6 +403,8 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
         log.say(f"going on from {checkpoint}, step {trainer.position.step}")
         for note in trainer.notes:
             log.say(note)
+    if checkpoint is None:
+        log.record("trained", step=0, **trainer.trained.facts())
     log.say(trainer.describe())
     if trainer.runtime.precision_why:
         log.say(trainer.runtime.precision_why)

@@ -54,7 +54,8 @@ def test_what_a_resumed_run_may_change() -> None:
         assert not any(key.startswith(section) for key in free - {"augment.device"})
     assert not free & set(
         """task model_name seed data.classes data.label_offset data.stride data.repeats data.fit train.ema
-        train.precision train.max_steps train.init train.freeze_blocks train.deterministic eval.views eval.every
+        train.precision train.max_steps train.init train.freeze_blocks train.tune
+        train.lora_rank train.lora_alpha train.lora_targets train.deterministic eval.views eval.every
         eval.select eval.metric model.depth model.num_classes model.encoder.depth model.mask_ratio""".split()
     )
 

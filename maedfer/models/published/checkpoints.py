@@ -25,6 +25,7 @@ from maedfer.models.config import LGIFormerConfig, ModelConfig
 from maedfer.models.lgi_block import LGIBlock
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.load_report import LoadReport
+from maedfer.models.lora import lora_layers, without_lora
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.arguments import known_arguments, published_arguments, read_arguments
 from maedfer.models.published.inference import infer_arguments
@@ -213,11 +214,12 @@ def to_published(model: PretrainedModel) -> dict[str, Tensor]:
     """The weights under their published names, bit for bit; independent copies on the CPU.
 
     Args:
-        model: an `LGIFormer` or `MAEDFER`.
+        model: an `LGIFormer` or `MAEDFER`; LoRA is merged into what is returned.
 
     Raises:
         InputError: the model has a part, or computes something, that the published code does not know.
     """
+    model = without_lora(model)
     table = published_table(model)
     changed = [key for key, part in table.items() if not isinstance(part.parameter, nn.Parameter)]
     if changed:
@@ -262,7 +264,12 @@ def published_table(model: PretrainedModel) -> dict[str, Part]:
     """Map every published key to the part of our parameters that it is.
 
     Attention modules that stages share are listed under each of their published names, as in published state dicts.
+
+    Raises:
+        InputError: the model has LoRA, or is none of ours.
     """
+    if next(lora_layers(model), None) is not None:
+        raise InputError("the published code has no counterpart of LoRA: merge_lora(model) first")
     if isinstance(model, LGIFormer):
         return {**_encoder_table(model, ""), **_module("fc_norm", model.head_norm), **_module("head", model.head)}
     if not isinstance(model, MAEDFER):
