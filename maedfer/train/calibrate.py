@@ -35,6 +35,8 @@ def check_calibration(cfg: RunConfig) -> Path:
     """
     if cfg.eval.runs:
         raise InputError("--calibrate fits the temperature of one model: give one --run, or eval.checkpoint")
+    if cfg.data.class_map:
+        raise InputError("--calibrate fits a temperature on the model's own classes: leave data.class_map out")
     source = cfg.eval.checkpoint
     folder = saved_folder(source)
     if folder is None and os.path.exists(source):

@@ -173,6 +173,10 @@ def check_config(cfg: RunConfig) -> None:
     check_ranges(cfg)
     check_names(cfg.train.log_to)
     _check_together(cfg)
+    if cfg.data.class_map and cfg.task != "evaluate":
+        raise InputError("data.class_map is for evaluate: a model is trained on the classes that it has, leave it out")
+    if cfg.data.class_map and not cfg.data.classes:
+        raise InputError("data.class_map needs data.classes: the names of the data set's classes, in label order")
     if cfg.data.subject:
         SubjectPattern(cfg.data.subject)
     clip = cfg.clip_model.clip_size

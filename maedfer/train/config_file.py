@@ -39,10 +39,12 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     name = str(values.pop("name", default_model(tree["task"])))
     data = from_dict(DataConfig, section_of(tree, "data"), path="data")
     count = len(data.classes)
-    if count and isinstance(model_config(name), LGIFormerConfig):
+    # With a map they are those of the data set, and not the model's.
+    own = bool(count) and not data.class_map
+    if own and isinstance(model_config(name), LGIFormerConfig):
         values.setdefault("num_classes", count)
     model = model_config(name, **values)
-    if count and isinstance(model, LGIFormerConfig) and model.num_classes != count:
+    if own and isinstance(model, LGIFormerConfig) and model.num_classes != count:
         raise InputError(
             f"model.num_classes is {model.num_classes} but data.classes names {count} classes: "
             "give one of them, or make them agree"

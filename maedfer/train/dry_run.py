@@ -24,7 +24,7 @@ from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_resumable
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
-from maedfer.train.evaluate import model_to_score, other_clip_settings, read_runs
+from maedfer.train.evaluate import model_to_score, other_clip_settings, read_class_map, read_runs
 from maedfer.train.every_clip import Look, read_every_clip
 from maedfer.train.list_notes import list_notes
 from maedfer.train.loader import TrainBatches, ViewBatches
@@ -224,8 +224,13 @@ def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
     say(f"model        {cfg.eval.checkpoint}, {size}, on {runtime.device} in {runtime.precision}")
     for note in other_clip_settings(cfg, model):
         say(f"             {note}")
+    mapping = read_class_map(cfg, model)
+    if mapping is not None:
+        say(f"class_map    {cfg.data.class_map}: scored in {', '.join(mapping.reached)}")
     small = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=_batch_size(cfg, runtime)))
     views = ViewBatches(small, runtime, cfg.data.test)
+    if mapping is not None:
+        mapping.kept(views.labels)
     # Where clips that cannot be read are skipped, a batch of them holds no frames.
     batch = next((batch for batch in views if "frames" in batch), None)
     if batch is None:
@@ -235,6 +240,9 @@ def _check_evaluation(cfg: RunConfig, runtime: Runtime, say: Say) -> None:
 
     def loss() -> float:
         probabilities, _ = score_views(model, batch["frames"].to(runtime.device), views=views.views)
+        if mapping is not None:
+            # Labels are of other classes: how sure the model is stands for how right.
+            return -float(probabilities.cpu().amax(1).log().mean())
         return -float(probabilities.cpu().gather(1, labels).log().mean())
 
     _forward(batch["frames"], runtime, loss, say)

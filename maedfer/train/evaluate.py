@@ -11,10 +11,12 @@ import numpy as np
 
 from maedfer._files import atomic_path
 from maedfer._progress import ProgressLine, counted
+from maedfer._values import Plain, is_null
 from maedfer.data.subjects import SubjectPattern
 from maedfer.dataclass_tree import keys_of
 from maedfer.errors import InputError
 from maedfer.evaluation.bootstrap import interval_facts, interval_sentence
+from maedfer.evaluation.class_map import ClassMap
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import check_finite, headline, predict, summary
 from maedfer.models import LGIFormer, LGIFormerConfig, load
@@ -26,6 +28,7 @@ from maedfer.train.lock import hold
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.precision import recorded_precision
 from maedfer.train.processes import Runtime, start
+from maedfer.train.recipes import read_tree
 from maedfer.train.run_folder import RunResult, open_evaluation, recording
 
 
@@ -52,8 +55,11 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
             pooled, notes = _pool(cfg, parts)
         else:
             model, cfg = model_to_score(cfg)
+            mapping = read_class_map(cfg, model)
             model.to(runtime.device)
             batches = ViewBatches(cfg, runtime, cfg.data.test)
+            if mapping is not None:
+                mapping.kept(batches.labels)
             calibration = Calibration(cfg, runtime, model, batches.entries) if calibrate else None
         runtime.on_main(lambda: open_evaluation(cfg))
         with recording(cfg, runtime) as log:
@@ -94,6 +100,12 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                 }
                 if calibration is not None:
                     facts["calibration"] = calibration.facts(predictions)
+                if mapping is not None:
+                    predictions, told, more = mapping.apply(predictions)
+                    facts["class_map"] = {"file": cfg.data.class_map, **told}
+                    for note in more:
+                        log.say(note)
+                    notes += more
                 metrics = write_results(cfg, runtime, predictions, facts, notes)
                 if calibration is not None:
                     runtime.on_main(calibration.keep)
@@ -122,7 +134,7 @@ def predict_list(
         model: the classifier, on the device.
         batches: views of the clips.
         runtime: processes and device.
-        cfg: for the names of the classes.
+        cfg: for the names of the classes. With `data.class_map` probabilities are of the model's own, labels are not.
         features: also return pooled features; `eval.save_features` when None.
         show: print how far it is.
         logits: also return the logits of every view.
@@ -138,7 +150,7 @@ def predict_list(
             batches,
             names=[clip.name for clip in batches.entries],
             labels=batches.labels,
-            classes=cfg.classes,
+            classes=own_classes(cfg, model) if cfg.data.class_map else cfg.classes,
             subjects=[clip.subject for clip in batches.entries],
             views=batches.views,
             features=cfg.eval.save_features if features is None else features,
@@ -203,12 +215,13 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
         raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
     if not model.config.num_classes:
         raise InputError(f"{cfg.eval.checkpoint!r} holds a feature extractor without a head: it gives no classes")
-    if cfg.data.classes and len(cfg.data.classes) != model.config.num_classes:
+    if cfg.data.classes and not cfg.data.class_map and len(cfg.data.classes) != model.config.num_classes:
         raise InputError(
             f"data.classes names {len(cfg.data.classes)} classes but {cfg.eval.checkpoint!r} has "
             f"{model.config.num_classes}: give the classes it was trained on"
         )
-    _check_classes(cfg, model)
+    if not cfg.data.class_map:
+        _check_classes(cfg, model)
     check_finite(model, repr(cfg.eval.checkpoint))
     return for_this_machine(model, cfg)
 
@@ -230,13 +243,41 @@ def for_this_machine(model: LGIFormer, cfg: RunConfig) -> tuple[LGIFormer, RunCo
     return scored.eval(), cfg
 
 
-def _check_classes(cfg: RunConfig, model: LGIFormer) -> None:
-    """Refuse names of classes that are not the model's own, in its order: its scores would go to the wrong ones."""
+def read_class_map(cfg: RunConfig, model: LGIFormer) -> ClassMap | None:
+    """The map of `data.class_map`; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, names no class or one that is not known.
+    """
+    if not cfg.data.class_map:
+        return None
+    where = f"data.class_map {cfg.data.class_map!r}"
+    tree = read_tree(cfg.data.class_map, "lines 'class of the model: class of the data set'")
+    targets = {}
+    for source, target in tree.items():
+        if not isinstance(source, str) or not (target is None or isinstance(target, str)):
+            raise InputError(f"{where}: {source!r} must go to one class of the data set, a name, got {target!r}")
+        if target and not (isinstance(target, Plain) and is_null(target)):
+            targets[str(source)] = str(target)
+    return ClassMap(own_classes(cfg, model), cfg.data.classes, targets, where)
+
+
+def own_classes(cfg: RunConfig, model: LGIFormer) -> tuple[str, ...]:
+    """Names of the model's classes, whatever the settings say; their numbers where nothing names them."""
+    return _known_classes(cfg, model) or tuple(str(index) for index in range(model.config.num_classes))
+
+
+def _known_classes(cfg: RunConfig, model: LGIFormer) -> tuple[str, ...]:
     known = model.clip_settings.classes if model.clip_settings is not None else ()
     folder = run_folder_of(cfg.eval.checkpoint)
     if not known and folder is not None:
         known = read_config(folder / "config.yaml").data.classes
-    given = cfg.data.classes
+    return known
+
+
+def _check_classes(cfg: RunConfig, model: LGIFormer) -> None:
+    """Refuse names of classes that are not the model's own, in its order: its scores would go to the wrong ones."""
+    known, given = _known_classes(cfg, model), cfg.data.classes
     if not known or not given or given == known:
         return
     what = "in another order" if sorted(given) == sorted(known) else "under other names"

@@ -21,6 +21,7 @@ _EVALUATION = (
     "data.test",
     "data.root",
     "data.classes",
+    "data.class_map",
     "data.label_offset",
     "data.stride",
     "data.fit",
@@ -49,6 +50,10 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
     for key in ("task", "output"):
         tree.pop(key, None)
     tree["eval"] = {**section_of(tree, "eval"), "checkpoint": "", "runs": []}
+    data = section_of(tree, "data")
+    if data.get("class_map"):
+        # Classes are then those of that evaluation's data set.
+        tree["data"] = {key: value for key, value in data.items() if key not in ("class_map", "classes")}
     # Who computed then says nothing of who can compute here, and what else an autoencoder is its weights tell.
     tree["model"] = {} if pretrained else without(LGIFormerConfig, section_of(tree, "model"), "machine")
     return tree
@@ -127,7 +132,7 @@ def _evaluation_value(cfg: RunConfig, key: str) -> Any:
     value = getattr(getattr(cfg, section), name)
     if isinstance(value, tuple):
         return [str(Path(item).absolute()) for item in value] if key == "eval.runs" else list(value)
-    if key not in ("data.test", "data.root", "eval.checkpoint") or not value or is_address(value):
+    if key not in ("data.test", "data.root", "data.class_map", "eval.checkpoint") or not value or is_address(value):
         return value
     path, folder = Path(value).absolute(), Path(cfg.output).absolute().parent
     if key == "eval.checkpoint" and (path == folder or path.parent.parent == folder):

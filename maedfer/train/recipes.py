@@ -41,8 +41,12 @@ def find_recipe(recipe: str | Path) -> Path:
     return RECIPES / f"{recipe}.yaml"
 
 
-def read_tree(path: str | Path) -> dict[str, Any]:
+def read_tree(path: str | Path, what: str = "sections (data:, model:, optim:, ...)") -> dict[str, Any]:
     """Read a YAML file whose top level is a section; a scalar without quotes is `Plain` text.
+
+    Args:
+        path: the file.
+        what: it must hold, for messages.
 
     Raises:
         InputError: the file is absent, is not YAML, has a key twice, or holds something else.
@@ -58,7 +62,7 @@ def read_tree(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         kind = "text" if isinstance(tree, str) else type(tree).__name__
-        raise InputError(f"{str(path)!r} must hold sections (data:, model:, optim:, ...), not a {kind}")
+        raise InputError(f"{str(path)!r} must hold {what}, not a {kind}")
     return tree
 
 

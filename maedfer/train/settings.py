@@ -47,6 +47,12 @@ class DataConfig:
         (),
         doc="names in the order of the labels; sets `model.num_classes` unless that is given",
     )
+    class_map: str = setting(
+        "",
+        path=True,
+        doc="evaluate: YAML file with a line `class of the model: class of the data set` for each class of the model "
+        "that has one there, to score it on clips of other classes; `data.classes` then names those of the data set",
+    )
     label_offset: int = setting(
         0, low=0, high=1_000_000, doc="label of the first class in annotation files (DFEW counts from 1)"
     )

@@ -20,7 +20,9 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Cli
     """Read an annotation file, or the index of shards, under the settings of the run."""
     # Pre-training knows nothing of classes; features are made of any list.
     classes = () if cfg.task == "pretrain" else cfg.data.classes
-    num_classes = cfg.clip_model.num_classes if labelled else None
+    # With a map labels are those of the data set, and not the model's.
+    known = len(classes) if cfg.data.class_map else cfg.clip_model.num_classes
+    num_classes = known if labelled else None
     if is_shards(file):
         clips = read_shards(file, num_classes, labelled, classes, cfg.data.subject)
         clips.check_backend(cfg.data.backend)

@@ -35,6 +35,7 @@ def build(folder: Path) -> Path:
     try:
         _clips()
         _lists()
+        _maps()
         _shards()
         _recipes()
         _runs()
@@ -143,6 +144,28 @@ def _shards() -> None:
                 Path(f"shards/{name}/{file}").unlink()
             else:
                 _write(f"shards/{name}/{file}", content)
+
+
+def _maps() -> None:
+    maps: dict[str, str | bytes] = {
+        "good": "calm: still\nmoved: lively\n",
+        "empty": "",
+        "nothing": "calm:\nmoved: null\n",
+        "comment": "# calm: still\n",
+        "text": "calm to still",
+        "list": "- calm\n- moved\n",
+        "many": "calm: [still, lively]\nmoved: lively\n",
+        "deep": "calm: {still: 1}\nmoved: lively\n",
+        "model": "clam: still\nmoved: lively\n",
+        "dataset": "calm: stil\nmoved: lively\n",
+        "twice": "calm: still\ncalm: lively\n",
+        "one": "calm: still\nmoved: still\n",
+        "away": "calm: tense\nmoved: loud\n",
+        "binary": bytes(range(256)),
+        "broken": "calm: [still\n",
+    }
+    for name, content in maps.items():
+        _write(f"maps/{name}.yaml", content)
 
 
 def _recipes() -> None:

@@ -12,6 +12,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
 from maedfer.models import LGIFormer, normalize_frames, to_published
 from maedfer.train import load_config, run_evaluate, run_finetune, run_pretrain
+from maedfer.train.dry_run import dry_run
 from maedfer.train.evaluate import model_to_score, predict_list
 from maedfer.train.loader import ViewBatches
 from maedfer.train.processes import Runtime
@@ -339,3 +340,33 @@ def test_an_evaluation_that_is_refused_leaves_no_folder(data, run, tmp_path):
         with pytest.raises(InputError, match=name):
             run_evaluate(cfg)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_scored_on_clips_of_other_classes(data, run, tmp_path, capsys):
+    (tmp_path / "map.yaml").write_text("up: motion\ndown: motion\nstill: 'no'\n")
+    names = [line.split()[0] for line in (data / "test.csv").read_text().splitlines()]
+    labels = ["no", "motion", "none of these", "motion", "motion", "no", "motion"]
+    rows = [f"{data / name},{label}" for name, label in zip(names, labels, strict=True)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    given = [f"data.class_map={tmp_path / 'map.yaml'}", "data.classes=[motion,none of these,no]"]
+    given += [f"data.test={tmp_path / 'list.csv'}", f"output={tmp_path / 'out'}", "eval.batch_size=2"]
+    result = run_evaluate(evaluate(run, *given))
+    found, own = read_predictions(tmp_path / "out" / "pred.csv"), read_predictions(run / "pred.csv")
+    kept = [0, 1, 3, 4, 5, 6]
+    assert found.classes == ("motion", "no") and found.labels.tolist() == [1, 0, 0, 0, 1, 0]
+    assert found.names == [str(data / names[index]) for index in kept]
+    moving = own.probabilities[kept, :2].sum(1)
+    np.testing.assert_allclose(found.probabilities, np.stack([moving, 1 - moving], 1), rtol=1e-4, atol=1e-6)
+    metrics = scores(result)
+    assert metrics["class_map"]["dataset_classes_left_out"] == {"none of these": 1}
+    assert metrics["class_map"]["file"] == str(tmp_path / "map.yaml") and metrics["n"] == 6
+    assert any("no class of the model stands for none of these (1 clip)" in note for note in metrics["notes"])
+    assert "probabilities are added up: up + down as motion" in capsys.readouterr().out
+    # Another map makes another evaluation; what was made by one is put together with others like any run.
+    (tmp_path / "other.yaml").write_text("up: motion\nstill: 'no'\n")
+    with pytest.raises(InputError, match="holds the scores of another evaluation: data.class_map"):
+        run_evaluate(evaluate(run, f"data.class_map={tmp_path / 'other.yaml'}", *given[1:]))
+    pooled = load_config("evaluate", None, [f"eval.runs=[{tmp_path / 'out'}]", f"output={tmp_path / 'pooled'}"])
+    assert scores(run_evaluate(pooled))["confusion"] == metrics["confusion"]
+    dry_run(evaluate(run, *given), print)
+    assert "class_map    " in capsys.readouterr().out
