@@ -37,7 +37,8 @@ class Moment:
 
     Args:
         window: times, box and status, without its clip.
-        times: float64 [T], when the frames that the model was shown are shown.
+        times: float64 [T], when the frames that the model was shown are shown; where the face is away in one of them,
+            the nearest one in which it is stands in for it.
         grids: float32 [*grid] of each kind of map.
         probabilities: float64 [classes]; None for a model without classes.
     """
