@@ -29,6 +29,7 @@ from maedfer.cli import (
     prepare,
     pretrain,
     report,
+    reproduce,
     settings,
     shard,
     synth,
@@ -46,6 +47,7 @@ _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on f
     "crop": "; the same command goes on with the videos that are not done",
     "prepare": "; the same command goes on with the clips that are not done",
     "shard": "; the same command goes on with the clips that are not done",
+    "reproduce": "; the same command goes on with the folds that are not done",
     "crossval": "; the same command goes on with the folds that are not done",
 }
 
@@ -137,6 +139,7 @@ def build_parser() -> Parser:
         finetune,
         evaluate,
         crossval,
+        reproduce,
         features,
         predict,
         explain,

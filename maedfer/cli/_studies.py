@@ -39,15 +39,25 @@ def device_names(text: str | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def shown_line(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
-    """A line of progress with the time left of all runs, and a function that prints lines above it."""
-    line = ProgressLine(what, sys.stderr)
+def shown_progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, float], None]]]:
+    """A function that prints lines, and one that shows below them what is done, how far it is, and the time left."""
+    lines: list[ProgressLine] = []
+
+    def clear() -> None:
+        for line in lines:
+            line.clear()
 
     def say(text: str) -> None:
-        line.clear()
+        clear()
         print(text, flush=True)
 
+    def progress(what: str, share: float) -> None:
+        if not lines or lines[0].what != what:
+            clear()
+            lines[:] = [ProgressLine(what, sys.stderr)]
+        lines[0](share)
+
     try:
-        yield say, line
+        yield say, progress
     finally:
-        line.clear()
+        clear()

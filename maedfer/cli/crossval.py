@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.cli._parser import add_command, examples, path, split_items
-from maedfer.cli._studies import add_grid, device_names, shown_line
+from maedfer.cli._studies import add_grid, device_names, shown_progress
 from maedfer.errors import InputError
 
 
@@ -89,13 +89,11 @@ def run(args: argparse.Namespace) -> int:
         for job, done in to_do(plan):
             print(f"  {job.title}: {'done' if done else 'to be run'}, {job.output}")
         return 0
-    with shown_line(f"cross-validating {len(plan.jobs)} runs") as (say, line):
-        page = crossval(plan, args.processes, devices, say, line)
+    what = f"cross-validating, {len(plan.jobs)} runs"
+    with shown_progress() as (say, progress):
+        page = crossval(plan, args.processes, devices, say, lambda share: progress(what, share))
     table = result_table(plan)
-    for row in table.rows:
-        if row:
-            cells = [column.shown(cell) for column, cell in zip(table.columns, row, strict=True)]
-            print(f"  {cells[0]}: UAR {cells[1]}, WAR {cells[2]}" + ("" if row[3] is None else f", {cells[3]} clips"))
+    print(table.text(), end="")
     print(f"table: {Path(args.out) / 'table.csv'}, {Path(args.out) / 'table.tex'}")
     print(f"report: {page}")
     return 0

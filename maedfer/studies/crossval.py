@@ -7,13 +7,9 @@ scored on its own, and the mean and sample standard deviation over folds are tak
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,12 +31,10 @@ from maedfer.studies.folds import (
     own_folds,
 )
 from maedfer.studies.grid import Job, is_done, run_jobs
+from maedfer.studies.pooled import MEAN, METRICS, POOLED, pool_runs, read_metrics
 from maedfer.studies.tables import Cell, Column, Measured, Table, write_tables
 from maedfer.train.config import check_config, load_config
-from maedfer.train.evaluate import run_evaluate
 
-METRICS = ("uar", "war")
-POOLED, MEAN = "pooled (all folds scored once)", "mean of the folds"
 # What every fold has of its own, or the study has as a whole.
 _OWN = {
     "output": "give the folder of the study by --out",
@@ -188,7 +182,7 @@ def crossval(
     """
     run_jobs(plan.jobs, processes, say, progress, devices=devices)
     for seed in plan.seeds:
-        _pool(plan, seed)
+        pool_runs([plan.job(seed, fold).output for fold in plan.folds], plan.pooled(seed))
     table = result_table(plan)
     write_tables(table, plan.out / "table")
     return _write_page(plan, table)
@@ -201,8 +195,8 @@ def to_do(plan: CrossValidation) -> list[tuple[Job, bool]]:
 
 def result_table(plan: CrossValidation) -> Table:
     """The table of a study whose runs are done and pooled: a row a fold, then the two ways to put them together."""
-    by_fold = [[_metrics(plan.job(seed, fold).output) for seed in plan.seeds] for fold in plan.folds]
-    pooled = [_metrics(plan.pooled(seed)) for seed in plan.seeds]
+    by_fold = [[read_metrics(plan.job(seed, fold).output) for seed in plan.seeds] for fold in plan.folds]
+    pooled = [read_metrics(plan.pooled(seed)) for seed in plan.seeds]
     several = len(plan.seeds) > 1
     rows: list[tuple[Cell, ...]] = [
         (fold.name, *(Measured.over([run[key] for run in runs]) for key in METRICS), int(runs[0]["n"]))
@@ -264,23 +258,9 @@ def _check_folds(plan: CrossValidation, shared_subjects: bool) -> list[str]:
     return notes
 
 
-def _pool(plan: CrossValidation, seed: int) -> None:
-    """Put the predictions of a seed's folds together, in a folder of their own."""
-    runs = [str(plan.job(seed, fold).output) for fold in plan.folds]
-    settings = [f"output={plan.pooled(seed)}", "train.device=cpu", "report=false"]
-    # What it says is in the table.
-    with contextlib.redirect_stdout(io.StringIO()):
-        run_evaluate(load_config("evaluate", None, settings, first={"eval.runs": runs}))
-
-
 def _around(column: Column, cell: Measured) -> str:
     """The spread or interval of a cell, without the number itself."""
     return column.shown(cell).partition(" ")[2].strip("[]").replace(", ", " to ")
-
-
-def _metrics(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return found
 
 
 def _write_page(plan: CrossValidation, table: Table) -> Path:
@@ -297,7 +277,7 @@ def _write_page(plan: CrossValidation, table: Table) -> Path:
     of_runs = dict.fromkeys(
         f"{fold.name}: {note}"
         for fold in plan.folds
-        for note in _metrics(plan.job(plan.seeds[0], fold).output).get("notes", [])
+        for note in read_metrics(plan.job(plan.seeds[0], fold).output).get("notes", [])
     )
     several = f"What follows is of the pooled predictions of seed {plan.seeds[0]}." if len(plan.seeds) > 1 else ""
     body = [

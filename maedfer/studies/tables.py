@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -98,6 +99,7 @@ class Column:
         digits: behind the point.
         signed: also write the sign of positive numbers, as differences have it.
         text: it holds words, which begin at the left.
+        group: what neighbouring columns have in common, above them.
     """
 
     name: str
@@ -105,11 +107,17 @@ class Column:
     digits: int = 2
     signed: bool = False
     text: bool = False
+    group: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Name with that of the group."""
+        return f"{self.group} {self.name}".strip()
 
     @property
     def heading(self) -> str:
         """Name and unit."""
-        return f"{self.name} (%)" if self.percent else self.name
+        return f"{self.whole} (%)" if self.percent else self.whole
 
     def shown(self, cell: Cell) -> str:
         """A cell as people read it; a dash where there is nothing."""
@@ -178,7 +186,7 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
-            f"{column.name} {part}".strip() for column, there in zip(columns, parts, strict=True) for part in there
+            f"{column.whole} {part}".strip() for column, there in zip(columns, parts, strict=True) for part in there
         )
         for row in filter(None, rows):
             writer.writerow(_plain(cell, part) for cell, there in zip(row, parts, strict=True) for part in there)
@@ -204,7 +212,7 @@ class Table:
             *([rf"\label{{{label}}}"] if label else []),
             rf"\begin{{tabular}}{{{spec}}}",
             r"\toprule",
-            " & ".join(latex_text(column.heading) for column in columns) + r" \\",
+            *_latex_head(columns),
             r"\midrule",
             *(
                 " & ".join(latex_text(column.shown(cell)) for column, cell in zip(columns, row, strict=True)) + r" \\"
@@ -233,6 +241,21 @@ class Table:
         body = html.table([column.heading for column in columns], shown, names)
         return body + "".join(html.paragraph(note, "note") for note in self.notes)
 
+    def text(self) -> str:
+        """For a terminal: columns in line, without title and notes."""
+        columns, rows = self._whole
+        head = [column.heading for column in columns]
+        shown = [[column.shown(cell) for column, cell in zip(columns, row, strict=True)] for row in rows if row]
+        widths = [max(len(row[index]) for row in [head, *shown]) for index in range(len(columns))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if _is_text(column, index) else cell.rjust(width)
+                for index, (column, cell, width) in enumerate(zip(columns, row, widths, strict=True))
+            ).rstrip()
+            for row in [head, *shown]
+        ]
+        return "".join(f"  {line}\n" for line in lines)
+
     def section(self) -> str:
         """The table as a section of a page, under its title."""
         return html.section(self.title, self.html())
@@ -240,7 +263,7 @@ class Table:
     def numbers(self) -> dict[str, Any]:
         """For report.json: the title, a dictionary a row, and the notes."""
         columns, rows = self._whole
-        names = [column.name for column in columns]
+        names = [column.whole for column in columns]
         cells = [
             dict(zip(names, (vars(cell) if isinstance(cell, Measured) else cell for cell in row), strict=True))
             for row in rows
@@ -282,6 +305,26 @@ def latex_text(text: str) -> str:
         "{}" + letter if before == letter and letter in _LIGATURES else _SPECIAL.get(letter, letter)
         for before, letter in pairs
     )
+
+
+def _latex_head(columns: Sequence[Column]) -> list[str]:
+    """The rows of headings: one, or two with rules between them where columns are in groups."""
+    if not any(column.group for column in columns):
+        return [" & ".join(latex_text(column.heading) for column in columns) + r" \\"]
+    above: list[str] = []
+    rules: list[str] = []
+    below: list[str] = []
+    for (group, percent), members in groupby(columns, lambda column: (column.group, column.percent)):
+        inside = list(members)
+        first = len(below) + 1
+        if not group:
+            above += [""] * len(inside)
+            below += [latex_text(column.heading) for column in inside]
+            continue
+        above.append(rf"\multicolumn{{{len(inside)}}}{{c}}{{{latex_text(f'{group} (%)' if percent else group)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + len(inside) - 1}}}")
+        below += [latex_text(column.name) for column in inside]
+    return [" & ".join(above) + r" \\", *rules, " & ".join(below) + r" \\"]
 
 
 def _is_text(column: Column, index: int) -> bool:

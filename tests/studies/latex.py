@@ -89,13 +89,22 @@ def read_table(source: str) -> tuple[str, list[list[str]], list[str]]:
     while (line := lines.pop(0)) != r"\bottomrule":
         if line == r"\midrule":
             continue
+        if line.startswith(r"\cmidrule(lr){"):
+            first, last = _within(line, r"\cmidrule(lr){", "}", plain=True).split("-")
+            if not 1 <= int(first) <= int(last) <= len(spec):
+                raise NotLaTeXError(f"a rule below columns that there are not: {line!r}")
+            continue
         # A row that began with a bracket or a star would be an option of the end of the row before.
         if line[:1] in "[*":
             raise NotLaTeXError(f"the row begins as an option: {line!r}")
         cells = re.split(r"(?<!\\)&", _within(line, "", r" \\", plain=True))
-        if len(cells) != len(spec):
-            raise NotLaTeXError(f"{len(cells)} cells in {len(spec)} columns: {line!r}")
-        rows.append([read_text(cell.strip()) for cell in cells])
+        row: list[str] = []
+        for cell in cells:
+            wide = re.fullmatch(r"\s*\\multicolumn\{([1-9]\d*)\}\{c\}\{(.*)\}\s*", cell)
+            row += [read_text(cell.strip() if wide is None else wide[2])] + [""] * (int(wide[1]) - 1 if wide else 0)
+        if len(row) != len(spec):
+            raise NotLaTeXError(f"{len(row)} cells in {len(spec)} columns: {line!r}")
+        rows.append(row)
     _expect(lines, r"\end{tabular}")
     notes = []
     while lines[0] != r"\end{table}":

@@ -19,8 +19,9 @@ from maedfer.cli import main
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, read_predictions, write_predictions
 from maedfer.studies import crossval as module
-from maedfer.studies.crossval import MEAN, POOLED, CrossValidation, crossval, plan_crossval, result_table, to_do
+from maedfer.studies.crossval import CrossValidation, crossval, plan_crossval, result_table, to_do
 from maedfer.studies.folds import FoldLists, folds_in
+from maedfer.studies.pooled import MEAN, POOLED, pool_runs
 from maedfer.train.config import load_config, save_config
 from tests.helpers import REPOSITORY
 from tests.studies.latex import read_table
@@ -69,7 +70,7 @@ def test_killed_and_spread_it_comes_to_the_same(
     shown = first.stat().st_mtime_ns
     assert main(["crossval", *words, *options, "--out", str(tmp_path / "killed"), "--devices", "cpu,cpu"]) == 0
     said = capsys.readouterr().out
-    assert f"  {POOLED}: UAR " in said and "18 clips of 6 people were divided by who is in them" in said
+    assert f"  {POOLED}  " in said and "18 clips of 6 people were divided by who is in them" in said
     assert first.stat().st_mtime_ns == shown or "fold_1: done before" not in said
 
     # In this process, one fold after the other.
@@ -116,13 +117,17 @@ def scored(out: Path, clips: dict[str, tuple[int, int]]) -> None:
     )
 
 
+def pool(plan: CrossValidation, seed: int) -> None:
+    pool_runs([plan.job(seed, fold).output for fold in plan.folds], plan.pooled(seed))
+
+
 def test_pooled_is_another_number_than_the_mean_of_the_folds(tmp_path: Path) -> None:
     """Folds of unlike size, and a class that only one of them tests."""
     folds = [FoldLists(number, Path("a"), Path("b")) for number in (1, 2)]
     plan = CrossValidation(None, tmp_path, folds)
     scored(plan.jobs[0].output, {"a": (0, 0), "b": (1, 0)})
     scored(plan.jobs[1].output, {f"c{number}": (0, 0) for number in range(6)} | {"d": (1, 1), "e": (2, 0)})
-    module._pool(plan, 0)
+    pool(plan, 0)
     table = result_table(plan)
     found = {row["fold"]: row for row in csv.DictReader(io.StringIO(table.csv()))}
     # Recalls: 7/7 of the first class, 1/2 of the second, 0/1 of the third; 8 of 10 clips are right.
@@ -145,7 +150,7 @@ def test_several_seeds_have_a_spread_of_their_own(tmp_path: Path) -> None:
         for fold in folds:
             said = 0 if seed == 0 or fold.number == 1 else 1
             scored(plan.job(seed, fold).output, {f"x{fold.number}": (0, said), f"y{fold.number}": (0, 0)})
-        module._pool(plan, seed)
+        pool(plan, seed)
     table = result_table(plan)
     shown = {
         str(row[0]): [column.shown(cell) for column, cell in zip(table.columns, row, strict=True)]

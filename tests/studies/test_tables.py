@@ -62,6 +62,27 @@ def test_cells_are_shown_once_for_all_forms() -> None:
     assert table().numbers()["rows"][1]["UAR"]["spread"] == 0.0112
 
 
+def test_neighbouring_columns_have_a_heading_in_common() -> None:
+    columns = (
+        Column("fold"),
+        *(Column(name, True, group=group) for group in ("UAR", "WAR") for name in ("there", "here")),
+        Column("n"),
+    )
+    found = Table("t", columns, (("a", 0.1, 0.2, 0.3, 0.4, 5),))
+    assert read_table(found.latex())[1] == [
+        ["", "UAR (%)", "", "WAR (%)", "", ""],
+        ["fold", "there", "here", "there", "here", "n"],
+        ["a", "10.00", "20.00", "30.00", "40.00", "5"],
+    ]
+    assert "\\cmidrule(lr){2-3}\n\\cmidrule(lr){4-5}\n" in found.latex()
+    # Where there is one row of headings, each says all.
+    assert found.csv().splitlines()[0] == "fold,UAR there,UAR here,WAR there,WAR here,n"
+    assert found.text().splitlines() == [
+        "  fold  UAR there (%)  UAR here (%)  WAR there (%)  WAR here (%)  n",
+        "  a             10.00         20.00          30.00         40.00  5",
+    ]
+
+
 def test_csv_keeps_numbers_in_full_and_spreads_apart() -> None:
     rows = list(csv.DictReader(io.StringIO(table().csv())))
     assert list(rows[0]) == ["fold", "UAR", "UAR sd", "UAR low", "UAR high", "difference", "n", "source"]
