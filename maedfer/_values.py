@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import NamedTuple
 
 from maedfer.errors import InputError
 
@@ -17,6 +18,11 @@ _NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|
 _CLOCK = re.compile(r"(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,2}(?:\.[0-9]*)?)")
 # Two letters at least: one is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_HUB = "hf://"
+# What the hub allows in names of users and models.
+_HUB_NAME = re.compile(
+    r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?)", re.A
+)
 _NULL = frozenset(("", "null", "none", "~"))
 # An item in double quotes, in single quotes, or as it is; then the comma or the end.
 _ITEM = re.compile(r"""(?:("(?:[^"\\]|\\.)*")|'((?:[^']|'')*)'|((?!["'])[^,]*))\s*(,|$)""", re.DOTALL)
@@ -90,6 +96,54 @@ def list_items(text: str, where: str) -> list[str]:
 def is_address(text: str) -> bool:
     """Whether a text begins like an address, `s3://`, rather than being a path."""
     return _ADDRESS.match(text) is not None
+
+
+class HubName(NamedTuple):
+    """A model on the Hugging Face hub: "user/name", and the branch, tag or commit that is meant; None = the newest."""
+
+    repository: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{_HUB}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+def hub_name(text: str) -> HubName | None:
+    """What "user/name" or "user/name@revision" means on the Hugging Face hub; None where no model can be called so."""
+    repository, at, revision = text.partition("@")
+    # A revision has no blanks, and neither begins nor ends with a slash.
+    named = _HUB_NAME.fullmatch(repository) and (not at or re.fullmatch(r"[^\s/@](?:[^\s@]*[^\s/@])?", revision))
+    return HubName(repository, revision or None) if named else None
+
+
+def hub_address(text: str) -> HubName | None:
+    """What an address `hf://user/name@revision` means; None for any other text.
+
+    Raises:
+        InputError: no model can be called so.
+    """
+    if not text.startswith(_HUB):
+        return None
+    found = hub_name(text.removeprefix(_HUB))
+    if found is None:
+        raise InputError(f"{text!r} is no address of a model: give hf://user/name, or hf://user/name@revision")
+    return found
+
+
+def check_exists(source: str, what: str) -> None:
+    """Refuse a path that is not there; an address of the hub is looked at when it is needed.
+
+    Args:
+        source: what a command was given.
+        what: what it should have been given, for the message.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    if hub_address(source) is None and not os.path.exists(source):
+        found = hub_name(source)
+        hint = "" if found is None else f"; a model of the Hugging Face hub is {found}"
+        raise InputError(f"{source!r} does not exist: give {what}{hint}")
 
 
 def expand_home(path: str) -> str:

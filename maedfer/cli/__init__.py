@@ -28,6 +28,7 @@ from maedfer.cli import (
     predict,
     prepare,
     pretrain,
+    push,
     report,
     reproduce,
     settings,
@@ -154,6 +155,7 @@ def build_parser() -> Parser:
         info,
         convert,
         export,
+        push,
     ):
         module.add_commands(commands)
     return parser

@@ -107,11 +107,12 @@ def _from_published(source: Path, out: Path, task: Any, model_args: dict[str, An
 
 def _to_published(source: Path, out: Path) -> dict[str, Any]:
     from maedfer.evaluation.score import check_finite
-    from maedfer.models import MAEDFER, load
+    from maedfer.models import MAEDFER
+    from maedfer.models.load import load_path
     from maedfer.models.published.checkpoints import published_file
     from maedfer.models.weight_files import write_torch_file
 
-    model = load(source)
+    model = load_path(source)
     check_finite(model, str(source))
     content = published_file(model)
     if not out.parent.is_dir():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from maedfer._values import check_exists
 from maedfer.cli._parser import add_command, examples, path
 from maedfer.errors import InputError
 
@@ -52,18 +52,18 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say what was written."""
-    if not os.path.exists(args.model):
-        raise InputError(f"{args.model!r} does not exist: give a run, a saved model, a checkpoint or a published file")
+    check_exists(args.model, "a run, a saved model, a checkpoint or a published file")
     from maedfer.evaluation.features import feature_extractor
     from maedfer.evaluation.score import check_finite
-    from maedfer.models import MAEDFER, export_model, load
+    from maedfer.models import MAEDFER, export_model
     from maedfer.models.export import check_export
+    from maedfer.models.load import load_path
 
     kind = check_export(args.out, args.format, input=args.input, dtype=args.dtype)
     for file in kind.files(Path(args.out)):
         if file.exists() and not args.force:
             raise InputError(f"{str(file)!r} exists: choose another name, or give --force to overwrite it")
-    model = load(args.model)
+    model = load_path(args.model)
     check_finite(model, repr(args.model))
     if isinstance(model, MAEDFER):
         print("the features of the encoder are exported: a pre-trained model has no classes", flush=True)

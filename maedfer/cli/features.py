@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import expand_home
+from maedfer._values import check_exists, expand_home
 from maedfer.cli._parser import add_command, examples, path, split_items
 from maedfer.errors import InputError
 
@@ -50,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if model is None:
         raise InputError("features needs a MODEL: a run, a saved model, a checkpoint or a published file")
     model = expand_home(model)
-    if not os.path.exists(model):
-        raise InputError(f"{model!r} does not exist: give a run, a saved model, a checkpoint or a published file")
+    check_exists(model, "a run, a saved model, a checkpoint or a published file")
     for file in map(Path, args.out):
         # What is told of a .csv goes to a .json beside it.
         for written in (file, file.with_suffix(".json")) if file.suffix == ".csv" else (file,):

@@ -9,14 +9,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import expand_home
+from maedfer._values import expand_home, hub_address
 from maedfer.cli._parser import add_command, examples, split_items
 from maedfer.errors import InputError, unknown
 
 # Packages that some commands need or gain from, in the order of printing.
 _PACKAGES = (
     "torch numpy einops safetensors triton torchvision av decord pillow pyyaml tqdm matplotlib scikit-learn "
-    "tensorboard xformers onnx onnxscript onnxruntime openvino"
+    "tensorboard huggingface_hub wandb mlflow xformers onnx onnxscript onnxruntime openvino"
 ).split()
 
 
@@ -29,7 +29,8 @@ def add_commands(commands: Any) -> None:
         "print parameters, tokens, regions and multiply-adds of a model",
         "Print parameters, tokens, regions and the multiply-adds of one clip by part: as the published code computes\n"
         "them (nothing folded, nothing pruned) and as this package does. Matrix products and convolutions count.\n\n"
-        "MODEL is a name, a folder of save_pretrained, or a run folder; without it, the known names are listed.\n"
+        "MODEL is a name, a folder of save_pretrained, a run folder, or a model of the Hugging Face hub,\n"
+        "hf://user/name; without it, the known names are listed.\n"
         "Fields of its configuration can be changed with field=value.",
         examples(
             "maedfer info",
@@ -160,8 +161,11 @@ def _config(model: str, overrides: list[str]) -> Any:
 
 def _saved_config(model: str) -> Any:
     from maedfer.models import list_models
+    from maedfer.models.hub import on_disk
     from maedfer.models.serialization import CONFIG_FILE, read_config
 
+    if hub_address(model) is not None:
+        return read_config(on_disk(model, (CONFIG_FILE,)))
     for folder in (Path(model), Path(model) / "model"):
         if (folder / CONFIG_FILE).is_file():
             return read_config(folder)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import expand_home, list_items, seconds, whole_number
+from maedfer._values import check_exists, expand_home, list_items, seconds, whole_number
 from maedfer.cli._parser import Parser, add_command, examples, path
 from maedfer.errors import InputError, require
 
@@ -104,8 +104,7 @@ def _add_writing(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict; the status is 1 where inputs have failed."""
     options = looking_options(args)
-    if not os.path.exists(args.checkpoint):
-        raise InputError(f"{args.checkpoint!r} does not exist: give a run, a saved model or a published file")
+    check_exists(args.checkpoint, "a run, a saved model or a published file")
     if args.workers is not None and args.workers < 0:
         raise InputError(f"--workers must be at least 0, got {args.workers}")
     from maedfer.data.video.base import shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, overload
 
-from maedfer._values import expand_home
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig, model_config
+from maedfer.models.hub import named, on_disk
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.serialization import read_config
@@ -34,14 +34,21 @@ def build_model(config: ModelConfig) -> LGIFormer | MAEDFER:
     return LGIFormer(config) if isinstance(config, LGIFormerConfig) else MAEDFER(config)
 
 
-def from_pretrained(folder: str | Path) -> LGIFormer | MAEDFER:
+def from_pretrained(folder: str | Path, *, revision: str | None = None) -> LGIFormer | MAEDFER:
     """Load the model that `save_pretrained` wrote into `folder`, in evaluation mode.
 
     A class of your own that derives from one of ours loads with its own `from_pretrained`.
 
+    Args:
+        folder: the folder; or the name of a model on the Hugging Face hub, "user/name" where no such folder is here, or
+            "hf://user/name".
+        revision: of a model on the hub, a branch, tag or commit.
+
     Raises:
-        InputError: not such a folder, a damaged file, or weights that do not fit the configuration.
+        InputError: not such a folder, a damaged file, weights that do not fit the configuration, or a model that the
+            hub does not give.
+        MissingDependencyError: the hub was named and huggingface_hub is not installed.
     """
-    folder = Path(expand_home(str(folder)))
+    folder = on_disk(named(folder, revision))
     is_classifier = isinstance(read_config(folder), LGIFormerConfig)
     return LGIFormer.from_pretrained(folder) if is_classifier else MAEDFER.from_pretrained(folder)

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import expand_home
+from maedfer._values import expand_home, hub_address, hub_name
 from maedfer.dataclass_tree import from_dict, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models.build import build_model, from_pretrained
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import model_config
+from maedfer.models.hub import named, on_disk
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.lora import ALPHA
 from maedfer.models.low_rank import merge_state
@@ -35,7 +36,12 @@ from maedfer.models.serialization import (
 RUN_FORMAT = "maedfer-run-1"
 
 
-def load(source: str | Path, *, args: Mapping[str, Any] | argparse.Namespace | None = None) -> LGIFormer | MAEDFER:
+def load(
+    source: str | Path,
+    *,
+    args: Mapping[str, Any] | argparse.Namespace | None = None,
+    revision: str | None = None,
+) -> LGIFormer | MAEDFER:
     """Load a model, in evaluation mode, on the CPU.
 
     Args:
@@ -43,11 +49,22 @@ def load(source: str | Path, *, args: Mapping[str, Any] | argparse.Namespace | N
             (.pt; the moving average where there is one), or what other people's code has written: a file of MAE-DFER
             or VideoMAE, a folder of transformers (its config.json is read) or of DeepSpeed. Which of the two and
             whether pre-trained or fine-tuned is told from the names of the weights. A leading ~ is the home folder.
+            Or a model on the Hugging Face hub: "hf://user/name", "hf://user/name@revision", or "user/name" where there
+            is no such path here; its config.json and model.safetensors are read, and put into the cache.
         args: for other people's weights, constructor arguments that nothing with them tells (see `load_published`).
+        revision: of a model on the hub, a branch, tag or commit.
 
     Raises:
         InputError: there is no such thing, it is damaged, or it holds code.
+        MissingDependencyError: the hub was named and huggingface_hub is not installed.
     """
+    return load_path(named(source, revision), args)
+
+
+def load_path(source: str | Path, args: Mapping[str, Any] | argparse.Namespace | None = None) -> LGIFormer | MAEDFER:
+    """`load` of what a command line or a setting names: a path that was mistyped is not looked for on the hub."""
+    if hub_address(str(source)) is not None:
+        return _from_hub(str(source), args)
     path = _existing(source)
     if os.path.isdir(path):
         folder = _model_folder(path)
@@ -72,6 +89,9 @@ def saved_clip_settings(source: str | Path) -> ClipSettings | None:
     Raises:
         InputError: it is damaged. What does not exist has nothing to tell.
     """
+    if hub_address(str(source)) is not None:
+        settings, ours = _hub_settings(str(source))
+        return read_clip_settings(settings) if ours else load_path(source).clip_settings
     path = Path(expand_home(str(source)))
     if (folder := saved_folder(path)) is not None:
         return read_clip_settings(folder)
@@ -89,6 +109,8 @@ def saved_clip_settings(source: str | Path) -> ClipSettings | None:
 
 def saved_folder(source: str | Path) -> Path | None:
     """The folder with config.json and weights that `load` would read; None where it would read other files."""
+    if hub_address(str(source)) is not None:
+        return on_disk(source) if _hub_settings(str(source))[1] else None
     path = Path(expand_home(str(source)))
     return next((folder for folder in (path, path / "model") if os.path.isdir(path) and is_saved_model(folder)), None)
 
@@ -100,7 +122,7 @@ def _existing(source: str | Path) -> Path:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{str(source)!r} does not exist: give a saved model, a run folder, or a checkpoint file"
+            f"{str(source)!r} does not exist: give a saved model, a run folder, or a checkpoint file{_or_hub(source)}"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{str(source)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -125,7 +147,41 @@ def _model_folder(path: Path) -> Path | None:
         raise InputError(f"run {str(path)!r} has not ended: finish it, or give its checkpoints/last.pt")
     raise InputError(
         f"{str(path)!r} is neither a saved model (it has no {CONFIG_FILE}) nor a run folder: {instead(path)}"
+        f"{_or_hub(path)}"
     )
+
+
+def _or_hub(source: str | Path) -> str:
+    """What else may have been meant by a path that looks like the name of a model on the hub."""
+    found = hub_name(str(source))
+    return "" if found is None else f"; a model of the Hugging Face hub is {found}"
+
+
+def _hub_settings(source: str) -> tuple[Path, bool]:
+    """The folder in the cache with the config.json of a model on the hub, and whether that is one of ours.
+
+    Its weights, which may be large, are not asked for yet.
+
+    Raises:
+        InputError: the model is of another kind than any that can be read.
+    """
+    folder = on_disk(source, (CONFIG_FILE,))
+    kind = read_settings(folder).get("model_type")
+    if not (is_own(kind) or kind == "videomae"):
+        known = ", ".join([*MODEL_TYPES, "videomae"])
+        raise InputError(f"{source}: model_type is {kind!r} in its {CONFIG_FILE}, expected one of {known}")
+    return folder, is_own(kind)
+
+
+def _from_hub(source: str, args: Mapping[str, Any] | argparse.Namespace | None) -> LGIFormer | MAEDFER:
+    """A model of the hub, by config.json and model.safetensors alone."""
+    _, ours = _hub_settings(source)
+    folder = on_disk(source)
+    if not ours:
+        # The file, and not its folder, in which other programs may have put what is not to be read.
+        return published_model(read_source(folder / WEIGHTS_FILE), args=args)
+    _refuse(args, f"{source!r} has a configuration")
+    return from_pretrained(folder)
 
 
 def _refuse(args: object, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,14 +16,14 @@ from maedfer._files import atomic_path
 from maedfer._values import expand_home
 from maedfer.dataclass_tree import field_types, from_dict, to_dict, without
 from maedfer.errors import InputError, some
+from maedfer.models.card import CardFacts, base_card
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import LGIFormerConfig, MAEDFERConfig, ModelConfig
+from maedfer.models.hub import CARD_FILE, check_repository, named, on_disk, push
 from maedfer.models.load_report import LoadReport
 from maedfer.models.low_rank import merged_tensors
-from maedfer.models.weight_files import read_weights_file, write_safetensors_file
+from maedfer.models.weight_files import CONFIG_FILE, WEIGHTS_FILE, read_weights_file, write_safetensors_file
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 # Key of config.json with the class names and how clips are read; older folders have none.
 _CLIP_SETTINGS = "clip_settings"
 
@@ -97,6 +98,56 @@ class PretrainedModel(nn.Module):
             own = own_tensors(type(self)(self.config))
         return key_problems(_shapes(tensors), _shapes(own))
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+        token: str | None = None,
+        card: str | None = None,
+    ) -> str:
+        """Write the model, as `save_pretrained` does, and its card into a repository on the Hugging Face hub.
+
+        Args:
+            repository: "user/name"; made where it is not there.
+            private: whether only its owners may see it. None = as it is; one that is made is private.
+            revision: branch to write to, made where it is not there; None = main.
+            message: of the commit.
+            token: instead of that which `hf auth login` or HF_TOKEN has left.
+            card: README.md to be written, such as `str(maedfer.report.model_card(run, repository))`, in the place of
+                whatever is there; None = what the model tells by itself, unless somebody has written another one.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: weights that are not finite, or see `save_pretrained` and `maedfer.models.hub.push`.
+            MissingDependencyError: huggingface_hub is not installed.
+        """
+        repository = check_repository(repository)
+        for name, tensor in own_tensors(self).items():
+            if not tensor.isfinite().all():
+                raise InputError(f"{name} of the model is not finite: nobody can use these weights")
+        if card is None:
+            count = sum(tensor.numel() for tensor in merged_tensors(self, own_tensors(self)).values())
+            text = str(base_card(self.config, self.clip_settings, count, repository, CardFacts()))
+        else:
+            text = card
+        with tempfile.TemporaryDirectory(prefix="maedfer-") as folder:
+            self.save_pretrained(folder)
+            files = {name: Path(folder, name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+            return push(
+                {**files, CARD_FILE: text.encode()},
+                repository,
+                private=private,
+                revision=revision,
+                message=message,
+                token=token,
+                replace_card=card is not None,
+            )
+
     def settings(self) -> dict[str, Any]:
         """What config.json says: the kind of model, its architecture, and its clip settings where it has some."""
         kind = {"model_type": self.model_type, "architectures": [type(self).__name__]}
@@ -106,13 +157,20 @@ class PretrainedModel(nn.Module):
         return settings
 
     @classmethod
-    def from_pretrained(cls: type[Self], folder: str | Path) -> Self:
-        """Load a model of this class from a folder written by `save_pretrained`, in evaluation mode.
+    def from_pretrained(cls: type[Self], folder: str | Path, *, revision: str | None = None) -> Self:
+        """Load a model of this class, in evaluation mode.
+
+        Args:
+            folder: written by `save_pretrained`; or the name of a model on the Hugging Face hub, "user/name" where no
+                such folder is here, or "hf://user/name".
+            revision: of a model on the hub, a branch, tag or commit.
 
         Raises:
-            InputError: not such a folder, a damaged file, another kind of model, or weights that do not fit.
+            InputError: not such a folder, a damaged file, another kind of model, weights that do not fit, or a model
+                that the hub does not give.
+            MissingDependencyError: the hub was named and huggingface_hub is not installed.
         """
-        folder = Path(expand_home(str(folder)))
+        folder = on_disk(named(folder, revision))
         config = read_config(folder)
         if not isinstance(config, MODEL_TYPES[cls.model_type]):
             kind = next(name for name, config_type in MODEL_TYPES.items() if isinstance(config, config_type))

@@ -24,6 +24,10 @@ import torch
 from maedfer._files import atomic_path
 from maedfer.errors import InputError
 
+# What a saved model consists of.
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
 # Beside tensors and plain containers: what training scripts keep in a checkpoint and what runs nothing when it is read.
 _PLAIN: list[Any] = [argparse.Namespace, np.dtype]
 _PLAIN += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]

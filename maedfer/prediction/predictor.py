@@ -28,9 +28,10 @@ from maedfer.evaluation.calibration import calibrated
 from maedfer.evaluation.replay import Outputs, Passes
 from maedfer.evaluation.score import check_finite
 from maedfer.faces.frame import Frame
-from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, arithmetic, fixed_weights, load
+from maedfer.models import MAEDFER, LGIFormer, LGIFormerConfig, arithmetic, fixed_weights
 from maedfer.models.clip_settings import ClipSettings
-from maedfer.models.load import saved_folder
+from maedfer.models.hub import named, pinned
+from maedfer.models.load import load_path, saved_folder
 from maedfer.models.mapped import WeightsInFile, let_go_once_packed, load_in_file
 from maedfer.prediction.find import describe
 from maedfer.prediction.one_video import rows_of_file, stream_rows
@@ -274,8 +275,8 @@ def open_predictor(
     """Load a classifier, once for many videos.
 
     Args:
-        checkpoint: a run folder, a saved model, a checkpoint of a run, a published fine-tuned file; or a classifier,
-            which is taken to the device and into evaluation mode.
+        checkpoint: a run folder, a saved model, a checkpoint of a run, a published fine-tuned file, a model of the
+            hub (see `maedfer.load`); or a classifier, which is taken to the device and into evaluation mode.
         classes: names in label order, or the name of a data set whose protocol is known ("dfew"); needed where the
             checkpoint does not name them.
         precision: "auto" = what `maedfer evaluate` computes in: bf16 on a processor or GPU that multiplies it fast.
@@ -307,7 +308,7 @@ def open_predictor(
     predictor = Predictor(
         model,
         chosen_classes(model, classes, name),
-        checkpoint="" if isinstance(checkpoint, LGIFormer) else str(checkpoint),
+        checkpoint="" if isinstance(checkpoint, LGIFormer) else pinned(str(named(checkpoint))),
         precision=precision,
         device=where,
         batch_size=batch_size,
@@ -331,12 +332,12 @@ def weights_digest(model: LGIFormer) -> str:
 
 def _load(checkpoint: str | Path, device: torch.device) -> tuple[LGIFormer | MAEDFER, WeightsInFile | None]:
     """A model, and the file in which its large weights stay where csrc multiplies with packings of them."""
-    folder = saved_folder(checkpoint)
+    folder = saved_folder(checkpoint := named(checkpoint))
     if folder is not None and device.type == "cpu":
         found = load_in_file(folder)
         if found is not None and _by_csrc(found[0].config, device):
             return found
-    return load(checkpoint), None
+    return load_path(checkpoint), None
 
 
 def _by_csrc(config: LGIFormerConfig, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from maedfer.report.comparison import write_comparison
 from maedfer.report.conditions import group_runs
+from maedfer.report.model_card import model_card
 from maedfer.report.write import write_report
 
-__all__ = ["group_runs", "write_comparison", "write_report"]
+__all__ = ["group_runs", "model_card", "write_comparison", "write_report"]

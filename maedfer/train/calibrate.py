@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer._values import hub_address
 from maedfer.data.annotations import Clip
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.evaluation.calibration import calibration_facts, fit_temperature
@@ -38,6 +39,11 @@ def check_calibration(cfg: RunConfig) -> Path:
     if cfg.data.class_map:
         raise InputError("--calibrate fits a temperature on the model's own classes: leave data.class_map out")
     source = cfg.eval.checkpoint
+    if hub_address(source) is not None:
+        raise InputError(
+            f"{source!r} has no place for a temperature: take it as a folder of your own, "
+            f"maedfer.load({source!r}).save_pretrained(FOLDER), calibrate that, and push it again"
+        )
     folder = saved_folder(source)
     if folder is None and os.path.exists(source):
         raise InputError(

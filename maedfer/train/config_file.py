@@ -67,7 +67,7 @@ def dump_config(cfg: RunConfig, ascii_only: bool = False) -> str:
         cfg: the settings.
         ascii_only: write other characters as escapes, for a stream that cannot hold them.
     """
-    return _dump(config_tree(cfg), ascii_only)
+    return dump_tree(config_tree(cfg), ascii_only)
 
 
 def saved_tree(cfg: RunConfig) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def saved_tree(cfg: RunConfig) -> dict[str, Any]:
 def save_config(cfg: RunConfig, path: str | Path) -> None:
     """Write the settings to a file as YAML that `load_config` reads, with whole paths."""
     with atomic_path(path) as temporary:
-        temporary.write_text(_dump(saved_tree(cfg)), encoding="utf-8")
+        temporary.write_text(dump_tree(saved_tree(cfg)), encoding="utf-8")
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -143,7 +143,8 @@ def _same_place(there: RunConfig, here: RunConfig) -> bool:
     return init == other or os.path.relpath(init, start) == os.path.relpath(other, start_other)
 
 
-def _dump(tree: dict[str, Any], ascii_only: bool = False) -> str:
+def dump_tree(tree: dict[str, Any], ascii_only: bool = False) -> str:
+    """Nested dictionaries as YAML, lists on one line; see `dump_config`."""
     yaml = require("yaml", "train")
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]

@@ -19,7 +19,9 @@ from maedfer.evaluation.bootstrap import interval_facts, interval_sentence
 from maedfer.evaluation.class_map import ClassMap
 from maedfer.evaluation.predictions import Predictions, pool, read_predictions, write_predictions
 from maedfer.evaluation.score import check_finite, headline, predict, summary
-from maedfer.models import LGIFormer, LGIFormerConfig, load
+from maedfer.models import LGIFormer, LGIFormerConfig
+from maedfer.models.hub import pinned
+from maedfer.models.load import load_path
 from maedfer.train.calibrate import Calibration, check_calibration, sentences
 from maedfer.train.config import RunConfig, check_config, read_config, replace_model, run_folder_of
 from maedfer.train.list_notes import list_notes
@@ -95,7 +97,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                 facts = {
                     "split": "test",
                     "views": cfg.eval.views,
-                    "checkpoint": cfg.eval.checkpoint,
+                    "checkpoint": pinned(cfg.eval.checkpoint),
                     "precision": runtime.precision,
                 }
                 if calibration is not None:
@@ -210,7 +212,7 @@ def model_to_score(cfg: RunConfig) -> tuple[LGIFormer, RunConfig]:
         InputError: it cannot be loaded, is no classifier, has other classes than the settings or the same ones in
             another order, or holds weights that are not finite.
     """
-    model = load(cfg.eval.checkpoint)
+    model = load_path(cfg.eval.checkpoint)
     if not isinstance(model, LGIFormer):
         raise InputError(f"{cfg.eval.checkpoint!r} holds a masked autoencoder: only a classifier can be scored")
     if not model.config.num_classes:

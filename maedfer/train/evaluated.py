@@ -9,8 +9,9 @@ from typing import Any
 from maedfer._values import is_address
 from maedfer.dataclass_tree import differences, keys_of, to_dict, without
 from maedfer.errors import InputError
-from maedfer.models import LGIFormerConfig, load, model_config
+from maedfer.models import LGIFormerConfig, model_config
 from maedfer.models.config import named_keys
+from maedfer.models.load import load_path
 from maedfer.train.config_file import read_config, section_of
 from maedfer.train.precision import precision_here, recorded_precision
 from maedfer.train.recipes import read_tree
@@ -85,7 +86,7 @@ def check_honoured(cfg: RunConfig, asked: set[str], trained: Mapping[str, Any]) 
     if not keys or not cfg.eval.checkpoint or cfg.eval.runs:
         return
     theirs = dict(section_of(trained, "model"))
-    weights = model_config(str(theirs.pop("name")), **theirs) if theirs else load(cfg.eval.checkpoint).config
+    weights = model_config(str(theirs.pop("name")), **theirs) if theirs else load_path(cfg.eval.checkpoint).config
     differ = [text for text in differences(to_dict(weights), to_dict(cfg.model)) if text.partition(" ")[0] in keys]
     if differ:
         raise InputError(

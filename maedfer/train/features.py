@@ -13,7 +13,8 @@ from maedfer._progress import ProgressLine
 from maedfer.errors import InputError
 from maedfer.evaluation.features import Features, check_format, extract_features, feature_extractor, write_features
 from maedfer.evaluation.score import check_finite
-from maedfer.models import LGIFormer, load
+from maedfer.models import LGIFormer
+from maedfer.models.load import load_path
 from maedfer.train.config import RunConfig, load_config
 from maedfer.train.evaluate import for_this_machine
 from maedfer.train.loader import ViewBatches
@@ -51,7 +52,7 @@ def run_features(cfg: RunConfig, out: Sequence[str | Path] = (), per_view: bool 
     for path in out:
         check_file(Path(path))
     with start(cfg) as runtime:
-        loaded = load(cfg.eval.checkpoint)
+        loaded = load_path(cfg.eval.checkpoint)
         check_finite(loaded, repr(cfg.eval.checkpoint))
         model, cfg = for_this_machine(feature_extractor(loaded), cfg)
         model.to(runtime.device)

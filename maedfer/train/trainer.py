@@ -25,6 +25,7 @@ from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
+from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
 from maedfer.train.checkpoint import (
     load_resumable,
@@ -397,8 +398,9 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
     """Tell what starts: from which weights, on what, for how long."""
     cfg = trainer.cfg
     if loaded is not None:
-        log.record("init", step=0, source=cfg.train.init, **asdict(loaded))
-        log.say(f"weights of {cfg.train.init}: {brief(loaded)}")
+        source = pinned(cfg.train.init)
+        log.record("init", step=0, source=source, **asdict(loaded))
+        log.say(f"weights of {source}: {brief(loaded)}")
     if checkpoint is not None:
         log.say(f"going on from {checkpoint}, step {trainer.position.step}")
         for note in trainer.notes:

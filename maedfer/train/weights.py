@@ -8,7 +8,8 @@ from pathlib import Path
 from maedfer.dataclass_tree import differences, keys_of, to_dict
 from maedfer.errors import InputError
 from maedfer.evaluation.score import check_finite
-from maedfer.models import MAEDFER, LGIFormer, LoadReport, MAEDFERConfig, load, load_pretrained
+from maedfer.models import MAEDFER, LGIFormer, LoadReport, MAEDFERConfig, load_pretrained
+from maedfer.models.load import load_path
 from maedfer.models.serialization import load_parameters
 from maedfer.models.transfer import rounded_alike
 
@@ -22,7 +23,7 @@ def initialise(model: LGIFormer | MAEDFER, source: str | Path) -> LoadReport:
     Raises:
         InputError: the weights do not fit, or are not finite.
     """
-    loaded = load(source)
+    loaded = load_path(source)
     check_finite(loaded, repr(str(source)))
     if isinstance(model, LGIFormer):
         report = load_pretrained(model, loaded)

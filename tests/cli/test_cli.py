@@ -16,7 +16,7 @@ from tests.cli.helpers import Call
 
 REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
 COMMANDS = """pretrain finetune evaluate crossval reproduce features predict explain settings report compare lists
-prepare crop shard synth info convert export""".split()
+prepare crop shard synth info convert export push""".split()
 
 
 def python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
