@@ -34,6 +34,11 @@ class TokenGrid(NamedTuple):
         """Tokens of a view."""
         return math.prod(self.sizes)
 
+    @property
+    def key(self) -> str:
+        """A name for files."""
+        return f"{self.kind}-{'x'.join(map(str, self.sizes))}"
+
     def words(self, config: LGIFormerConfig) -> str:
         """The tokens as people say it."""
         if self.kind == "representative":
@@ -96,9 +101,19 @@ def token_grid(config: LGIFormerConfig, layer: int, kind: str = "", most: int = 
         return TokenGrid("representative", tuple(config.region_grid))
     sizes = list(config.grid)
     while math.prod(sizes) > most:
-        longest = max(range(len(sizes)), key=lambda axis: (sizes[axis] / (1 if axis else 2), axis))
+        longest = max(range(len(sizes)), key=lambda axis: (sizes[axis] / (1 if axis else 2), -axis))
         sizes[longest] = math.ceil(sizes[longest] / 2)
     return TokenGrid("local", tuple(sizes))
+
+
+def pooled_name(layer: int) -> str:
+    """What the pooled features of a layer are called."""
+    return f"pooled-{layer}"
+
+
+def tokens_name(layer: int, grid: TokenGrid) -> str:
+    """What tokens of a layer are called."""
+    return f"tokens-{layer}-{grid.key}"
 
 
 class LayerReader:
@@ -125,13 +140,13 @@ class LayerReader:
     @property
     def names(self) -> list[str]:
         """What `read` gives, in its order."""
-        return [*(f"pooled-{layer}" for layer in self.pooled), *(f"tokens-{layer}" for layer in self.tokens)]
+        return [*map(pooled_name, self.pooled), *(tokens_name(*item) for item in self.tokens.items())]
 
     def shapes(self, views: int) -> dict[str, tuple[int, ...]]:
         """Of a clip: [C] of pooled features, [views * T, C] of tokens."""
         dim = self.model.config.embed_dim
-        pooled: dict[str, tuple[int, ...]] = {f"pooled-{layer}": (dim,) for layer in self.pooled}
-        return {**pooled, **{f"tokens-{layer}": (views * grid.number, dim) for layer, grid in self.tokens.items()}}
+        pooled: dict[str, tuple[int, ...]] = {pooled_name(layer): (dim,) for layer in self.pooled}
+        return {**pooled, **{tokens_name(*item): (views * item[1].number, dim) for item in self.tokens.items()}}
 
     def read(self, frames: Tensor, views: int = 1) -> tuple[Tensor, ...]:
         """Features of a batch, float32, in the order of `names`.
@@ -172,7 +187,7 @@ class LayerReader:
                 rows = z[:, :, :1] if config.token_type == "region" and layer else z[:, :, 1:]
             mean = rows.mean(dim=(1, 2), dtype=torch.float32)
             mean = self.model.head_norm(mean) if layer == config.depth else _normal(mean)
-            found[f"pooled-{layer}"] = mean.float().unflatten(0, (-1, views)).mean(1)
+            found[pooled_name(layer)] = mean.float().unflatten(0, (-1, views)).mean(1)
         if layer in self.tokens:
             grid = self.tokens[layer]
             if grid.kind == "representative":
@@ -182,7 +197,7 @@ class LayerReader:
                 rows = _on_grid(
                     _normal(local[:, self.model.encoder.region_order.flatten().argsort()].float()), config, grid
                 )
-            found[f"tokens-{layer}"] = rows.unflatten(0, (-1, views)).flatten(1, 2)
+            found[tokens_name(layer, grid)] = rows.unflatten(0, (-1, views)).flatten(1, 2)
         return found
 
 

@@ -87,7 +87,7 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     axis.grid(True, axis="y")
     axis.margins(x=0.02)
     axis.ticklabel_format(axis="y", style="plain", useOffset=False)
-    if panel.x_label in ("epoch", "step"):
+    if panel.x_label in ("epoch", "step", "layer"):
         axis.xaxis.set_major_locator(require("matplotlib.ticker", "train").MaxNLocator(nbins=6, integer=True))
     if len(panel.lines) > 1 or (panel.mark is not None and panel.mark_label):
         axis.legend(loc="best", borderaxespad=0.2, labelspacing=0.3)

@@ -8,11 +8,29 @@ from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
     from maedfer.studies.grid import Job, cells, run_jobs
+    from maedfer.studies.probe import ProbeOptions, run_probe
+    from maedfer.studies.probe_results import ProbeResult
     from maedfer.studies.tables import Column, Measured, Table, write_tables
 
-__all__ = ["Column", "Job", "Measured", "Table", "cells", "run_jobs", "write_tables"]
+__all__ = [
+    "Column",
+    "Job",
+    "Measured",
+    "ProbeOptions",
+    "ProbeResult",
+    "Table",
+    "cells",
+    "run_jobs",
+    "run_probe",
+    "write_tables",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {"grid": ["Job", "cells", "run_jobs"], "tables": ["Column", "Measured", "Table", "write_tables"]},
+    {
+        "grid": ["Job", "cells", "run_jobs"],
+        "probe": ["ProbeOptions", "run_probe"],
+        "probe_results": ["ProbeResult"],
+        "tables": ["Column", "Measured", "Table", "write_tables"],
+    },
 )

@@ -120,12 +120,16 @@ class ViewBatches:
         runtime: which part is this process's.
         file: annotation file.
         labelled: whether every clip must have a label.
+        entries: the clips of that file, where they were read, and looked for, before.
     """
 
-    def __init__(self, cfg: RunConfig, runtime: Runtime, file: str, labelled: bool = True) -> None:
-        entries = read_clips(cfg, file, labelled)
-        if cfg.eval.on_error == "raise":
-            runtime.on_main(lambda: look_for(entries, file))
+    def __init__(
+        self, cfg: RunConfig, runtime: Runtime, file: str, labelled: bool = True, entries: Sequence[Clip] | None = None
+    ) -> None:
+        if entries is None:
+            entries = clips = read_clips(cfg, file, labelled)
+            if cfg.eval.on_error == "raise":
+                runtime.on_main(lambda: look_for(clips, file))
         self.views = cfg.eval.views
         self._world = runtime.world
         self._cached = cfg.data.cache
@@ -143,7 +147,7 @@ class ViewBatches:
         )
         self.entries = self.dataset.clips
         self.labels: list[int] = self.entries.labels.tolist()
-        sampler = EpochSampler(
+        self._sampler = EpochSampler(
             len(self.entries),
             seed=cfg.seed,
             shuffle=False,
@@ -153,7 +157,12 @@ class ViewBatches:
             drop_last=False,
         )
         scored = ScoredClips(self.dataset, cfg.eval.on_error == "skip")
-        self._loader = Loader(cfg, runtime, scored, sampler, collate_fn=collate_scored)
+        self._loader = Loader(cfg, runtime, scored, self._sampler, collate_fn=collate_scored)
+
+    def leave_out(self, clips: int) -> int:
+        """Leave out the first clips, as far as they fill batches; gives how many are left out."""
+        self._sampler.start_batch = clips // (self._sampler.batch_size * self._world)
+        return self._sampler.start_batch * self._sampler.batch_size * self._world
 
     def share(self, done: int) -> float:
         """How much of the list is done when this process has done so many clips."""

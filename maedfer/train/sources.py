@@ -16,13 +16,21 @@ from maedfer.errors import InputError
 from maedfer.train.settings import RunConfig
 
 
-def read_clips(cfg: RunConfig, file: str, labelled: bool = True) -> Sequence[Clip]:
-    """Read an annotation file, or the index of shards, under the settings of the run."""
+def read_clips(cfg: RunConfig, file: str, labelled: bool = True, any_class: bool = False) -> Sequence[Clip]:
+    """Read an annotation file, or the index of shards, under the settings of the run.
+
+    Args:
+        cfg: the run.
+        file: the list.
+        labelled: whether every clip must have a label.
+        any_class: labels are those of `data.classes`, or any where there are none, whatever the model's head tells
+            apart.
+    """
     # Pre-training knows nothing of classes; features are made of any list.
     classes = () if cfg.task == "pretrain" else cfg.data.classes
     # With a map labels are those of the data set, and not the model's.
     known = len(classes) if cfg.data.class_map else cfg.clip_model.num_classes
-    num_classes = known if labelled else None
+    num_classes = known if labelled and not any_class else None
     if is_shards(file):
         clips = read_shards(file, num_classes, labelled, classes, cfg.data.subject)
         clips.check_backend(cfg.data.backend)

@@ -15,7 +15,7 @@ from maedfer.errors import InputError, MissingDependencyError
 from tests.cli.helpers import Call
 
 REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
-COMMANDS = """pretrain finetune evaluate crossval reproduce features predict explain settings report compare lists
+COMMANDS = """pretrain finetune evaluate crossval reproduce features probe predict explain settings report compare lists
 prepare crop shard synth info convert export push""".split()
 
 

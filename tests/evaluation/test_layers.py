@@ -57,7 +57,7 @@ def test_every_layer_is_that_of_the_models_own_stream(frames: torch.Tensor, chan
             # Row-major, which the stream is not; both views of a clip side by side.
             place = [order.index(token) for token in range(len(order))]
             expected = normal(local[:, place]).unflatten(0, (2, 2)).flatten(1, 2)
-            torch.testing.assert_close(found[f"tokens-{layer}"], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[f"tokens-{layer}-local-4x4x4"], expected, rtol=1e-4, atol=1e-4)
     assert {name: tuple(value.shape[1:]) for name, value in found.items()} == reader.shapes(2)
 
 
@@ -73,7 +73,7 @@ def test_the_last_layer_is_what_features_are(frames: torch.Tensor) -> None:
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
     # Layers before the last one do not wait for it.
     reader = LayerReader(feature_extractor(model), (1,), {1: token_grid(model.config.encoder, 1)}, pooled=())
-    assert reader.names == ["tokens-1"] and reader.read(frames)[0].shape == (4, 8, 32)
+    assert reader.names == ["tokens-1-representative-2x2x2"] and reader.read(frames)[0].shape == (4, 8, 32)
 
 
 def test_means_of_neighbours(frames: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from maedfer.models.attention import layer_norm
 # Channels of a head where nobody says how many heads there are.
 _HEAD = 64
 _INIT = 0.02
+LEAST_STEPS = 400
 
 
 class AttentiveNetwork(nn.Module):
@@ -88,7 +89,7 @@ def fit_attentive(
     weight_decay: float = 0.01,
     heads: int | None = None,
     epochs: int = 20,
-    least_steps: int = 400,
+    least_steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -112,7 +113,8 @@ def fit_attentive(
         lr, weight_decay: of AdamW.
         heads: of the attention; about one for each 64 channels when None.
         epochs: times that the clips are gone through.
-        least_steps: a short list, with few batches in an epoch, is gone through until there were so many.
+        least_steps: a short list, with few batches in an epoch, is gone through until there were so many;
+            `LEAST_STEPS` when None.
         batch_size: clips of a step.
         seed: of initial weights and order of clips.
         device: where it is trained.
@@ -128,7 +130,7 @@ def fit_attentive(
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, foreach=True)
     steps = math.ceil(len(labels) / batch_size)
-    epochs = max(epochs, math.ceil(least_steps / steps))
+    epochs = max(epochs, math.ceil((LEAST_STEPS if least_steps is None else least_steps) / steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * step / (epochs * steps))) / 2
     )
@@ -155,4 +157,5 @@ def _heads(dim: int) -> int:
 
 
 def _tokens(features: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(features)).to(device).float()
+    # A copy: what is read from a disk cannot be written to, of which torch warns.
+    return torch.from_numpy(np.array(features)).to(device).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,10 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, classes: int, *, c: flo
     scale = np.where(scale > _CONSTANT * np.abs(mean).clip(1e-30), scale, 1.0)
     present, numbers = np.unique(labels, return_inverse=True)
     regression = linear_model.LogisticRegression(C=c, max_iter=_STEPS, tol=1e-5)
-    regression.fit((values - mean) / scale, numbers)
+    with warnings.catch_warnings():
+        # Where classes can be parted, and little holds the weights, they grow until the steps are over.
+        warnings.simplefilter("ignore", require("sklearn.exceptions", "train").ConvergenceWarning)
+        regression.fit((values - mean) / scale, numbers)
     weight, bias = np.zeros((classes, values.shape[1])), np.full(classes, -np.inf)
     if len(present) == 2:
         # One layer tells two classes apart: the softmax of 0 and z is its sigmoid.
