@@ -20,7 +20,9 @@ def add_commands(commands: Any) -> None:
         "compare runs: tables, differences seed by seed, curves, confusion matrices",
         "Compare runs that have been scored, and write report.html and report.json. Runs whose settings differ in\n"
         "nothing but the seed and the machine are seeds of one condition, which gets a mean and a spread; LABEL=RUN\n"
-        "names the condition of a run instead. Other conditions are compared to the first one, seed by seed.",
+        "names the condition of a run instead. Other conditions are compared to the first one, seed by seed; where\n"
+        "all were scored on the same clips also clip by clip, by McNemar's test and by bootstrap over seeds and clips\n"
+        "(subjects, where it is known who is in clips), with sentences that may be printed.",
         examples(
             "maedfer compare runs/scratch_0 runs/scratch_1 runs/tuned_0 runs/tuned_1 --out runs/comparison",
             "maedfer compare scratch=runs/a scratch=runs/b tuned=runs/c tuned=runs/d --out runs/comparison \\",
@@ -46,11 +48,17 @@ def run(args: argparse.Namespace) -> int:
 
     conditions = labelled if labelled is not None else group_runs(folders)
     page = write_comparison(args.out, conditions, args.title, args.note, pretraining=pretraining)
-    scores = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["scores"]
+    found = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    scores = found["scores"]
     for difference in scores["differences"]:
         print(difference["sentence"])
     if scores["pairing_note"]:
         print(scores["pairing_note"])
+    on_same_clips = found.get("same_clips", {"sentences": [], "notes": []})
+    for sentence in on_same_clips["sentences"]:
+        print(sentence)
+    for note in on_same_clips["notes"]:
+        print(f"not compared clip by clip: {note}")
     print(f"report: {page}")
     return 0
 

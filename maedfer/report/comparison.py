@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maedfer.errors import InputError
-from maedfer.evaluation.predictions import read_predictions
+from maedfer.evaluation.predictions import Predictions, read_predictions
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report import sections as parts
 from maedfer.report.conditions import FREE
 from maedfer.report.figures import Curve, Panel
 from maedfer.report.run_data import RunData, Scores, read_run
+from maedfer.report.same_clips import same_clips
 
 METRICS = ("uar", "war")
 
@@ -126,6 +127,7 @@ def write_comparison(
     differences = _differences(scores) if pairing else []
     sections = {
         "scores": _score_section(conditions, scores, differences, pairing),
+        "same_clips": same_clips(_predictions(conditions), pairing == "seed"),
         "curves": _curve_section(conditions),
         "classes": _class_section(conditions),
         "pretraining": _pretraining_section(pretraining),
@@ -163,14 +165,20 @@ def _read(runs: Mapping[str, Sequence[str | Path]]) -> dict[str, list[RunData]]:
     for items in found.values():
         for run in items:
             _scores(run)
-            if (run.path / "pred.csv").is_file():
-                # Scores that were made of what is no probability are not compared.
-                read_predictions(run.path / "pred.csv")
     if len({frozenset(_seeds(items)) for items in found.values()}) == 1 and None not in _seeds(
         next(iter(found.values()))
     ):
         # The same seeds everywhere: in the same order too, so that position pairs them.
         found = {label: sorted(items, key=lambda run: run.setting("seed")) for label, items in found.items()}
+    return found
+
+
+def _predictions(conditions: Mapping[str, Sequence[RunData]]) -> dict[str, list[tuple[str, Predictions | None]]]:
+    # Scores that were made of what is no probability are refused here.
+    found: dict[str, list[tuple[str, Predictions | None]]] = {}
+    for label, items in conditions.items():
+        files = [run.path / "pred.csv" for run in items]
+        found[label] = [(str(file.parent), read_predictions(file) if file.is_file() else None) for file in files]
     return found
 
 

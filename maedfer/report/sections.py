@@ -61,15 +61,16 @@ def ending(run: RunData) -> tuple[str, Numbers]:
     return html.callout(f"{text}.", warn=True), found
 
 
-def headline(run: RunData) -> tuple[str, Numbers]:
-    """The most important numbers of a run as tiles."""
+def headline(run: RunData, by_subject: Mapping[str, Any] | None = None) -> tuple[str, Numbers]:
+    """The most important numbers of a run as tiles; intervals are over subjects where those are given."""
     items: list[tuple[str, str, str]] = []
     found: Numbers = {}
     if run.scores is not None:
         scores = run.scores
         for key, (low, high) in scores.intervals.items():
             value = getattr(scores, key)
-            note = f"{html.percent(low, 1)} to {html.percent(high, 1)}, 95 % over clips"
+            ends, units = ((low, high), "clips") if by_subject is None else (by_subject[key], "subjects")
+            note = f"{html.percent(ends[0], 1)} to {html.percent(ends[1], 1)}, 95 % over {units}"
             items.append((f"{key.upper()} (%)", html.percent(value), note))
             found |= {key: value, f"{key}_interval_95": [low, high]}
         items.append(("macro F1 (%)", html.percent(scores.macro_f1), ""))
@@ -258,8 +259,8 @@ def score_numbers(scores: Scores) -> Numbers:
     }
 
 
-def per_class(run: RunData) -> tuple[str, Numbers]:
-    """Confusion matrix and bars of every class."""
+def per_class(run: RunData, table: str = "") -> tuple[str, Numbers]:
+    """Confusion matrix and bars of every class, and a table below them."""
     scores = run.scores
     if scores is None:
         return "", {}
@@ -280,6 +281,7 @@ def per_class(run: RunData) -> tuple[str, Numbers]:
             html.figure(matrix, "confusion", "Confusion matrix", "Share of each true class in %, below it the clips."),
             html.figure(bars, "bars", alt, "Dashed: mean recall (UAR); dotted: mean F1 (macro F1)."),
         ),
+        table,
         # How the epoch was selected stands above the curves already.
         *(html.paragraph(f"Note: {note}.", "note") for note in notes if "best epoch" not in note),
     ), found
@@ -295,10 +297,12 @@ def folds(run: RunData) -> tuple[str, Numbers]:
         (str(part.get("run")), *(html.percent(number(part.get(key))) for key in keys), f"{part.get('n', 0):,}")
         for part in parts
     ]
+    values = [[number(part.get(key)) for part in parts] for key in keys]
+    means = (None if None in each else float(np.mean(np.array(each, float))) for each in values)
+    rows.append(("mean of the runs", *map(html.percent, means), ""))
     if run.scores is not None:
-        rows.append(
-            ("all clips together", html.percent(run.scores.uar), html.percent(run.scores.war), f"{run.scores.n:,}")
-        )
+        both = html.percent(run.scores.uar), html.percent(run.scores.war)
+        rows.append(("all clips together", *both, f"{run.scores.n:,}"))
     return html.section("Folds", html.table(("run", "UAR (%)", "WAR (%)", "clips"), rows)), {"runs": parts}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from maedfer.report import page as html
 from maedfer.report import sections as parts
+from maedfer.report.evidence import Evidence
 from maedfer.report.run_data import read_run
 
 
@@ -24,13 +25,17 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run = read_run(run_dir)
     pictures, picture_numbers = parts.reconstructions(run)
+    evidence = Evidence(run)
     sections = {
         "ending": parts.ending(run),
-        "headline": parts.headline(run),
+        "headline": parts.headline(run, evidence.by_subject),
         "selection": parts.selection(run),
         "folds": parts.folds(run),
         "curves": parts.curves(run),
-        "scores": parts.per_class(run),
+        "scores": parts.per_class(run, evidence.of_classes()),
+        "class_map": evidence.of_class_map(),
+        "intervals": evidence.of_scores(),
+        "confidence": evidence.of_confidence(),
         "reconstructions": (html.section("Reconstructions", pictures), picture_numbers),
         "tsne": parts.embedding(run),
         "mistakes": parts.mistakes(run),
