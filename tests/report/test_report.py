@@ -177,8 +177,8 @@ def test_page_of_a_finetuning_run_shows_everything_and_loads_nothing(finished: P
     assert page.headings[0] == "Fine-tuning · lgi_former_tiny"
     assert page.headings[1:4] == ["Course of training", "Classes", "95 % intervals"]
     assert page.headings[4:6] == ["How sure it is", "Features"]
-    assert page.headings[4].startswith("Surest mistakes") and page.headings[5:] == ["Settings", "Environment"]
-    assert page.tags.count("svg") == 4 and "script" not in page.tags and "link" not in page.tags
+    assert page.headings[6].startswith("Surest mistakes") and page.headings[7:] == ["Settings", "Environment"]
+    assert page.tags.count("svg") == 5 and "script" not in page.tags and "link" not in page.tags
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert not re.search(r"url\((?!#)|@import", page.source)
 
