@@ -108,9 +108,10 @@ class Tune:
         if self.kind == "head":
             return "the head"
         lora = f"LoRA of rank {self.rank} (alpha {self.alpha:g}) on {', '.join(self.targets or TARGETS)}"
-        what = {"norms": "LayerNorms", "lora": lora}.get(self.kind, "blocks")
-        where = f" from block {self.first} on" if self.first or self.kind in ("all", "blocks") else ""
-        return f"{what}{where}, and the head"
+        if self.kind in ("all", "blocks"):
+            return f"blocks from {self.first} on and the head"
+        where = f" from block {self.first} on" if self.first else ""
+        return f"{lora}{where}, and the head" if self.kind == "lora" else f"LayerNorms{where} and the head"
 
     def notes(self, cfg: RunConfig) -> list[str]:
         """What a reader of the scores should know: frozen weights that nobody has trained."""

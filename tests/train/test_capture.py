@@ -15,7 +15,7 @@ from benchmarks.static.pretend import DEVICE, backward, build, gpu
 from maedfer.evaluation.score import score_views
 from maedfer.kernels import use_impl
 from maedfer.kernels._dispatch import interpreting
-from maedfer.models import MAEDFER, LGIFormer
+from maedfer.models import MAEDFER, LGIFormer, add_lora
 from maedfer.train.processes import Runtime
 from maedfer.train.tasks import FinetuneTask, PretrainTask
 from tests.helpers import small, small_mae
@@ -56,17 +56,15 @@ def batches() -> dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Tensor]
     frames = on_gpu(4, 3, 8, 32, 32, dtype=torch.uint8)
     numbers = {"visible": on_gpu(4, 8, 4, dtype=torch.int64), "decoded": on_gpu(4, 32, dtype=torch.int64)}
     encoder = small(drop_path=0.5)
+    labelled = {"frames": frames, "mix": on_gpu(5), "target": on_gpu(4, 5)}
     return {
-        "finetune": (
-            lambda: LGIFormer(encoder),
-            FinetuneTask.losses,
-            {"frames": frames, "mix": on_gpu(5), "target": on_gpu(4, 5)},
-        ),
+        "finetune": (lambda: LGIFormer(encoder), FinetuneTask.losses, labelled),
+        "lora": (lambda: add_lora(LGIFormer(encoder)), FinetuneTask.losses, labelled),
         "pretrain": (lambda: MAEDFER(small_mae(encoder=encoder)), PretrainTask.losses, {"frames": frames, **numbers}),
     }
 
 
-@pytest.mark.parametrize("task", ["finetune", "pretrain"])
+@pytest.mark.parametrize("task", ["finetune", "lora", "pretrain"])
 def test_a_step_of_training(task: str) -> None:
     make, losses, batch = batches()[task]
     model: Any = build(make).train()

@@ -206,15 +206,19 @@ def test_compiled_runs_have_equal_losses(task, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("task", ["pretrain", "finetune"])
-def test_compiled_runs_and_cuda_graphs_have_equal_losses_on_a_gpu(task, data, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "tune"),
+    [("pretrain", []), ("finetune", []), ("finetune", ["train.lora_rank=2"])],
+    ids=["pretrain", "finetune", "lora"],
+)
+def test_compiled_runs_and_cuda_graphs_have_equal_losses_on_a_gpu(task, tune, data, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     run, losses, shares = {"pretrain": run_pretrain, "finetune": run_finetune}[task], [], []
     eager, compiled = ["train.compile=false"], ["train.cuda_graphs=false"]
     for number, changes in enumerate((eager, compiled, [])):
         output = tmp_path / str(number)
-        common = ["train.device=cuda", "train.precision=fp32", "model.drop_path=0.5", "eval.batch_size=2"]
+        common = ["train.device=cuda", "train.precision=fp32", "model.drop_path=0.5", "eval.batch_size=2", *tune]
         result = run(tiny(task, data, output, *common, *changes))
         losses.append([record["loss"] for record in records(output, "step")])
         shares.append([] if result.metrics is None else [result.metrics["loss"]])

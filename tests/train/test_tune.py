@@ -53,6 +53,23 @@ def test_all_is_trained_unless_it_is_told() -> None:
     assert tune_of(task="pretrain") == Tune()
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.tune=head"], "the head"),
+        (["train.tune=norms", "train.freeze_blocks=2"], "LayerNorms from block 2 on and the head"),
+        (["train.freeze_blocks=2"], "blocks from 2 on and the head"),
+        (["train.tune=blocks_from:0"], "blocks from 0 on and the head"),
+        (
+            ["train.lora_targets=[ffn]", "train.freeze_blocks=2"],
+            "LoRA of rank 8 (alpha 16) on ffn from block 2 on, and the head",
+        ),
+    ],
+)
+def test_what_is_trained_in_words(settings: list[str], words: str) -> None:
+    assert tune_of(*settings).words == words
+
+
 def test_head_is_the_linear_layer_alone() -> None:
     assert trained("train.tune=head")[1] == ["head.weight", "head.bias"]
 
@@ -249,7 +266,7 @@ def test_interrupted_run_repeats_the_uninterrupted_one(
     changes = [*EVERYTHING, *LORA]
     whole = run_finetune(tiny("finetune", data, tmp_path / "whole", *changes))
     changes.append("train.save_steps=2")
-    for step in (1, 4, 8):
+    for step in (4, 7):
         kill_before(monkeypatch, step)
         with pytest.raises(Killed):
             run_finetune(tiny("finetune", data, tmp_path / "cut", *changes))
