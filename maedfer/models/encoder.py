@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maedfer.errors import InputError
 from maedfer.kernels import Impl, functional
 from maedfer.kernels.cubes import gather_cubes
-from maedfer.models.attention import AttentionMaps
+from maedfer.models.attention import Attention, AttentionMaps
 from maedfer.models.checks import check_clips, check_count, check_fits_weight, check_visible
 from maedfer.models.config import LGIFormerConfig, channel_statistics
 from maedfer.models.fused import draw_keep, run_fused
@@ -265,3 +265,15 @@ def init_weights(module: nn.Module, scheme: str) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def draw_projections_apart(encoder: Encoder) -> None:
+    """Draw queries, and keys with values, each as a layer of its own ("xavier"), as in the published blocks of regions.
+
+    They have a wider range than as parts of one layer: 1.41 times for queries, 1.15 times for keys and values.
+    """
+    for module in encoder.modules():
+        if isinstance(module, Attention):
+            dim = module.qkv.in_features
+            for part in module.qkv.weight.detach().split([dim, 2 * dim]):
+                nn.init.xavier_uniform_(part)

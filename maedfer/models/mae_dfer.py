@@ -12,7 +12,7 @@ from maedfer.kernels.cubes import gather_cubes
 from maedfer.models.attention import apply_norm, layer_norm
 from maedfer.models.checks import check_clips, check_config, check_count, check_pixels, check_tensor, check_wanted
 from maedfer.models.config import MAEDFERConfig, channel_statistics
-from maedfer.models.encoder import Encoder, init_weights
+from maedfer.models.encoder import Encoder, draw_projections_apart, init_weights
 from maedfer.models.fused import run_fused
 from maedfer.models.masking import running_cell_mask, token_numbers, tube_mask, visible_tokens
 from maedfer.models.positions import sincos_positions
@@ -73,6 +73,8 @@ class MAEDFER(HoldsTables, PretrainedModel):
         self.decoder_norm = layer_norm(config.decoder_dim)
         self.decoder_head = nn.Linear(config.decoder_dim, encoder.cube_values)
         self.apply(lambda module: init_weights(module, "xavier"))
+        if encoder.architecture == "lgi":
+            draw_projections_apart(self.encoder)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def make_tables(self) -> dict[str, Tensor]:

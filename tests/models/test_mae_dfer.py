@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from maedfer.errors import InputError
 from maedfer.kernels import reference as ops
 from maedfer.kernels.cubes import cubes
-from maedfer.models import MAEDFER, normalize_frames
+from maedfer.models import MAEDFER, normalize_frames, to_published
 from tests.helpers import randomize, relative_error, small, small_mae
 
 
@@ -191,3 +193,16 @@ def test_normalize_frames() -> None:
     assert torch.allclose(out[0, :, 0], torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
     assert torch.allclose(out[0, :, 1], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
     assert torch.equal(normalize_frames(frames.float() / 255), out)
+
+
+def test_initial_weights_have_the_range_of_each_published_layer() -> None:
+    """Xavier's bound is that of the layers that the published code has, not of those that they are joined in here."""
+    torch.manual_seed(0)
+    for config, split in ((small_mae(), True), (small_mae(encoder=small(architecture="vit")), False)):
+        state = to_published(MAEDFER(config))
+        weights = {name: weight for name, weight in state.items() if name.endswith((".q.weight", "kv.weight"))}
+        assert any(name.endswith(".q.weight") for name in weights) == split
+        for name, weight in weights.items():
+            bound = math.sqrt(6 / sum(weight.shape))
+            assert 0.97 * bound < weight.abs().max() <= bound, name
+            assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05), name
