@@ -18,6 +18,8 @@ from maedfer.data.leaks import leaks
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 from maedfer.evaluation.metrics import intervals
+from maedfer.evaluation.paired import match_clips, pooled_intervals
+from maedfer.evaluation.predictions import read_predictions
 from maedfer.report import page as html
 from maedfer.report import sections as parts
 from maedfer.report.run_data import read_run
@@ -202,21 +204,16 @@ def result_table(plan: CrossValidation) -> Table:
         (fold.name, *(Measured.over([run[key] for run in runs]) for key in METRICS), int(runs[0]["n"]))
         for fold, runs in zip(plan.folds, by_fold, strict=True)
     ]
-    if several:
-        whole = [Measured.over([run[key] for run in pooled]) for key in METRICS]
-    else:
-        limits = intervals(pooled[0]["confusion"])
-        whole = [Measured(pooled[0][key], None, *limits[key]) for key in METRICS]
+    limits, over = _intervals(plan)
+    spreads = [Measured.over([run[key] for run in pooled]) for key in METRICS]
+    whole = [replace(cell, low=low, high=high) for cell, (low, high) in zip(spreads, limits, strict=True)]
     means = [Measured.over([float(np.mean([run[key] for run in runs])) for runs in by_fold]) for key in METRICS]
     rows += [(), (POOLED, *whole, int(pooled[0]["n"])), (MEAN, *means, None)]
     seeds = ", ".join(map(str, plan.seeds))
     notes = [
         "Pooled: the predictions of all folds are put together and scored once, as the MAE-DFER paper does"
-        + (
-            f"; mean ± sample standard deviation over seeds {seeds}."
-            if several
-            else "; in brackets the 95 % interval over clips."
-        ),
+        + (f"; mean ± sample standard deviation over seeds {seeds}" if several else "")
+        + (f"; in brackets the 95 % interval over {over}." if over else "."),
         f"Mean of the folds: ± is the sample standard deviation over the {len(plan.folds)} folds"
         + (f", each the mean of seeds {seeds}; the rows of the folds have ± over seeds." if several else ".")
         + " A fold of few clips counts as much as one of many.",
@@ -225,6 +222,22 @@ def result_table(plan: CrossValidation) -> Table:
     name = f" of {Path(plan.recipe).stem}" if plan.recipe else ""
     title = f"Cross-validation{name}: {counted(len(plan.folds), 'fold')}"
     return Table(title, columns, tuple(rows), tuple(notes))
+
+
+def _intervals(plan: CrossValidation) -> tuple[list[tuple[float | None, float | None]], str]:
+    """Limits of the pooled scores, and over what they are intervals: people where all are known, else clips."""
+    runs = [read_predictions(plan.pooled(seed) / "pred.csv") for seed in plan.seeds]
+    if len(set(runs[0].names)) < len(runs[0].names):
+        # A clip that is tested twice is no drawing unit.
+        return [(None, None)] * len(METRICS), ""
+    clips = match_clips(runs, [f"seed {seed}" for seed in plan.seeds])
+    people = len(set(clips.subjects))
+    if people < 2 and len(runs) == 1:
+        found = intervals(read_metrics(plan.pooled(plan.seeds[0]))["confusion"])
+        return [found[key] for key in METRICS], "clips"
+    drawn = pooled_intervals(clips, [range(len(runs))], by_subject=people > 1)
+    over = f"the {people} subjects, as for other people" if people > 1 else "clips"
+    return [drawn[key]["interval"][0] for key in METRICS], over + (" and seeds" if len(runs) > 1 else "")
 
 
 def _check_folds(plan: CrossValidation, shared_subjects: bool) -> list[str]:

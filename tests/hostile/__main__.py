@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maedfer._progress import ProgressLine
-from tests.hostile import commands, files, kills
+from tests.hostile import commands, files, kills, kills_of_studies
 from tests.hostile.apart import try_all
 
 
@@ -30,6 +30,7 @@ def main() -> int:
         # Damages that are none of those above.
         "damaged clips": lambda folder: _files(folder, files.clips(), args.clips, args.seed + 1000, args.processes),
         "kills": lambda folder: _kills(folder, args.kills, args.seed),
+        "kills of studies": lambda folder: _kills_of_studies(folder, args.kills // 5, args.seed),
     }.items():
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +66,11 @@ def _files(folder: Path, names: list[str], count: int, seed: int, processes: int
 
 def _kills(folder: Path, count: int, seed: int) -> tuple[int, list[str]]:
     done = kills.kill(folder, count, seed, _counter("kills", count))
+    return done.done, done.wrong
+
+
+def _kills_of_studies(folder: Path, count: int, seed: int) -> tuple[int, list[str]]:
+    done = kills_of_studies.kill_studies(folder, count, seed, _counter("kills of studies", count))
     return done.done, done.wrong
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +16,11 @@ from maedfer.cli import main
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, read_predictions, write_predictions
 from maedfer.studies import crossval as module
+from maedfer.studies import grid
 from maedfer.studies.crossval import CrossValidation, crossval, plan_crossval, result_table, to_do
 from maedfer.studies.folds import FoldLists, folds_in
 from maedfer.studies.pooled import MEAN, POOLED, pool_runs
 from maedfer.train.config import load_config, save_config
-from tests.helpers import REPOSITORY
 from tests.studies.latex import read_table
 from tests.train.runs import overrides, write_clips
 
@@ -53,31 +50,35 @@ def written(out: Path) -> dict[str, str]:
 
 
 def test_killed_and_spread_it_comes_to_the_same(
-    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = settings(clips, f"data.train={clips}/people.csv", "train.save_steps=1")
-    options = ["--folds", "2", "--seeds", "1", "--first-seed", "3"]
-    command = [sys.executable, "-m", "maedfer", "crossval", *words, *options, "--out", str(tmp_path / "killed")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    # Killed when the first fold is done, or when both are, on a machine that is slow to see it.
-    first = tmp_path / "killed/seed_3/fold_1/metrics.json"
-    while process.poll() is None and not first.exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.exists() and not (tmp_path / "killed/table.csv").exists()
-    shown = first.stat().st_mtime_ns
-    assert main(["crossval", *words, *options, "--out", str(tmp_path / "killed"), "--devices", "cpu,cpu"]) == 0
+    monkeypatch.setattr(grid, "_LOOK", 0.01)
+    killed: list[int] = []
+
+    def kill(share: float) -> None:
+        # In the middle of the second fold.
+        for process in multiprocessing.active_children():
+            if share > 0.6 and process.name == "fold_2" and not killed:
+                killed.append(process.pid or 0)
+                process.kill()
+
+    plan = plan_crossval(None, tmp_path / "killed", words, folds=2, seeds=[3])
+    with pytest.raises(InputError, match="1 of 2 runs failed, the others are done: fold_2; .*ended by signal 9"):
+        crossval(plan, say=lambda line: None, progress=kill)
+    assert killed and not (tmp_path / "killed/table.csv").exists()
+    assert [done for _, done in to_do(plan)] == [True, False]
+    crossval(plan, say=lambda line: None)
+    assert (tmp_path / "killed/seed_3/fold_2.log").read_text().startswith("going on from ")
+
+    # Left alone, both folds at the same time.
+    options = ["--folds", "2", "--first-seed", "3", "--devices", "cpu,cpu", "--out", str(tmp_path / "whole")]
+    assert main(["crossval", *words, *options]) == 0
     said = capsys.readouterr().out
     assert f"  {POOLED}  " in said and "18 clips of 6 people were divided by who is in them" in said
-    assert first.stat().st_mtime_ns == shown or "fold_1: done before" not in said
-
-    # In this process, one fold after the other.
     plan = plan_crossval(None, tmp_path / "whole", words, folds=2, seeds=[3])
-    assert [done for _, done in to_do(plan)] == [False, False]
-    page = crossval(plan, say=lambda line: None)
     assert [done for _, done in to_do(plan)] == [True, True]
+    page = tmp_path / "whole/report.html"
     assert written(tmp_path / "killed") == written(tmp_path / "whole") and len(written(page.parent)) == 3
 
     # The pooled predictions are those of the folds, and each clip is tested once.
@@ -90,6 +91,7 @@ def test_killed_and_spread_it_comes_to_the_same(
     assert numbers["table"]["rows"][-2]["WAR"]["value"] == pytest.approx(right.mean())
     assert numbers["pooled"]["n"] == 18
     html = page.read_text()
+    assert "in brackets the 95 % interval over the 6 subjects, as for other people." in html
     assert POOLED in html and MEAN in html and "18 clips of 6 people" in html
     assert read_table((tmp_path / "whole/table.tex").read_text())[1][0] == ["fold", "UAR (%)", "WAR (%)", "clips"]
 
@@ -158,7 +160,8 @@ def test_several_seeds_have_a_spread_of_their_own(tmp_path: Path) -> None:
         if row
     }
     assert shown["fold_1"][2] == "100.00 ± 0.00" and shown["fold_2"][2] == "75.00 ± 35.36"
-    assert shown[POOLED][2] == "87.50 ± 17.68" and shown[MEAN][2] == "87.50 ± 17.68"
+    assert shown[POOLED][2].startswith("87.50 ± 17.68 [") and shown[MEAN][2] == "87.50 ± 17.68"
+    assert "over seeds 0, 1; in brackets the 95 % interval over clips and seeds." in table.notes[0]
     page = module._write_page(plan, table)
     assert "of the pooled predictions of seed 0" in page.read_text()
 
