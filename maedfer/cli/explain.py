@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from maedfer._values import expand_home, list_items
+from maedfer._values import check_exists, expand_home, list_items
 from maedfer.cli._parser import add_command, examples, path
 from maedfer.cli.predict import add_looking, looking_options, time_in_seconds
 from maedfer.errors import InputError, require
@@ -71,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.items:
         raise InputError("explain needs a CHECKPOINT: a run, a saved model, a checkpoint or a published file")
     checkpoint, items = expand_home(args.items[0]), [expand_home(item) for item in args.items[1:]]
-    if not os.path.exists(checkpoint):
-        raise InputError(f"{checkpoint!r} does not exist: give a run, a saved model, a checkpoint or a published file")
+    check_exists(checkpoint, "a run, a saved model, a checkpoint or a published file")
     if not items and args.embed is None:
         raise InputError("there is nothing to explain: give videos, folders or lists after the model, or --embed LIST")
     blocks = None if args.blocks is None else _numbers(args.blocks, "--blocks")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
-from maedfer._values import expand_home
+from maedfer._values import check_exists, expand_home
 from maedfer.cli._parser import add_command, examples, path, split_items
 from maedfer.errors import InputError
 
@@ -79,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if model is None:
         raise InputError("probe needs a MODEL: a run, a saved model, a checkpoint or a published file")
     model = expand_home(model)
-    if not os.path.exists(model):
-        raise InputError(f"{model!r} does not exist: give a run, a saved model, a checkpoint or a published file")
+    check_exists(model, "a run, a saved model, a checkpoint or a published file")
     from maedfer.studies.probe import ProbeOptions, run_probe
 
     kinds = tuple(dict.fromkeys(kind.strip() for kind in args.kind.split(",") if kind.strip()))

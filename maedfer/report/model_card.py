@@ -6,16 +6,18 @@ No places of files, no names of clips, machines or people go into it: settings o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maedfer._values import is_address
 from maedfer.dataclass_tree import map_paths, without
 from maedfer.errors import InputError
+from maedfer.evaluation.metrics import scores as class_scores
 from maedfer.models import profile
 from maedfer.models.card import Card, CardFacts, base_card, fenced, metric_entries, one_line, table
 from maedfer.models.serialization import read_clip_settings, read_config
+from maedfer.report.evidence import Evidence
 from maedfer.report.page import percent
 from maedfer.report.run_data import RunData, Scores, number, read_run
 from maedfer.train.config_file import config_tree, dump_tree, resolve
@@ -66,7 +68,9 @@ def model_card(
                 f"{str(scored.path)!r} has scores of {', '.join(scored.scores.classes)}, and the model's classes are "
                 f"{', '.join(classes)}: give the evaluation of this model"
             )
-        card.sections["Scores"] = _scores(scored, scored.scores)
+        evidence = Evidence(scored)
+        card.sections["Scores"] = _scores(scored, scored.scores, evidence)
+        card.sections["Calibration"] += _as_it_is(evidence)
         _note_on_the_hub(card, scored, scored.scores, facts)
     elif run is not None and run.setting("task") == "pretrain":
         card.sections["Scores"] = _losses(run)
@@ -97,27 +101,46 @@ def _scored(run: Path | None, scores: str | Path | None) -> RunData | None:
     return None
 
 
-def _scores(run: RunData, scores: Scores) -> str:
-    limits = scores.intervals
-    rows = []
-    for key, name in _NAMES.items():
-        interval = "" if key not in limits else " to ".join(percent(limit, 1) for limit in limits[key])
-        rows.append((name, percent(getattr(scores, key)), interval))
+def _scores(run: RunData, scores: Scores, evidence: Evidence) -> str:
     split = run.metrics.get("split", "test")
     views = number(run.metrics.get("views"))
     said = f"Over {scores.n:,} {split} clips" + ("" if views is None else f", {views:g} views of each")
     if run.precision is not None:
         said += f", computed in {run.precision}"
-    parts = [f"{said}, in %:", table(("score", "value", "95 % interval over clips"), rows)]
+    columns: list[tuple[str, Mapping[str, Any]]] = [("95 % interval over clips", scores.intervals)]
+    if evidence.predictions is not None:
+        columns = [("95 % interval over clips (bootstrap)", evidence.intervals["by_clip"])]
+    if evidence.by_subject is not None:
+        columns.append((f"over {evidence.by_subject['units']} people (bootstrap)", evidence.by_subject))
+    rows = [
+        (name, percent(getattr(scores, key)), *(_span(part.get(key)) for _, part in columns))
+        for key, name in _NAMES.items()
+    ]
+    parts = [f"{said}, in %:", table(("score", "value", *(name for name, _ in columns)), rows)]
+    if evidence.by_subject is None:
+        parts.append(
+            "It is not known who is in the clips: where people are in several of them, intervals over clips are too "
+            "narrow."
+        )
     notes = run.metrics.get("notes")
     parts += [f"Note: {_without_places(str(note))}." for note in notes] if isinstance(notes, list) else []
-    head = ("true class", "clips", "recall (%)", "F1 (%)", *(f"as {name}" for name in scores.classes))
+    precision = class_scores(scores.confusion)["precision"]
+    head = ("true class", "clips", "recall (%)", "precision (%)", "F1 (%)", *(f"as {name}" for name in scores.classes))
     confusion = [
-        (name, f"{scores.counts[index]:,}", percent(scores.recall[index]), percent(scores.f1[index]), *counts)
+        (
+            name,
+            f"{scores.counts[index]:,}",
+            *(percent(values[index]) for values in (scores.recall, precision, scores.f1)),
+            *counts,
+        )
         for index, (name, counts) in enumerate(zip(scores.classes, scores.confusion.tolist(), strict=True))
     ]
     parts += ["By class, with how many clips of it were taken for which one:", table(head, confusion)]
     return "\n\n".join(parts)
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else " to ".join(percent(limit, 1) for limit in interval)
 
 
 def _note_on_the_hub(card: Card, run: RunData, scores: Scores, facts: CardFacts) -> None:
@@ -164,6 +187,14 @@ def _calibration(source: Path, scored: RunData | None, temperature: float) -> st
             head = ("error", "validation, before", "after", "test, before", "after")
             return f"\n\n{table(head, rows)}"
     return ""
+
+
+def _as_it_is(evidence: Evidence) -> str:
+    """Calibration errors of the probabilities that were scored."""
+    if evidence.predictions is None:
+        return ""
+    ece, brier = (float(evidence.metrics[key]) for key in ("ece", "brier"))
+    return f"\n\nOf the scored clips, without a temperature: ECE {percent(ece)} %, Brier score {brier:.4f}."
 
 
 def _data(run: RunData, scored: RunData | None, facts: CardFacts) -> str:

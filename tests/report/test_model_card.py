@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import maedfer
 from maedfer.errors import InputError
+from maedfer.evaluation.bootstrap import interval_facts
 from maedfer.evaluation.metrics import intervals
+from maedfer.evaluation.predictions import Predictions, write_predictions
 from maedfer.models import MAEDFER, ClipSettings, LGIFormer
 from maedfer.models.card import CardFacts
 from maedfer.models.serialization import write_clip_settings
@@ -89,7 +92,7 @@ def test_a_card_tells_the_scores_and_whose_they_are(run: Path) -> None:
         low, high = limits[key]
         assert f"| {name} | {100 * value:.2f} | {100 * low:.1f} to {100 * high:.1f} |" in parts["Scores"]
     assert "Over 40 test clips, 2 views of each, computed in bf16" in parts["Scores"]
-    assert "| do\\|wn | 10 | 50.00 | 62.50 | 2 | 5 | 3 |" in parts["Scores"]
+    assert "| do\\|wn | 10 | 50.00 | 83.33 | 62.50 | 2 | 5 | 3 |" in parts["Scores"]
     notes = re.findall(r"^Note: (.*)$", parts["Scores"], re.MULTILINE)
     assert notes == [
         "all 7 clips of data.test are in data.train too: so it is.",
@@ -115,6 +118,27 @@ def test_a_card_tells_the_scores_and_whose_they_are(run: Path) -> None:
         "accuracy": round(war, 6),
         "f1": round((16 / 20 + 10 / 16 + 40 / 44) / 3, 6),
     }
+
+
+def test_predictions_give_intervals_over_people_and_calibration_errors(run: Path) -> None:
+    labels, predicted = zip(*((i, j) for i in range(3) for j in range(3) for _ in range(CONFUSION[i][j])), strict=True)
+    probabilities = np.full((40, 3), 0.1)
+    probabilities[np.arange(40), predicted] = 0.8
+    names = [f"Anna {index % 8}/{index}.mp4" for index in range(40)]
+    subjects = tuple(f"Anna {index % 8}" for index in range(40))
+    found = Predictions(names, np.array(labels), probabilities, CLASSES, subjects=subjects)
+    write_predictions(run / "pred.csv", found)
+    parts = sections(model_card(run, "user/faces"))
+    assert "| score | value | 95 % interval over clips (bootstrap) | over 8 people (bootstrap) |" in parts["Scores"]
+    facts = interval_facts(found.labels, found.predicted, CLASSES, subjects)
+    spans = [" to ".join(f"{100 * limit:.1f}" for limit in facts[key]["war"]) for key in ("by_clip", "by_subject")]
+    assert f"| WAR (accuracy) | 82.50 | {spans[0]} | {spans[1]} |" in parts["Scores"]
+    assert "It is not known who is in the clips" not in parts["Scores"]
+    # Of 40 clips, all with confidence 0.8, 33 are right.
+    right, wrong = 0.2**2 + 2 * 0.1**2, 0.8**2 + 0.9**2 + 0.1**2
+    brier = (33 * right + 7 * wrong) / 40
+    assert f"ECE 2.50 %, Brier score {brier:.4f}." in parts["Calibration"]
+    assert "Anna" not in str(parts)
 
 
 def test_the_hub_reads_the_metadata(run: Path) -> None:
