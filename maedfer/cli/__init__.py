@@ -25,6 +25,7 @@ from maedfer.cli import (
     finetune,
     info,
     lists,
+    motion,
     predict,
     prepare,
     pretrain,
@@ -51,6 +52,7 @@ _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on f
     "prepare": "; the same command goes on with the clips that are not done",
     "shard": "; the same command goes on with the clips that are not done",
     "reproduce": "; the same command goes on with the folds that are not done",
+    "motion": "; the same command goes on with the pre-trainings that are not done",
     "crossval": "; the same command goes on with the folds that are not done",
 }
 
@@ -144,6 +146,7 @@ def build_parser() -> Parser:
         evaluate,
         crossval,
         reproduce,
+        motion,
         features,
         probe,
         predict,
