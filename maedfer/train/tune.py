@@ -6,6 +6,7 @@ no gradient: autograd keeps nothing of what lies below, and the backward pass en
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from maedfer.errors import InputError, unknown
-from maedfer.models import LGIFormer, ModelProfile, add_lora, build_model
+from maedfer.models import LGIFormer, LGIFormerConfig, ModelProfile, add_lora, build_model
 from maedfer.models.lora import ALPHA, RANK, TARGETS
 from maedfer.models.low_rank import A, B
 from maedfer.train.settings import RunConfig
@@ -77,11 +78,8 @@ class Tune:
             ALPHA if train.lora_alpha is None else train.lora_alpha,
             train.lora_targets or None,
         )
-        # Whether the model has such layers and they are large enough is known by who adds it.
-        with torch.device("meta"):
-            model = build_model(cfg.model)
-        assert isinstance(model, LGIFormer)
-        tune.prepare(model)
+        assert isinstance(cfg.model, LGIFormerConfig)
+        _check_lora(cfg.model, tune)
         return tune
 
     def prepare(self, model: LGIFormer) -> None:
@@ -175,6 +173,13 @@ def flops_per_clip(model: nn.Module, costs: ModelProfile, depth: int) -> float:
             share = max(share, 1 - int(name.split(".")[2]) / depth if inside else 1.0)
             of_weights |= parameter.ndim > 1
     return costs.flops_per_train_clip / 3 * (1 + share * (1 + of_weights))
+
+
+@functools.lru_cache(maxsize=8)
+def _check_lora(config: LGIFormerConfig, tune: Tune) -> None:
+    """Whether the model has such layers and they are large enough is known by who adds it."""
+    with torch.device("meta"):
+        tune.prepare(build_model(config))
 
 
 def _first_block(tune: str, freeze_blocks: int, depth: int) -> int:
