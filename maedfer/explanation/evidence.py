@@ -15,7 +15,7 @@ evidence; and it tells of windows of the size that was chosen, filled in the way
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Literal, get_args
@@ -100,6 +100,7 @@ def class_evidence(
     step: tuple[int, int, int] | None = None,
     fill: Fill = "blur",
     batch_size: int = 8,
+    progress: Callable[[float], None] | None = None,
 ) -> ClassEvidence:
     """What raises a class in a clip, by occlusion; the module says how it is computed and what its limits are.
 
@@ -112,6 +113,10 @@ def class_evidence(
         fill: what a window is filled with: "blur", "mean" (the clip's mean colour) or "still" (each pixel's mean over
             time: what counts is the movement alone).
         batch_size: clips at once.
+        progress: is told the share of the windows that is done.
+
+    Returns:
+        The evidence of every token. A window takes a pass of the model: a hundred of them by default.
 
     Raises:
         InputError: no classifier, a clip of another shape or dtype, no such class, or a window that does not fit.
@@ -138,11 +143,12 @@ def class_evidence(
     with evaluating(model):
         logits = model(normalize_frames(shares)).double()[0]
         number = int(logits.argmax()) if wanted is None else wanted
-        hidden = [
-            _log_odds(model(normalize_frames(some)).double(), number)
-            for some in _occluded(shares, filling, windows, size, config.patch_size, batch_size)
-        ]
-    occluded = torch.cat(hidden).cpu().numpy()
+        hidden: list[float] = []
+        for some in _occluded(shares, filling, windows, size, config.patch_size, batch_size):
+            hidden += _log_odds(model(normalize_frames(some)).double(), number).tolist()
+            if progress is not None:
+                progress(len(hidden) / len(windows))
+    occluded = np.array(hidden)
     differences = float(_log_odds(logits[None], number)[0]) - occluded
     total, count = np.zeros(config.grid), np.zeros(config.grid)
     for corner, difference in zip(windows.tolist(), differences.tolist(), strict=True):

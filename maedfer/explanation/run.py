@@ -101,7 +101,7 @@ def explain_video(
     options = options or explaining_options(model)
     parts = parts_of(model, chosen)
     films = chosen.film * (ATTENTION in parts) + chosen.film * (RECONSTRUCTION in parts)
-    stages = _Stages(progress, 1 + films)
+    stages = _Stages(progress, 1 + films + (EVIDENCE in parts))
     block = None if chosen.blocks is None else chosen.blocks[-1]
     courses, times = look_at_video(
         model,
@@ -127,7 +127,7 @@ def explain_video(
             named.name, str(video), course.face, span.start, span.end, span.time, len(course.moments),
             moment.probabilities,
         )  # fmt: skip
-        _pictures(model, clip, named, face, chosen, parts)
+        _pictures(model, clip, named, face, chosen, parts, stages)
         _arrays(course, named, face)
         found.append(face)
     for course, face in zip(courses, found, strict=True):
@@ -221,6 +221,7 @@ def _pictures(
     face: ExplainedFace,
     chosen: Explaining,
     parts: Sequence[str],
+    stages: _Stages,
 ) -> None:
     def save(figure: Figure, suffix: str) -> None:
         path = _beside(stem, suffix)
@@ -243,7 +244,7 @@ def _pictures(
         assert isinstance(model, LGIFormer)
         names = class_names(model)
         target = None if chosen.target is None else as_target(chosen.target, names)
-        face.evidence = class_evidence(model, clip, target)
+        face.evidence = class_evidence(model, clip, target, progress=stages.next())
         save(face.evidence.plot(smooth=chosen.smooth), ".evidence.png")
     if RECONSTRUCTION in parts:
         assert isinstance(model, MAEDFER)
