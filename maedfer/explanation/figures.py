@@ -322,7 +322,7 @@ def _spread(blocks: tuple[int, ...]) -> list[int]:
 
 
 def _label(kind: str, block: int | None, region: int | None, maps: DrawnMaps) -> str:
-    words = {"intra_region": "intra-region", "inter_region": "inter-region", "interaction": "reads from frames"}
+    words = {"intra_region": "intra-region", "inter_region": "inter-region", "interaction": "reading frames"}
     if kind == "rollout":
         return "rollout,\nall blocks"
     first = words.get(kind, KINDS[kind])
