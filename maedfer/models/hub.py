@@ -1,7 +1,8 @@
 """Models from and for the Hugging Face hub, by the package huggingface_hub, which is imported where a name is given.
 
-Of a repository, config.json and model.safetensors are read, and nothing else: no code, no pickles. The cache, the
-token, HF_ENDPOINT and HF_HUB_OFFLINE are those of huggingface_hub.
+Of a repository, config.json and model.safetensors are read (of VideoMAE also preprocessor_config.json, which says how
+clips are cut), and nothing else: no code, no pickles. The cache, the token, HF_ENDPOINT and HF_HUB_OFFLINE are those of
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ MARK = "<!-- written by maedfer -->"
 T = TypeVar("T")
 
 
-def on_disk(source: str | Path, files: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE)) -> Path:
+def on_disk(
+    source: str | Path, files: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE), optional: tuple[str, ...] = ()
+) -> Path:
     """Where a model is on this machine: the path as it is, or where an address `hf://user/name@revision` was put.
 
     Args:
         source: path, of which a leading ~ is the home folder, or address.
         files: what is wanted of a repository.
+        optional: what is wanted beside it where it is there.
 
     Raises:
         InputError: the hub has no such model, or cannot be reached and the cache lacks it.
         MissingDependencyError: huggingface_hub is not installed.
     """
     address = hub_address(str(source))
-    return Path(expand_home(str(source))) if address is None else _downloaded(address, files)
+    return Path(expand_home(str(source))) if address is None else _downloaded(address, files, optional)
 
 
 def named(source: str | Path, revision: str | None = None) -> str | Path:
@@ -89,20 +93,30 @@ def _plain(text: str) -> HubName | None:
     return found
 
 
-def _downloaded(address: HubName, files: tuple[str, ...]) -> Path:
+def _downloaded(address: HubName, files: tuple[str, ...], optional: tuple[str, ...]) -> Path:
     hub = require("huggingface_hub", "hub")
     folder, revision = Path(), address.revision
-    for name in files:
+    # What may be absent before the last one: weights that are there were not left alone by a torn connection.
+    for name in (*files[:-1], *optional, files[-1]):
 
-        def fetch(name: str = name, revision: str | None = revision) -> str:
-            path: str = hub.hf_hub_download(
-                address.repository, name, revision=revision, library_name="maedfer", library_version=_version()
-            )
-            return path
+        def fetch(name: str = name, revision: str | None = revision) -> str | None:
+            try:
+                path: str = hub.hf_hub_download(
+                    address.repository, name, revision=revision, library_name="maedfer", library_version=_version()
+                )
+                return path
+            except require("huggingface_hub.errors", "hub").EntryNotFoundError:
+                # The cache remembers what is not there.
+                known = hub.try_to_load_from_cache(address.repository, name, revision=revision)
+                if name in optional and known is hub._CACHED_NO_EXIST:
+                    return None
+                raise
 
-        folder = Path(_asked(fetch, address, name)).parent
-        # The others from the same commit, whatever is pushed meanwhile.
-        revision = folder.name
+        path = _asked(fetch, address, name)
+        if path is not None:
+            folder = Path(path).parent
+            # The others from the same commit, whatever is pushed meanwhile.
+            revision = folder.name
     return folder
 
 

@@ -21,6 +21,7 @@ from maedfer.models.low_rank import merge_state
 from maedfer.models.mae_dfer import MAEDFER
 from maedfer.models.published.checkpoints import SETTINGS_KEY, published_model
 from maedfer.models.published.sources import deepspeed_folder, instead, read_source
+from maedfer.models.published.videomae_config import PREPROCESSOR_FILE
 from maedfer.models.serialization import (
     CONFIG_FILE,
     MODEL_TYPES,
@@ -176,12 +177,12 @@ def _hub_settings(source: str) -> tuple[Path, bool]:
 def _from_hub(source: str, args: Mapping[str, Any] | argparse.Namespace | None) -> LGIFormer | MAEDFER:
     """A model of the hub, by config.json and model.safetensors alone."""
     _, ours = _hub_settings(source)
-    folder = on_disk(source)
     if not ours:
+        folder = on_disk(source, optional=(PREPROCESSOR_FILE,))
         # The file, and not its folder, in which other programs may have put what is not to be read.
         return published_model(read_source(folder / WEIGHTS_FILE), args=args)
     _refuse(args, f"{source!r} has a configuration")
-    return from_pretrained(folder)
+    return from_pretrained(on_disk(source))
 
 
 def _refuse(args: object, why: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import maedfer
 from maedfer._values import hub_address, hub_name
@@ -18,6 +19,8 @@ from maedfer.models.hub import MARK, named, pinned
 from maedfer.models.load import load_path, saved_clip_settings
 from tests.helpers import randomize, small, small_mae
 from tests.models.fake_hub import FakeHub, serving
+from tests.models.published.test_videomae_config import CONFIG as VIDEOMAE
+from tests.models.published.transformers_names import classifier_names
 
 CLASSES = ("up", "down", "still")
 
@@ -94,6 +97,8 @@ def test_a_model_of_the_hub_is_loaded_by_every_door(hub: FakeHub, tmp_path: Path
         maedfer.from_pretrained("hf://user/faces", revision=old),
     ):
         assert same(found, first)
+    predictor = maedfer.open_predictor("user/faces", device="cpu")
+    assert predictor.classes == CLASSES and predictor.about["checkpoint"] == pinned("hf://user/faces")
     # Nothing else of the repository was asked for.
     read = {line.rpartition("/")[2] for line in hub.asked if "/user/faces/" in line}
     assert read == {"config.json", "model.safetensors"}
@@ -172,6 +177,32 @@ def test_other_kinds_are_refused_before_their_weights_are_fetched(hub: FakeHub, 
     ):
         maedfer.load("user/bert")
     assert not [line for line in hub.asked if line.endswith("safetensors")]
+
+
+def test_videomae_of_transformers_is_read_with_how_its_clips_are_cut(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    model = LGIFormer(small(architecture="vit", embed_dim=48, num_heads=4, num_classes=3))
+    randomize(model)
+    save_file(classifier_names(maedfer.to_published(model)), tmp_path / "model.safetensors")
+    names = {str(index): name for index, name in enumerate(CLASSES)}
+    config = {**VIDEOMAE, "auto_map": {"AutoModel": "modeling.Code"}, "id2label": names}
+    files = {
+        "config_json": json.dumps(config).encode(),
+        "model_safetensors": (tmp_path / "model.safetensors").read_bytes(),
+    }
+    hub.add("user/plain", **files, pytorch_model_bin=b"not to be read")
+    hub.add("user/cropped", **files, preprocessor_config_json=json.dumps({"do_center_crop": True}).encode())
+    for _ in range(2):
+        plain, cropped = maedfer.load("user/plain"), maedfer.load("user/cropped")
+        assert same(plain, cropped) and isinstance(plain, LGIFormer)
+        assert plain.clip_settings == ClipSettings(classes=CLASSES)
+        assert cropped.clip_settings == ClipSettings(classes=CLASSES, fit="crop")
+        # Then from the cache alone.
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not [line for line in hub.asked if line.endswith(".bin")]
 
 
 def test_what_the_hub_does_not_give_is_a_sentence(

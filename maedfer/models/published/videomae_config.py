@@ -15,6 +15,8 @@ from maedfer.models.config import IMAGENET_MEAN, IMAGENET_STD
 from maedfer.models.published.inference import Beside
 from maedfer.models.serialization import CONFIG_FILE, read_json, read_settings
 
+# Where transformers keeps how clips are cut and normalised.
+PREPROCESSOR_FILE = "preprocessor_config.json"
 # Key, the argument of the published code, and the value that transformers takes where config.json has none. What the
 # weights tell has no such value here: they are believed.
 _BOTH = {
@@ -149,7 +151,7 @@ def videomae_settings(
     return VideoMAESettings(
         Beside(arguments, labels),
         _classes(config, state, str(path)) if task == "finetune" else (),
-        _fit(folder / "preprocessor_config.json"),
+        _fit(folder / PREPROCESSOR_FILE),
         _ignored(config),
     )
 
