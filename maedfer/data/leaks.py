@@ -48,6 +48,29 @@ def leaks(lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     return sentences
 
 
+def shared_people(name: str, clips: Sequence[Clip], other: str, others: Sequence[Clip]) -> list[str]:
+    """Say that people are in two lists, as far as the lists tell who is in clips.
+
+    Args:
+        name, other: what the sentence is to call the lists, the one that is learned from first.
+        clips, others: of these lists.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    known = {clip.subject for clip in clips} - {""}
+    tested = {clip.subject for clip in others} - {""} if known else known
+    both = known & tested
+    if not both:
+        return []
+    count = sum(clip.subject in both for clip in others)
+    people = f"all {len(tested):,}" if len(both) == len(tested) else f"{len(both):,} of {len(tested):,}"
+    return [
+        f"{people} subjects of {other} are in {name} too (the first is {min(both)!r}), with {count:,} of "
+        f"{len(others):,} clips: scores on {other} tell how people who are known fare"
+    ]
+
+
 def _form(clips: Sequence[Clip]) -> str:
     """How clips are stored; what is stored otherwise has other digests."""
     return clips.form if isinstance(clips, ClipSource) else ""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
-    from maedfer.evaluation.bootstrap import bootstrap_intervals
+    from maedfer.evaluation.bootstrap import bootstrap_intervals, interval_facts
     from maedfer.evaluation.calibration import calibrated, fit_temperature
+    from maedfer.evaluation.class_map import ClassMap
     from maedfer.evaluation.features import Features, extract_features, write_features
     from maedfer.evaluation.metrics import (
         auc_scores,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from maedfer.evaluation.score import predict, score_views
 
 __all__ = [
+    "ClassMap",
     "Features",
     "Predictions",
     "auc_scores",
@@ -32,6 +34,7 @@ __all__ = [
     "confusion_matrix",
     "extract_features",
     "fit_temperature",
+    "interval_facts",
     "intervals",
     "match_clips",
     "mcnemar",
@@ -51,7 +54,8 @@ __getattr__, __dir__ = lazy(
     {
         "calibration": ["calibrated", "fit_temperature"],
         "features": ["Features", "extract_features", "write_features"],
-        "bootstrap": ["bootstrap_intervals"],
+        "bootstrap": ["bootstrap_intervals", "interval_facts"],
+        "class_map": ["ClassMap"],
         "metrics": [
             "auc_scores",
             "calibration_scores",

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maedfer.errors import InputError
-from maedfer.evaluation.metrics import confusion_matrix, intervals
+from maedfer.evaluation.metrics import confusion_matrix, intervals, share_intervals
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -207,12 +207,16 @@ def interval_facts(labels: Any, predictions: Any, classes: Sequence[str], subjec
         subjects: who is in each clip, "" where that is not known; none where it is of no clip.
 
     Returns:
-        level, resamples, seed; by_formula, UAR and WAR over clips (`maedfer.evaluation.metrics.intervals`); by_clip and
+        level, resamples, seed; by_formula, over clips: UAR and WAR (`maedfer.evaluation.metrics.intervals`), recall and
+        precision of each class (`share_intervals`); by_clip and
         by_subject, as `bootstrap_intervals` has them, `absent` by name of the class; by_subject is None where it is not
         known who is in every clip, or all are of one subject, and "note" says so where some are known.
     """
     found: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "seed": 0, "by_subject": None, "note": ""}
-    found["by_formula"] = intervals(confusion_matrix(labels, predictions, len(classes)))
+    confusion = confusion_matrix(labels, predictions, len(classes))
+    hits = confusion.diagonal()
+    shares = {"recall": share_intervals(hits, confusion.sum(1)), "precision": share_intervals(hits, confusion.sum(0))}
+    found["by_formula"] = {**intervals(confusion), **shares}
     for name, who in (("by_clip", None), ("by_subject", subjects)):
         if who is None or any(who):
             try:

@@ -98,6 +98,18 @@ def intervals(confusion: Any) -> dict[str, tuple[float, float]]:
     return {"uar": (max(0.0, uar - below), min(1.0, uar + above)), "war": (float(left[0]), float(right[0]))}
 
 
+def share_intervals(hits: Any, clips: Any) -> list[tuple[float, float] | None]:
+    """The 95 % intervals of shares over clips (Wilson's), None where there are no clips: of recalls, of precisions.
+
+    Args:
+        hits, clips: whole numbers [n]; the share is hits / clips.
+    """
+    right, count = np.asarray(hits, np.float64), np.asarray(clips, np.float64)
+    low, high = _wilson(right, np.maximum(count, 1))
+    ends = zip(low.tolist(), high.tolist(), count.tolist(), strict=True)
+    return [(left, right) if number else None for left, right, number in ends]
+
+
 def auc_scores(probabilities: Any, labels: Any) -> list[float | None]:
     """The area under the ROC curve of each class against all others.
 

@@ -104,15 +104,15 @@ class Evidence:
         """A table of the scores of each class, for the section of classes."""
         if self.predictions is None:
             return ""
-        part = self.by_subject or self.intervals["by_clip"]
-        over = "subjects" if self.by_subject is not None else "clips"
         counts = [sum(row) for row in self.metrics["confusion"]]
         rows = []
         for index, name in enumerate(self.predictions.classes):
             cells: list[str | tuple[str, str]] = [name, f"{counts[index]:,}"]
             for key in ("recall", "precision"):
                 value = self.metrics[key][index]
-                cells.append(html.DASH if value is None else (html.percent(value), _span(part[key][index], 1)))
+                cells.append(
+                    html.DASH if value is None else (html.percent(value), _span(self._of_share(key, index), 1))
+                )
             cells += [html.percent(self.metrics[key][index]) for key in ("f1", "auc")]
             rows.append(cells)
         known = [value for value in self.metrics["precision"] if value is not None]
@@ -120,11 +120,21 @@ class Evidence:
         means = (self.metrics["uar"], mean_precision, self.metrics["macro_f1"], self.metrics["macro_auc"])
         rows.append(["mean of the classes", f"{sum(counts):,}", *map(html.percent, means)])
         head = ("class", "clips", "recall (%)", "precision (%)", "F1 (%)", "AUC (%)")
+        over = "Wilson's, over clips"
+        if self.by_subject is not None:
+            over = f"by bootstrap over subjects (where all or none are right, {over})"
         note = (
-            f"Below recall and precision their intervals by bootstrap over {over}. AUC: of the class against all "
-            "others, the share of pairs of clips whose probabilities are in the right order. A dash: nothing to count."
+            f"Below recall and precision their intervals, {over}. AUC: of the class against all others, the share of "
+            "pairs of clips whose probabilities are in the right order. A dash: nothing to count."
         )
         return html.table(head, rows) + html.paragraph(note, "note")
+
+    def _of_share(self, key: str, index: int) -> tuple[float, float]:
+        """The interval of a class's recall or precision; resamples of clips that are all right tell nothing."""
+        value, by_subject = self.metrics[key][index], self.by_subject
+        part = self.intervals["by_formula"] if by_subject is None or value in (0.0, 1.0) else by_subject
+        low, high = part[key][index]
+        return low, high
 
     def of_confidence(self) -> tuple[str, Numbers]:
         """Reliability diagram, calibration error and Brier score; with a temperature where one was fitted."""

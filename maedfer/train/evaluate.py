@@ -254,14 +254,27 @@ def read_class_map(cfg: RunConfig, model: LGIFormer) -> ClassMap | None:
     if not cfg.data.class_map:
         return None
     where = f"data.class_map {cfg.data.class_map!r}"
-    tree = read_tree(cfg.data.class_map, "lines 'class of the model: class of the data set'")
+    return ClassMap(own_classes(cfg, model), cfg.data.classes, read_targets(cfg.data.class_map, where), where)
+
+
+def read_targets(file: str | Path, where: str) -> dict[str, str]:
+    """What a file of a map says: class of the data set by class of the model, of those that have one.
+
+    Args:
+        file: YAML.
+        where: what messages call it.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    tree = read_tree(file, "lines 'class of the model: class of the data set'")
     targets = {}
     for source, target in tree.items():
         if not isinstance(source, str) or not (target is None or isinstance(target, str)):
             raise InputError(f"{where}: {source!r} must go to one class of the data set, a name, got {target!r}")
         if target and not (isinstance(target, Plain) and is_null(target)):
             targets[str(source)] = str(target)
-    return ClassMap(own_classes(cfg, model), cfg.data.classes, targets, where)
+    return targets
 
 
 def own_classes(cfg: RunConfig, model: LGIFormer) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ import numpy as np
 
 from maedfer.data.annotations import Clip
 from maedfer.data.few_labels import SomeClips
-from maedfer.data.leaks import leaks
+from maedfer.data.leaks import leaks, shared_people
 from maedfer.errors import InputError, MissingDependencyError
 from maedfer.train.config import RunConfig, read_config, run_folder_of
 from maedfer.train.sources import learned_clips
+
+_TRAIN, _TRAINED = "data.train", "the list that the model was trained on"
 
 
 def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]:
@@ -22,7 +24,7 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
         cfg: the run.
         lists: their clips, by "train", "val" and "test".
     """
-    named = {f"data.{split}": clips for split, clips in lists.items()}
+    named = {f"data.{split}": lists[split] for split in sorted(lists, key=lambda split: split != "train")}
     notes = []
     learned = lists.get("train")
     if isinstance(learned, SomeClips):
@@ -39,7 +41,11 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
             trained = ()
             notes.append(f"whether the model was trained on clips of data.test is not known: {error}")
         if trained:
-            named = {"the list that the model was trained on": trained, **named}
+            named = {_TRAINED: trained, **named}
+    (name, learned_from), *others = named.items()
+    if name in (_TRAIN, _TRAINED):
+        for other, clips in others:
+            notes += shared_people(name, learned_from, other, clips)
     return notes + leaks(named)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from maedfer.data import leaks as module
 from maedfer.data.annotations import Clip
-from maedfer.data.leaks import leaks
+from maedfer.data.leaks import leaks, shared_people
 
 
 def clips(folder: Path, rows: Sequence[tuple[str, int]], source: str) -> list[Clip]:
@@ -53,3 +53,21 @@ def test_relative_paths_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "_FOLLOW", 0)
     assert leaks({"data.train": train, "data.test": test}) == []
     assert len(leaks({"data.train": train, "data.test": clips(tmp_path, [("real/a", 0)], "test.csv")})) == 1
+
+
+def test_people_who_are_in_two_lists_are_told():
+    def of(*people):
+        return [
+            Clip(Path(f"{number}.mp4"), 0, number, f"{number}.mp4", subject=who) for number, who in enumerate(people)
+        ]
+
+    train = of("b", "b", "", "c", "a")
+    assert shared_people("data.train", train, "data.test", of("d", "", "e")) == []
+    assert shared_people("data.train", of("", ""), "data.test", of("", "")) == []
+    (some,) = shared_people("data.train", train, "data.test", of("d", "b", "c", "b", ""))
+    assert some == (
+        "2 of 3 subjects of data.test are in data.train too (the first is 'b'), with 3 of 5 clips: scores on data.test "
+        "tell how people who are known fare"
+    )
+    (every,) = shared_people("data.train", train, "data.test", of("c"))
+    assert every.startswith("all 1 subjects of data.test are")

@@ -89,6 +89,7 @@ def kinds() -> dict[str, Kind]:
         "prediction": Kind("prediction", "a.csv", _table, text=True),
         "summary": Kind("prediction", "a.json", _summary, text=True),
         "begun": Kind("begun", "a.part.json", _begun, text=True),
+        "class map": Kind("world/maps", "good.yaml", _class_map, text=True),
         "recipe": Kind("recipes", "recipe.yaml", _recipe, text=True),
         "config.yaml": Kind(run, "config.yaml", _settings, text=True),
         "metrics.json": Kind(run, "metrics.json", _report, text=True),
@@ -356,6 +357,13 @@ def _recipe(folder: Path) -> None:
     from maedfer.train.config import dump_config, load_config
 
     dump_config(load_config("finetune", folder / "recipe.yaml", []))
+
+
+def _class_map(folder: Path) -> None:
+    from maedfer.evaluation.class_map import ClassMap
+    from maedfer.train.evaluate import read_targets
+
+    ClassMap(("calm", "moved"), ("still", "lively"), read_targets(folder / "good.yaml", "the map"), "the map")
 
 
 def _settings(folder: Path) -> None:

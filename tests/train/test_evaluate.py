@@ -94,7 +94,7 @@ def test_every_kind_of_weights_can_be_scored(data, run, tmp_path):
         assert scores(run_evaluate(cfg))["confusion"] == expected
 
 
-def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
+def test_folds_are_pooled_and_scored_once(data, run, tmp_path, capsys):
     parts = [tmp_path / "a", tmp_path / "b"]
     rows = (run / "pred.csv").read_text().splitlines()
     for part, lines in zip(parts, (rows[1:4], rows[4:]), strict=True):
@@ -106,7 +106,17 @@ def test_folds_are_pooled_and_scored_once(data, run, tmp_path):
     assert scores(result)["confusion"] == whole["confusion"]
     assert scores(result)["uar"] == whole["uar"]
     assert scores(result)["classes"] == ["up", "down", "still"]
-    assert [fold["n"] for fold in scores(result)["folds"]] == [3, 4]
+    folds = scores(result)["folds"]
+    assert [fold["n"] for fold in folds] == [3, 4]
+    # The mean of the folds is another number, and has a name of its own.
+    mean = scores(result)["mean_of_folds"]["war"]["mean"]
+    assert mean == pytest.approx((folds[0]["war"] + folds[1]["war"]) / 2)
+    assert abs(mean - scores(result)["war"]) > 0.01
+    assert f", WAR {mean:.2%}; what follows is of all clips together" in capsys.readouterr().out
+    # Predictions that do not say who is in clips are told by a pattern.
+    given = [f"eval.runs=[{parts[0]}, {parts[1]}]", f"output={tmp_path / 'who'}", "data.subject=.$"]
+    run_evaluate(load_config("evaluate", None, given))
+    assert read_predictions(tmp_path / "who" / "pred.csv").subjects == tuple("0123456")
     assert len(read_predictions(tmp_path / "all" / "pred.csv").names) == 7
     with pytest.raises(InputError, match=r"has no pred\.csv"):
         run_evaluate(load_config("evaluate", None, [f"eval.runs=[{data}]", f"output={tmp_path / 'x'}"]))

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
 from maedfer.train import load_config, run_evaluate, run_finetune
 from maedfer.train.dry_run import dry_run
+from maedfer.train.list_notes import list_notes
 from tests.train.runs import tiny, write_clips
 
 
@@ -57,3 +59,12 @@ def test_labels_may_be_names_of_classes(data: Path, tmp_path: Path) -> None:
         dry_run(cfg, said.append)
     with pytest.raises(InputError, match="data.classes names 'a' twice"):
         dry_run(tiny("finetune", data, tmp_path / "run", "data.classes=[a,b,a]"), said.append)
+
+
+def test_people_who_were_learned_from_are_told(data: Path, tmp_path: Path) -> None:
+    cfg = tiny("finetune", data, tmp_path / "run", "data.subject=clip_([0-3])", f"data.val={data / 'test.csv'}")
+    people = [Clip(data / "x", 0, 1, "x", subject="1")]
+    notes = list_notes(cfg, {"test": people, "train": [*people, *people], "val": []})
+    assert notes[0].startswith(
+        "all 1 subjects of data.test are in data.train too (the first is '1'), with 1 of 1 clips"
+    )
