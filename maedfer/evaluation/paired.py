@@ -4,12 +4,13 @@ What two runs say of one clip is not independent: where both are right or both w
 McNemar's test looks at the clips of which one of them is right alone. A paired bootstrap draws clips, or the subjects
 whose clips they are, and takes the difference of both runs on what was drawn.
 
-Several seeds of a condition are pooled in two levels. In each resample seeds are drawn with replacement from those of
-the condition, as well as clips or subjects, the same ones for all runs, as all were scored on the same clips; the score
-of a condition is the mean over its drawn seeds. Seeds of two conditions that are pairs are drawn as pairs. With k seeds
-the mean of those drawn varies by (k - 1) / k of what a mean of k seeds varies by; its distance from the mean of all is
-taken sqrt(k / (k - 1)) times to make up for that (Rao and Wu 1988, J. Am. Stat. Assoc. 83, 231). One seed says nothing
-of others: the interval is then that of these very weights.
+Several seeds of a condition are pooled in two levels: the score of a condition is the mean over its seeds, all scored
+on the same clips. What it varies by over clips (or subjects) is what the mean over seeds varies by over resamples of
+them, the same ones for all runs. What it varies by over seeds is their sample variance over their number k, less what
+of that is due to which clips there are; of differences where the seeds of two conditions are pairs. Both are added up,
+and the interval is that of Student's t with Satterthwaite's degrees of freedom, of which few seeds leave few: two seeds
+that differ tell next to nothing. One seed says nothing of others: the interval is then between percentiles of
+resamples, that of these very weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maedfer.errors import InputError, some
-from maedfer.evaluation.bootstrap import LEVEL, RESAMPLES, Units, mean_of_known, percentiles
+from maedfer.evaluation.bootstrap import LEVEL, RESAMPLES, Units, mean_of_known, percentiles, student
 from maedfer.evaluation.predictions import Predictions
 
 SCORES = ("uar", "war")
@@ -177,36 +178,51 @@ def pooled_intervals(
         recall = hits / whole[:, None]
     uar = mean_of_known(recall.reshape(-1, count)).reshape(-1, runs)
     scores = {"uar": uar, "war": hits.sum(2) / whole.sum(1, keepdims=True)}
-    drawn = _drawn_seeds([len(each) for each in conditions], pairs, resamples, seed + 1)
     found: dict[str, Any] = {"units": units.draws}
     for name, values in scores.items():
-        means = [values[0, list(each)].mean() for each in conditions]
-        again = [_mean_of_seeds(values[1:, list(each)], chosen) for each, chosen in zip(conditions, drawn, strict=True)]
+        each = [values[:, list(runs)] for runs in conditions]
+        more = [_difference(each[0], one, pairs) for one in each[1:]]
         found[name] = {
-            "mean": [float(mean) for mean in means],
-            "interval": [percentiles(each, units.draws, level) for each in again],
-            "difference": [float(mean - means[0]) for mean in means[1:]],
-            "difference_interval": [percentiles(each - again[0], units.draws, level) for each in again[1:]],
+            "mean": [float(one[0].mean()) for one in each],
+            "interval": [_interval([one], units.draws, level, (0.0, 1.0)) for one in each],
+            "difference": [float(sum(part[0].mean() for part in parts)) for parts in more],
+            "difference_interval": [_interval(parts, units.draws, level, (-1.0, 1.0)) for parts in more],
         }
     return found
 
 
-def _drawn_seeds(counts: Sequence[int], pairs: bool, resamples: int, seed: int) -> list[np.ndarray]:
-    """Which seeds of each condition are in each resample: int64 [resamples, seeds]."""
-    generator = np.random.default_rng(seed)
-    drawn = [generator.integers(0, count, (resamples, count)) for count in counts]
-    return [drawn[0]] * len(counts) if pairs else drawn
+def _difference(first: np.ndarray, second: np.ndarray, pairs: bool) -> list[np.ndarray]:
+    """What is to be added up to a difference: of pairs of seeds theirs, else what each condition adds of its own."""
+    return [second - first] if pairs else [second, -first]
 
 
-def _mean_of_seeds(scores: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The mean over drawn seeds, as far from the mean of all as it would be were they not drawn of so few.
+def _interval(
+    parts: Sequence[np.ndarray], draws: int, level: float, ends: tuple[float, float]
+) -> tuple[float, float] | None:
+    """The interval of a sum of means over seeds.
 
     Args:
-        scores: float64 [resamples, seeds].
-        drawn: int64 [resamples, seeds].
+        parts: float64 [1 + resamples, seeds] each, the first row of all clips; their seeds have nothing in common.
+        draws: clips or subjects in a resample.
+        level: share inside.
+        ends: no score is beyond them.
     """
-    seeds = scores.shape[1]
-    mean = scores.mean(1)
-    if seeds == 1:
-        return mean
-    return mean + math.sqrt(seeds / (seeds - 1)) * (np.take_along_axis(scores, drawn, 1).mean(1) - mean)
+    means = np.sum([part.mean(1) for part in parts], axis=0)
+    if all(part.shape[1] == 1 for part in parts):
+        return percentiles(means[1:], draws, level)
+    if draws < 2:
+        return None
+    # Variances with their degrees of freedom; a bootstrap over few units falls short by (units - 1) / units.
+    short = draws / (draws - 1)
+    found = [(float(means[1:].var()) * short, draws - 1)]
+    for part in parts:
+        seeds = part.shape[1]
+        if seeds > 1:
+            # What seeds and clips do together is in what resamples vary by already, and counts once.
+            together = (part[1:] - part[1:].mean(1, keepdims=True)).var(0).sum() / (seeds - 1) * short
+            found.append((max(0.0, float(part[0].var(ddof=1) - together) / seeds), seeds - 1))
+    whole = sum(variance for variance, _ in found)
+    shares = sum(variance**2 / freedom for variance, freedom in found)
+    freedom = max(1, int(whole**2 / shares)) if shares else draws - 1
+    half = student((1 + level) / 2, freedom) * math.sqrt(whole)
+    return max(ends[0], float(means[0]) - half), min(ends[1], float(means[0]) + half)

@@ -14,12 +14,12 @@ from maedfer.report import page as html
 from maedfer.report.sections import Numbers
 
 _HOW = (
-    "Scores above are those of these seeds on these very clips; here it is told how far they hold for others. "
-    "Clips are drawn with replacement, the same ones for all runs (subjects with all their clips, where it is known "
-    "who is in each). Where a condition has several seeds, seeds are drawn with replacement too, and its score is the "
-    "mean over those drawn, with the spread that a mean of so few is short of put back; the same seeds of two "
-    "conditions are drawn together. One seed says nothing of others: its interval is that of these very weights. "
-    "McNemar's test is exact, and looks at clips that one of two runs alone has right."
+    "Scores above are those of these seeds on these very clips; here it is told how far they hold for others. Clips "
+    "are drawn with replacement, the same ones for all runs (subjects with all their clips, where it is known who is "
+    "in each). Where a condition has several seeds, what seeds vary by is added, and the interval is that of Student's "
+    "t with as few degrees of freedom as seeds leave; the same seeds of two conditions are pairs. One seed says "
+    "nothing of others: its interval is that of these very weights. McNemar's test is exact, and looks at clips that "
+    "one of two runs alone has right."
 )
 
 
@@ -88,6 +88,8 @@ def _difference(
     clips = _matched([*first, *runs])
     before, after = range(len(first)), range(len(first), len(first) + len(runs))
     found = _pooled(clips, [before, after], pairs)
+    if None in found["uar"]["difference_interval"]:
+        raise InputError("one clip is too few for an interval")
     tests = []
     if len(first) == len(runs) == 1 or pairs:
         for one, two in zip(before, after, strict=True):
@@ -113,7 +115,7 @@ def _sentence(item: Mapping[str, Any], name: str) -> str:
     text = (
         f'{name.upper()} of "{item["condition"]}" is {html.percent(after)} % and of "{item["to"]}" '
         f"{html.percent(before)} %: {html.points(difference)} points, {100 * LEVEL:g} % interval {html.points(low)} to "
-        f"{html.points(high)} ({of}{over}, bootstrap over {drawn})"
+        f"{html.points(high)} ({of}{over}; bootstrap over {drawn})"
     )
     if low > 0 or high < 0:
         text += ", more than chance would give."

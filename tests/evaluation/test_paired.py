@@ -122,21 +122,36 @@ def test_what_two_runs_share_cancels_out() -> None:
 
 
 def test_seeds_add_what_they_vary_by() -> None:
-    """The interval of a mean of seeds has the width that clips and seeds give together."""
+    """The interval of a mean of seeds has the width that clips and seeds give together, by formulas."""
     generator = np.random.default_rng(1)
     labels, seeds = np.zeros(4000, np.int64), 4
-    rates = np.array([0.60, 0.68, 0.72, 0.80])
+    rates = np.array([0.66, 0.69, 0.71, 0.74])
     predicted = (generator.random((seeds, 4000)) > rates[:, None]).astype(np.int64)
     clips = SameClips(labels, predicted, ("x", "y"), ())
-    found = pooled_intervals(clips, [range(seeds)])["war"]
-    shares = clips.right.mean(1)
-    variance = shares.var(ddof=1) / seeds + clips.right.mean(0).var() / 4000
+    found = pooled_intervals(clips, [range(seeds)], resamples=4000)["war"]
+    shares, right = clips.right.mean(1), clips.right.astype(float)
+    over_clips = right.mean(0).var() / 4000
+    together = (right - right.mean(0) - shares[:, None] + shares.mean()).var(1).sum() / (seeds - 1) / 4000
+    over_seeds = (shares.var(ddof=1) - together) / seeds
+    freedom = (over_clips + over_seeds) ** 2 / (over_clips**2 / 3999 + over_seeds**2 / (seeds - 1))
+    wanted = stats.t.ppf(0.975, int(freedom)) * (over_clips + over_seeds) ** 0.5
     low, high = found["interval"][0]
-    assert found["mean"] == [pytest.approx(shares.mean())]
-    assert (high - low) / 2 == pytest.approx(1.96 * variance**0.5, rel=0.06)
+    assert found["mean"] == [pytest.approx(shares.mean())] and over_seeds > over_clips
+    assert (low + high) / 2 == pytest.approx(shares.mean()) and (high - low) / 2 == pytest.approx(wanted, rel=0.03)
     # One seed says nothing of others.
     low, high = pooled_intervals(clips, [[0]])["war"]["interval"][0]
     assert (high - low) / 2 == pytest.approx(1.96 * (shares[0] * (1 - shares[0]) / 4000) ** 0.5, rel=0.06)
+
+
+def test_intervals_of_seeds_end_where_scores_end_and_need_clips() -> None:
+    clips = SameClips(np.array([0, 0, 0, 1]), np.array([[0, 0, 0, 1], [0, 0, 1, 1]]), ("x", "y"), ())
+    low, high = pooled_intervals(clips, [range(2)])["war"]["interval"][0]
+    assert low < 0.5 and high == 1.0
+    one = SameClips(np.array([0]), np.array([[0], [1], [0]]), ("x", "y"), ())
+    found = pooled_intervals(one, [[0, 1], [2]])["uar"]
+    assert found["interval"] == [None, (1.0, 1.0)] and found["difference_interval"] == [None]
+    same = SameClips(np.array([0, 1] * 5), np.array([[0, 1] * 5] * 4), ("x", "y"), ())
+    assert pooled_intervals(same, [[0, 1], [2, 3]], pairs=True)["war"]["difference_interval"] == [(0.0, 0.0)]
 
 
 def test_pairs_of_seeds_are_drawn_as_pairs() -> None:
@@ -150,7 +165,21 @@ def test_pairs_of_seeds_are_drawn_as_pairs() -> None:
         pooled_intervals(clips, [range(4), range(4, 8)], pairs=pairs)["war"]["difference_interval"][0]
         for pairs in (True, False)
     )
-    assert 0.02 < pairs[0] < pairs[1] < 0.05 and apart[0] < 0 < apart[1]
+    assert 0.02 < pairs[0] < pairs[1] < 0.05 and apart[0] < -0.1
+
+
+def test_intervals_of_few_seeds_hold_the_truth_as_often_as_they_say() -> None:
+    """Three seeds of two conditions that differ by more than their clips tell, 150 times."""
+    generator, inside, people = np.random.default_rng(3), 0, np.repeat(np.arange(20), 10)
+    for _ in range(150):
+        labels, shift = generator.integers(0, 2, 200), generator.choice([-0.1, 0.1], 20)[people]
+        rates = np.repeat([0.65, 0.7], 3)[:, None] + generator.normal(0, 0.03, 6)[:, None] + shift
+        predicted = np.where(generator.random((6, 200)) < rates, labels, 1 - labels)
+        clips = SameClips(labels, predicted, ("x", "y"), tuple(map(str, people)))
+        found = pooled_intervals(clips, [range(3), range(3, 6)], True, resamples=300)
+        low, high = found["war"]["difference_interval"][0]
+        inside += low <= 0.05 <= high
+    assert 0.92 <= inside / 150 <= 0.99, inside
 
 
 def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:

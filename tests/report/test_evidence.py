@@ -142,7 +142,7 @@ def test_two_runs_on_the_same_clips(tmp_path: Path) -> None:
     assert item["over"] == "subjects" and item["units"] == 12 and item["war"]["difference_interval"][0][0] > 0
     uar, war = found["sentences"]
     assert (
-        uar.startswith('UAR of "tuned" is ') and "(120 clips of 12 subjects, bootstrap over subjects), more than" in uar
+        uar.startswith('UAR of "tuned" is ') and "(120 clips of 12 subjects; bootstrap over subjects), more than" in uar
     )
     assert f"({test.second_alone} clips right in the former alone, {test.first_alone} in the latter)" in war
     assert war.endswith("One run of each: nothing is said of other seeds.")
@@ -160,12 +160,16 @@ def test_seeds_are_pooled_and_those_that_cannot_be_are_named() -> None:
     text, found = same_clips(conditions, pairs=True)
     (item,) = found["differences"]
     assert (item["condition"], item["seeds"], item["over"], len(item["mcnemar"])) == ("b", [2, 2], "clips", 2)
-    words = "(means of 2 seeds, 120 clips, bootstrap over seeds and clips), which may be chance."
+    words = "(means of 2 seeds, 120 clips; bootstrap over seeds and clips), which may be chance."
     assert words in found["sentences"][0]
     assert set(found["means"]) == {"a", "b", "c"} and len(found["means"]["a"]["uar"]["interval"]) == 1
     lacking, elsewhere = found["notes"]
     assert lacking == '"d": d_1 has no pred.csv with clips' and "Not compared: &quot;d&quot;" in text
     assert elsewhere.startswith('"c" and "a": the runs were not scored on the same clips: 120 of 120 clips of a_0 are ')
+    # Nor is one clip enough for two seeds.
+    one = [(name, drawn(1, clips=1)) for name in ("e_0", "e_1")]
+    found = same_clips({"e": one, "f": one}, pairs=True)[1]
+    assert found["differences"] == [] and found["notes"] == ['"f" and "e": one clip is too few for an interval']
     # Without pairs of seeds no run is tested against another one.
     (item,) = same_clips({"a": conditions["a"], "b": conditions["b"][:1]}, pairs=False)[1]["differences"]
     assert item["mcnemar"] == [] and "(means of 1 and 2 seeds, " in item["sentences"][1]
