@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maedfer.cli import (
+    ablate,
     compare,
     convert,
     crop,
@@ -22,6 +23,7 @@ from maedfer.cli import (
     explain,
     export,
     features,
+    fewlabels,
     finetune,
     info,
     lists,
@@ -50,6 +52,8 @@ _GOES_ON = dict.fromkeys(("pretrain", "finetune"), "; the same command goes on f
     "crop": "; the same command goes on with the videos that are not done",
     "probe": "; the same command goes on with the clips that are not done",
     "prepare": "; the same command goes on with the clips that are not done",
+    "ablate": "; the same command goes on with the runs that are not done",
+    "fewlabels": "; the same command goes on with the runs that are not done",
     "shard": "; the same command goes on with the clips that are not done",
     "reproduce": "; the same command goes on with the folds that are not done",
     "motion": "; the same command goes on with the pre-trainings that are not done",
@@ -154,6 +158,8 @@ def build_parser() -> Parser:
         settings,
         report,
         compare,
+        fewlabels,
+        ablate,
         lists,
         prepare,
         crop,

@@ -232,6 +232,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def _decoded(self, index: int) -> np.ndarray:
         assert self._cache is not None
+        index = self.clips.first(index)
         if index not in self._cache:
             with self.clips.open(index, self.backend) as reader:
                 self._cache[index] = reader.read(range(len(reader)))

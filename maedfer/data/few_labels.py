@@ -119,35 +119,51 @@ class SomeClips(ClipSource):
 
     Args:
         source: all clips.
-        places: int64 [n] of those that are left, rising.
+        places: int64 [n] of those that are chosen, rising.
         few: how many labels they have.
         seed: by which they were chosen.
+        length: how many clips there are to be, the chosen ones again and again; None = each once.
     """
 
-    def __init__(self, source: ClipSource, places: np.ndarray, few: FewLabels, seed: int) -> None:
+    def __init__(
+        self, source: ClipSource, places: np.ndarray, few: FewLabels, seed: int, length: int | None = None
+    ) -> None:
         self.source, self.places = source, places
         self.few, self.seed = few, seed
         self.stride, self.form = source.stride, source.form
+        self._order = places if length is None else np.resize(places, length)
+
+    @property
+    def chosen(self) -> SomeClips:
+        """Every chosen clip once."""
+        return SomeClips(self.source, self.places, self.few, self.seed)
+
+    def again_and_again(self) -> SomeClips:
+        """The chosen clips one after the other, again and again, until they are as many as the source has."""
+        return SomeClips(self.source, self.places, self.few, self.seed, len(self.source))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self._order)
 
     def _clip(self, index: int) -> Clip:
-        return self.source[int(self.places[index])]
+        return self.source[int(self._order[index])]
+
+    def first(self, index: int) -> int:
+        """The first place that has the same clip: of clips that come again and again, each is kept once."""
+        return index % len(self.places)
 
     @property
     def labels(self) -> np.ndarray:
         """Int32 [n] labels, -1 where there is none."""
-        return self.source.labels[self.places]
+        return self.source.labels[self._order]
 
     def open(self, index: int, backend: Backend = "auto") -> VideoReader:
         """Open a clip."""
-        return self.source.open(int(self.places[index]), backend)
+        return self.source.open(int(self._order[index]), backend)
 
     def check(self, some: Sequence[int] | None = None) -> None:
         """Look whether the clips are there; of shards, whether all shards are."""
-        chosen = self.places if some is None else self.places[list(some)]
-        self.source.check(chosen.tolist())
+        self.source.check(self.places.tolist() if some is None else self._order[list(some)].tolist())
 
 
 def write_labels(file: str | Path, clips: SomeClips, classes: Sequence[str]) -> None:
@@ -155,7 +171,7 @@ def write_labels(file: str | Path, clips: SomeClips, classes: Sequence[str]) -> 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("path", "label", "class", "line"))
-    for clip in clips:
+    for clip in clips.chosen:
         assert clip.label is not None
         writer.writerow((clip.name, clip.label, classes[clip.label], clip.line))
     with atomic_path(file) as temporary:

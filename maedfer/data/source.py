@@ -46,6 +46,10 @@ class ClipSource(Sequence[Clip], abc.ABC):
     def _clip(self, index: int) -> Clip:
         """The clip at a place from 0 on that is there."""
 
+    def first(self, index: int) -> int:
+        """The first place that has the same clip, where one is there several times and that is known."""
+        return index
+
     @property
     @abc.abstractmethod
     def labels(self) -> np.ndarray:

@@ -108,7 +108,8 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         "weights": "moving average" if cfg.train.ema else "model",
         "trained": trainer.trained.facts(),
     }
-    if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
+    if isinstance(clips := trainer.batches.dataset.clips, SomeClips):
+        learned = clips.chosen
         facts["labels"] = {
             "used": cfg.data.labels,
             "seed": learned.seed,

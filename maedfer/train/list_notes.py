@@ -24,14 +24,16 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
         cfg: the run.
         lists: their clips, by "train", "val" and "test".
     """
-    named = {f"data.{split}": lists[split] for split in sorted(lists, key=lambda split: split != "train")}
+    # What is learned from comes first; clips that come again and again are no leak.
+    once = {split: clips.chosen if isinstance(clips, SomeClips) else clips for split, clips in lists.items()}
+    named = {f"data.{split}": once[split] for split in sorted(once, key=lambda split: split != "train")}
     notes = []
-    learned = lists.get("train")
-    if isinstance(learned, SomeClips):
+    if isinstance(learned := named.get("data.train"), SomeClips):
         counts = np.bincount(learned.labels, minlength=len(cfg.classes)).tolist()
         each = ", ".join(f"{name} {count:,}" for name, count in zip(cfg.classes, counts, strict=True))
+        again = "again and again " if cfg.data.labels_epoch == "whole" else ""
         notes.append(
-            f"{len(learned):,} of {len(learned.source):,} clips of data.train are learned from (data.labels="
+            f"{len(learned):,} of {len(learned.source):,} clips of data.train are learned from {again}(data.labels="
             f"{cfg.data.labels}, drawn by seed {learned.seed}: {each})"
         )
     if cfg.task == "evaluate":

@@ -20,6 +20,7 @@ from maedfer.data.annotations import Clip
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.augment.travel import Travelling
 from maedfer.data.dataset import ClipDataset, Join, collate
+from maedfer.data.few_labels import SomeClips
 from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
@@ -50,6 +51,8 @@ class TrainBatches:
         entries = learned_clips(cfg)
         if cfg.data.on_error == "raise":
             runtime.on_main(lambda: look_for(entries, cfg.data.train))
+        if isinstance(entries, SomeClips) and cfg.data.labels_epoch == "whole":
+            entries = entries.again_and_again()
         self.clips = len(entries)
         self.identity = identity(entries)
         self.dataset = train_dataset(cfg, entries)

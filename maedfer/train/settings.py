@@ -74,6 +74,11 @@ class DataConfig:
         high=2**63 - 1,
         doc="of the choice of `labels`; null = the seed of the run: several seeds, several choices",
     )
+    labels_epoch: Literal["once", "whole"] = setting(
+        "once",
+        doc="an epoch of few labels: the chosen clips once, or as many steps as the whole list takes, through the "
+        "chosen clips again and again; all schedules are then those of all labels",
+    )
     stride: int = setting(4, low=1, high=10_000, doc="distance between sampled frames")
     backend: Literal["auto", "decord", "pyav", "frames"] = setting(
         "auto",

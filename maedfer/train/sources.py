@@ -52,7 +52,7 @@ def read_clips(cfg: RunConfig, file: str, labelled: bool = True, any_class: bool
 
 
 def learned_clips(cfg: RunConfig) -> Sequence[Clip]:
-    """The clips that a run learns from: those of `data.train`, or the part of them whose labels `data.labels` uses.
+    """The clips that a run learns from, each once: those of `data.train`, or those whose labels `data.labels` uses.
 
     Raises:
         InputError: they cannot be read, or are too few for the labels that are asked for.
@@ -63,7 +63,8 @@ def learned_clips(cfg: RunConfig) -> Sequence[Clip]:
         return clips
     source = as_source(clips)
     seed = cfg.seed if cfg.data.labels_seed is None else cfg.data.labels_seed
-    return SomeClips(source, choose_few(source, few, seed, cfg.classes, shown(cfg.data.train)), few, seed)
+    places = choose_few(source, few, seed, cfg.classes, shown(cfg.data.train))
+    return SomeClips(source, places, few, seed)
 
 
 def look_for(clips: Sequence[Clip], file: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maedfer.data.annotations import Clip, read_annotations
+from maedfer.data.dataset import ClipDataset
 from maedfer.data.few_labels import FewLabels, SomeClips, choose_few, parse_labels, write_labels
 from maedfer.data.shards.clips import read_shards
 from maedfer.data.shards.options import ShardOptions
@@ -108,6 +109,20 @@ def test_shards_give_the_clips_of_their_list_and_open_them(tmp_path: Path) -> No
         found[kind] = pictures
     assert found["list"].keys() == found["shards"].keys()
     assert all(np.array_equal(found["list"][name], found["shards"][name]) for name in found["list"])
+
+
+def test_clips_that_come_again_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = read_annotations(write_clips(tmp_path / "clips", 12) / "train.csv")
+    few = parse_labels("1")
+    some = SomeClips(as_source(clips), choose_few(clips, few, 0, CLASSES), few, 0).again_and_again()
+    assert len(some) == 12 and [some[index].name for index in range(3)] == [clip.name for clip in some.chosen]
+    opened = []
+    monkeypatch.setattr(SomeClips, "open", lambda self, index, backend: opened.append(index) or open_clip(self, index))
+    open_clip = lambda self, index: self.source.open(int(self.places[index]))  # noqa: E731
+    dataset = ClipDataset(some, "views", 2, 1, cache=True)
+    frames = [dataset[index]["frames"] for index in range(12)]
+    assert opened == [0, 1, 2]
+    assert all((frames[index] == frames[index % 3]).all() for index in range(12))
 
 
 def test_what_was_chosen_reads_back_as_a_list(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from maedfer.data.annotations import read_annotations
 from maedfer.data.shards.options import ShardOptions
@@ -12,6 +14,8 @@ from maedfer.data.shards.write import write_shards
 from maedfer.errors import InputError
 from maedfer.train import load_config, run_evaluate, run_finetune
 from maedfer.train.dry_run import dry_run
+from maedfer.train.loader import TrainBatches
+from maedfer.train.processes import Runtime
 from maedfer.train.sources import learned_clips
 from tests.train.runs import records, scores, tiny, write_clips
 
@@ -70,6 +74,25 @@ def test_shards_give_the_same_run_as_their_list(data: Path, tmp_path: Path) -> N
     assert "2 steps of 3 clips" in text and not (tmp_path / "run").exists()
     assert run_finetune(cfg).steps == 2
     assert (tmp_path / "run" / "labels.csv").read_text().count("\n") == 7
+
+
+def test_an_epoch_may_be_as_long_as_with_all_labels(data: Path, tmp_path: Path) -> None:
+    cfg = tiny("finetune", data, tmp_path / "run", *BRIEF, "data.labels=1", "data.labels_epoch=whole")
+    batches = TrainBatches(cfg, Runtime(torch.device("cpu")))
+    seen = Counter(int(index) for batch in batches.epoch(0) for index in batch["index"])
+    clips = Counter(batches.dataset.clips[index].name for index in seen.elements())
+    assert len(batches) == 6 and clips.keys() == set(chosen(data, tmp_path, "data.labels=1"))
+    assert set(clips.values()) == {6}
+    said: list[str] = []
+    dry_run(cfg, said.append)
+    assert any("train.csv: 3 clips (up 1, down 1, still 1)" in line for line in said)
+    assert any("6 steps of 3 clips" in line for line in said)
+    result = run_finetune(cfg)
+    assert result.steps == 6 and scores(result)["labels"]["clips"] == 3
+    notes = "\n".join(scores(result)["notes"])
+    assert "3 of 18 clips of data.train are learned from again and again (data.labels=1" in notes
+    assert "more than once" not in notes
+    assert (tmp_path / "run" / "labels.csv").read_text().count("\n") == 4
 
 
 def test_a_run_goes_on_with_its_labels_alone(data: Path, tmp_path: Path) -> None:
