@@ -36,6 +36,7 @@ from maedfer.studies.grid import Job, is_done, run_jobs
 from maedfer.studies.pooled import MEAN, METRICS, POOLED, pool_runs, read_metrics
 from maedfer.studies.tables import Cell, Column, Measured, Table, write_tables
 from maedfer.train.config import check_config, load_config
+from maedfer.train.sources import look_for
 
 # What every fold has of its own, or the study has as a whole.
 _OWN = {
@@ -145,10 +146,13 @@ def plan_crossval(
         if not cfg.data.train:
             raise InputError("data.train is not set: give the list of the clips that are to be divided into folds")
         found, base, origin = own_folds(cfg, folds, split_seed, out / "lists")
-        settings = [item for item in settings if item.partition("=")[0] not in ("data.train", "data.root")]
-        settings.append(f"data.root={base}")
+        # The lists that were made say who is in a clip, and count classes from 0.
+        known = ("data.train", "data.root", "data.subject", "data.label_offset")
+        settings = [item for item in settings if item.partition("=")[0] not in known]
+        settings += [f"data.root={base}", "data.subject=", "data.label_offset=0"]
     elif is_protocol(recipe) and cfg.data.root:
         found = folds_of_protocol(str(recipe), cfg.data.root, out / "lists")
+        settings.append("data.label_offset=0")
         origin = f"{counted(len(found), 'fold')} of {recipe}, as its authors have divided it"
     else:
         raise InputError(
@@ -244,7 +248,7 @@ def _check_folds(plan: CrossValidation, shared_subjects: bool) -> list[str]:
     """Read all lists; sentences on what they share.
 
     Raises:
-        InputError: somebody is in both parts of a fold.
+        InputError: clips of the first fold are not there, or somebody is in both parts of a fold.
     """
     notes: list[str] = []
     tested: dict[str, int] = {}
@@ -252,6 +256,10 @@ def _check_folds(plan: CrossValidation, shared_subjects: bool) -> list[str]:
     for fold in plan.folds:
         cfg = plan.job(plan.seeds[0], fold).settings()
         clips = look_into(cfg, fold)
+        if fold is plan.folds[0]:
+            # In one fold are, as a rule, the clips of all.
+            look_for(clips.train, str(fold.train))
+            look_for(clips.test, str(fold.test))
         if clips.shared:
             about = about_shared(fold, clips.shared)
             if not shared_subjects:

@@ -273,8 +273,9 @@ def explain(plan: Reproduction, prepared: Prepared) -> list[str]:
             exact.append(fold)
         else:
             sentences.append(
-                f"Fold {fold} has UAR {html.points(points[0] / 100)} and WAR {html.points(points[1] / 100)} points, "
-                f"which is {counted(clips, 'clip')} of {metrics['n']:,}" + _far(points)
+                f"Fold {fold} differs from the published scores by {html.points(points[0] / 100)} points of UAR and "
+                f"{html.points(points[1] / 100)} points of WAR, which is {counted(clips, 'clip')} of {metrics['n']:,}"
+                + _far(points)
             )
         tested = len(given[fold - 1].test)
         lost = tested - metrics["n"]
@@ -333,12 +334,12 @@ def _row(name: str, clips: int | None, there: Sequence[float] | None, here: Sequ
 def _far(points: Sequence[float]) -> str:
     if min(points) > _FAR:
         return (
-            ": far above what is published. Weights of another fold have been trained on clips that this fold tests; "
+            ": far above. Weights of another fold have been trained on clips that this fold tests; "
             "are these of this fold?"
         )
     if max(points) < -_FAR:
         return (
-            ": far below what is published. Frames that were extracted otherwise, weights of another data set or "
+            ": far below. Frames that were extracted otherwise, weights of another data set or "
             "pre-training, or labels in another order do that; single clips do not."
         )
     return "."

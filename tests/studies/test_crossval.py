@@ -18,7 +18,7 @@ from maedfer.evaluation.predictions import Predictions, read_predictions, write_
 from maedfer.studies import crossval as module
 from maedfer.studies import grid
 from maedfer.studies.crossval import CrossValidation, crossval, plan_crossval, result_table, to_do
-from maedfer.studies.folds import FoldLists, folds_in
+from maedfer.studies.folds import FoldLists, folds_in, look_into
 from maedfer.studies.pooled import MEAN, POOLED, pool_runs
 from maedfer.train.config import load_config, save_config
 from tests.studies.latex import read_table
@@ -205,6 +205,8 @@ def test_what_cannot_be_crossed_is_told(clips: Path, tmp_path: Path) -> None:
     refused("data.train is not set", folds=2)
     refused("one of the two", people, folds=2, lists=clips)
     refused("folds must be at least 2, got 1", people, folds=1)
+    away = lists(tmp_path / "away", (["clip_0,0,a"], ["clip_1,1,b"]), (["clip_1,1,b"], ["clip_0,0,a"]))
+    refused("1 of 1 clips do not exist: .*check the paths, or the folder they start from .data.root.", lists=away)
     refused("6 subjects cannot be divided into 7 parts", people, folds=7)
     refused("seeds must differ", people, folds=2, seeds=[1, 1])
     refused("output is not for crossval: give the folder of the study by --out", "output=x", people, folds=2)
@@ -244,6 +246,20 @@ def test_clips_of_nobody_are_divided_one_by_one_and_that_is_told(clips: Path, tm
     second.unlink()
     assert plan_crossval(None, tmp_path / "out", words, folds=3, split_seed=4).folds == plan.folds
     assert second.read_text() == text
+
+
+def test_lists_that_are_made_count_classes_from_nought_and_say_who_is_who(clips: Path, tmp_path: Path) -> None:
+    lines = [line.split() for line in (clips / "nobody.csv").read_text().splitlines()]
+    (tmp_path / "from_one.csv").write_text("".join(f"{name} {int(label) + 1}\n" for name, label in lines))
+    words = [f"data.train={tmp_path}/from_one.csv", f"data.root={clips}", "data.label_offset=1", "data.subject=clip_1?"]
+    plan = plan_crossval(None, tmp_path / "out", settings(clips, *words), folds=2)
+    cfg = plan.jobs[0].settings()
+    read = look_into(cfg, plan.folds[0])
+    assert {(clip.name, clip.label) for part in (read.train, read.test) for clip in part} == {
+        (name, int(label)) for name, label in lines
+    }
+    assert {clip.subject for clip in read.train} in ({"clip_"}, {"clip_1"}) and not read.shared
+    assert Path(cfg.data.root) == clips
 
 
 def test_folds_of_a_public_data_set_are_found_in_its_folder(tmp_path: Path) -> None:

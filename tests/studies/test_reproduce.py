@@ -86,8 +86,10 @@ def test_every_fold_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert notes[-1] == "No weights were given of folds 4 and 5: no total is compared."
     # In words, for the terminal, the page and its numbers.
     for words in (
-        "Fold 1 has UAR +37.41 and WAR +25.12 points, which is 0 clips of 1: far above what is published.",
-        "Fold 3 has UAR −64.00 and WAR −74.91 points, which is 1 clip of 1: far below what is published.",
+        "Fold 1 differs from the published scores by +37.41 points of UAR and +25.12 points of WAR, which is 0 clips "
+        "of 1: far above.",
+        "Fold 3 differs from the published scores by −64.00 points of UAR and −74.91 points of WAR, which is 1 clip of "
+        "1: far below.",
         "Folds 4 and 5: no weights were given, and nothing is scored.",
         "Folds 2 and 3 have the same weights: those of one fold have been trained on what the others test.",
         "Frames of DFEW are 256 x 256, and most of these are 40 x 40",
