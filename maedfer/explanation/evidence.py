@@ -8,6 +8,10 @@ the weight of evidence in nats (Robnik-Sikonja and Kononenko, "Explaining Classi
 IEEE TKDE 2008; hiding parts of pictures: Zeiler and Fergus, ECCV 2014). Log-odds do not saturate as probabilities do.
 Where windows overlap a token has the mean of theirs.
 
+Two kinds of windows are asked for by name. "places" are tubes through all of the time, a fifth of the picture wide,
+blurred: where a class is seen. "moments" are all of the picture for the time of one token, filled with every pixel's
+mean over time: when it is seen. A box in place and time hides little that other moments do not show.
+
 It is measured on the model, whatever it is built of, and asks nothing of its attention. Its limits: a clip with a
 window replaced is none that the model has been trained on; where two parts can stand in for each other, neither has
 evidence; and it tells of windows of the size that was chosen, filled in the way that was chosen.
@@ -15,7 +19,7 @@ evidence; and it tells of windows of the size that was chosen, filled in the way
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Literal, get_args
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
 # What a window is filled with: a blurred copy of the clip, its mean colour, or every pixel's mean over time, which
 # leaves the picture and takes the movement away.
 Fill = Literal["blur", "mean", "still"]
-# Parts along each dimension that windows are by default.
-_PARTS = (4, 5, 5)
+# Windows by name.
+Windows = Literal["places", "moments"]
+# Parts of the picture's sides that places are wide.
+_PARTS = 5
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,32 @@ class ClassEvidence:
         Args:
             smooth: interpolate between tokens; otherwise every token is a square.
         """
-        config = self.config
-        cubes, titles = moments(config)
-        clip = enlarge_smoothly(self.frames, LEAST)
-        scale = signed_scale(self.values, "change of\nlog-odds")
-        painted = painted_frames(clip, self.values, config, scale, smooth)
-        places, name = middles(config, cubes), short_name(self.name)
-        rows = [
-            PictureRow("the clip", clip[places]),
-            PictureRow(f"evidence for\n{name}", painted[places], scale),
-        ]
-        note = f"p({name}) = {self.probability:.2f}. Red: without it the class loses; blue: it gains."
-        return picture_rows(rows, titles, note=note)
+        return evidence_rows([self], smooth=smooth)
+
+
+def evidence_rows(found: Sequence[ClassEvidence], *, smooth: bool = True) -> Figure:
+    """Draw evidence for a class in one clip over its frames, a row for each kind of windows.
+
+    Args:
+        found: of one clip and class.
+        smooth: interpolate between tokens; otherwise every token is a square.
+    """
+    first = found[0]
+    config, name = first.config, short_name(first.name)
+    cubes, titles = moments(config)
+    places = middles(config, cubes)
+    clip = enlarge_smoothly(first.frames, LEAST)
+    rows = [PictureRow("the clip", clip[places])]
+    # One scale, so that rows can be compared.
+    scale = signed_scale(np.concatenate([one.values.ravel() for one in found]), "change of\nlog-odds")
+    for one in found:
+        whole = [length == side for length, side in zip(one.window, config.grid, strict=True)]
+        where = "when" if whole[1] and whole[2] else "where" if whole[0] else "where and when"
+        # A moment is as long as a cube: between two of them nothing is known.
+        painted = painted_frames(clip, one.values, config, scale, smooth and where != "when")
+        rows.append(PictureRow(f"{name}:\n{where} it is seen", painted[places], scale))
+    note = f"p({name}) = {first.probability:.2f}. Red: without it the class loses; blue: it gains."
+    return picture_rows(rows, titles, note=note)
 
 
 def class_evidence(
@@ -96,10 +116,11 @@ def class_evidence(
     clip: Clip,
     target: int | str | None = None,
     *,
-    window: tuple[int, int, int] | None = None,
+    window: tuple[int, int, int] | Windows = "places",
     step: tuple[int, int, int] | None = None,
-    fill: Fill = "blur",
+    fill: Fill | None = None,
     batch_size: int = 8,
+    progress: Callable[[float], None] | None = None,
 ) -> ClassEvidence:
     """What raises a class in a clip, by occlusion; the module says how it is computed and what its limits are.
 
@@ -107,11 +128,15 @@ def class_evidence(
         model: a classifier; it is held in evaluation mode.
         clip: uint8 [3, T, H, W] or [T, H, W, 3], as large as the model takes it.
         target: the class, by number or name; the most probable one when None.
-        window: tokens of a window along time, height and width; about a fourth and a fifth of the clip when None.
-        step: tokens from one window to the next; a window when None.
+        window: "places", "moments", or the tokens of a window along time, height and width.
+        step: tokens from one window to the next; a window when None, half of one for places.
         fill: what a window is filled with: "blur", "mean" (the clip's mean colour) or "still" (each pixel's mean over
-            time: what counts is the movement alone).
+            time, which takes the movement away); "blur" when None, "still" for moments.
         batch_size: clips at once.
+        progress: is told the share of the windows that is done.
+
+    Returns:
+        The evidence of every token. A window takes a pass of the model: 81 places, 8 moments for the base model.
 
     Raises:
         InputError: no classifier, a clip of another shape or dtype, no such class, or a window that does not fit.
@@ -120,16 +145,25 @@ def class_evidence(
         raise InputError("evidence for a class needs a classifier: this model has no classes, fine-tune it first")
     config = encoder_config(model)
     check_frames(config)
+    if isinstance(window, str) and window not in get_args(Windows):
+        raise unknown("kind of window", window, get_args(Windows))
+    if fill is None:
+        fill = "still" if window == "moments" else "blur"
     if fill not in get_args(Fill):
         raise unknown("fill", fill, get_args(Fill))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     names = class_names(model)
     wanted = None if target is None else class_number(target, names)
-    size = _sizes("window", window, config) or tuple(
-        max(1, side // parts) for side, parts in zip(config.grid, _PARTS, strict=True)
-    )
-    steps = _sizes("step", step, config) or size
+    time, height, width = config.grid
+    size: tuple[int, ...]
+    if window == "places":
+        size = (time, max(1, height // _PARTS), max(1, width // _PARTS))
+    else:
+        size = (1, height, width) if isinstance(window, str) else _sizes("window", window, config)
+    steps = size if window != "places" else (time, max(1, size[1] // 2), max(1, size[2] // 2))
+    if step is not None:
+        steps = _sizes("step", step, config)
     batch = as_batch(model, clip)
     shares = as_shares(batch)
     filling = _filling(shares, fill, tuple(one * patch for one, patch in zip(size, config.patch_size, strict=True)))
@@ -138,11 +172,12 @@ def class_evidence(
     with evaluating(model):
         logits = model(normalize_frames(shares)).double()[0]
         number = int(logits.argmax()) if wanted is None else wanted
-        hidden = [
-            _log_odds(model(normalize_frames(some)).double(), number)
-            for some in _occluded(shares, filling, windows, size, config.patch_size, batch_size)
-        ]
-    occluded = torch.cat(hidden).cpu().numpy()
+        hidden: list[float] = []
+        for some in _occluded(shares, filling, windows, size, config.patch_size, batch_size):
+            hidden += _log_odds(model(normalize_frames(some)).double(), number).tolist()
+            if progress is not None:
+                progress(len(hidden) / len(windows))
+    occluded = np.array(hidden)
     differences = float(_log_odds(logits[None], number)[0]) - occluded
     total, count = np.zeros(config.grid), np.zeros(config.grid)
     for corner, difference in zip(windows.tolist(), differences.tolist(), strict=True):
@@ -189,9 +224,7 @@ def class_number(target: int | str, names: tuple[str, ...]) -> int:
     return int(target)
 
 
-def _sizes(name: str, given: tuple[int, ...] | None, config: LGIFormerConfig) -> tuple[int, ...] | None:
-    if given is None:
-        return None
+def _sizes(name: str, given: tuple[int, ...], config: LGIFormerConfig) -> tuple[int, ...]:
     sizes, grid = tuple(given), config.grid
     if len(sizes) != len(grid) or any(not isinstance(one, int) or one < 1 for one in sizes):
         raise InputError(f"{name} must be {len(grid)} whole numbers from 1 on, got {given!r}")

@@ -322,12 +322,12 @@ def _spread(blocks: tuple[int, ...]) -> list[int]:
 
 
 def _label(kind: str, block: int | None, region: int | None, maps: DrawnMaps) -> str:
-    words = {"intra_region": "intra-region", "inter_region": "inter-region", "interaction": "reads from"}
+    words = {"intra_region": "intra-region", "inter_region": "inter-region", "interaction": "reading frames"}
     if kind == "rollout":
         return "rollout,\nall blocks"
     first = words.get(kind, KINDS[kind])
     if region is not None:
-        first += f"\nframes {region_names(maps.config)[region]}"
+        first += f"\n{region_names(maps.config)[region]}"
     return f"{first}\nblock {block}"
 
 

@@ -34,14 +34,18 @@ class Scale(NamedTuple):
 def scale_of(values: np.ndarray, label: str, *, from_zero: bool = True) -> Scale:
     """A scale for values of one sign: up to the largest but for the topmost two in a thousand.
 
+    It spans twice their mean at least, or half of it where it does not begin at 0, so that values that hardly differ
+    look as if they hardly did.
+
     Args:
-        values: of any shape, finite.
+        values: of any shape, finite, not negative.
         label: what they are.
         from_zero: the first colour stands for 0 rather than for the least value.
     """
+    mean = float(values.mean()) or 1.0
     low = 0.0 if from_zero else float(values.min())
-    high = float(np.quantile(values, 0.998))
-    return Scale(low, high if high > low else low + 1.0, SEQUENTIAL, label)
+    high = max(float(np.quantile(values, 0.998)), 2 * mean if from_zero else low + mean / 2)
+    return Scale(low, high, SEQUENTIAL, label)
 
 
 def signed_scale(values: np.ndarray, label: str) -> Scale:

@@ -20,6 +20,17 @@ from maedfer.report import page as html
 
 # Bytes of a film up to which it is put into the page itself; longer ones are linked to.
 _MOST_BYTES = 6 << 20
+# What is shown of a face, in this order.
+_CAPTIONS = {
+    "attention.png": "What tokens read over the frames, by block, and the rollout through all blocks.",
+    "attention.mp4": "The same over time, in every frame.",
+    "evidence.png": "What raises the class, and what lowers it: where in the picture, and when.",
+    "reconstruction.png": "What the model makes of what is hidden from it.",
+    "reconstruction.mp4": "Clip, mask and reconstruction over time, with the first mask.",
+    "blocks.png": "Every block, as means over time, over the frame in the middle.",
+    "regions.png": "How regions read one another, in per cent; rows sum to 100.",
+    "interaction.png": "Where local tokens are that read from the representative token of each region.",
+}
 
 
 @dataclass(frozen=True)
@@ -91,25 +102,13 @@ def _face(face: ExplainedFace) -> str:
         spread = f"{counted(len(losses), 'mask')}, {losses.min():.3f} to {losses.max():.3f}"
         tiles.append(("loss of reconstruction", f"{losses.mean():.3f}", spread))
     body = [html.tiles(tiles, small=True)]
-    captions = {
-        "attention.png": "What tokens read over the frames, by block, and the rollout through all blocks.",
-        "blocks.png": "Every block, as means over time, over the frame in the middle.",
-        "regions.png": "How regions read one another, in per cent; rows sum to 100.",
-        "interaction.png": "Which local tokens read from the representative token of each region.",
-        "evidence.png": "What raises the class, and what lowers it.",
-        "reconstruction.png": "What the model makes of what is hidden from it.",
-    }
-    for key, caption in captions.items():
-        if key in face.files:
-            body.append(html.picture(face.files[key], caption))
-    if face.reconstruction is not None:
-        body.append(_losses(face))
-    for key, caption in (
-        ("attention.mp4", "The same over time, in every frame."),
-        ("reconstruction.mp4", "Clip, mask and reconstruction over time, with the first mask."),
-    ):
-        if key in face.files:
-            body.append(_film(face.files[key], caption))
+    for key, caption in _CAPTIONS.items():
+        if key not in face.files:
+            continue
+        path = face.files[key]
+        body.append(_film(path, caption) if path.suffix == ".mp4" else html.picture(path, caption))
+        if key == "reconstruction.png":
+            body.append(_losses(face))
     return html.section(title, *body)
 
 
@@ -174,11 +173,11 @@ def _rollout_words() -> str:
 
 def _evidence_words(faces: Sequence[ExplainedFace]) -> str:
     found = next(face.evidence for face in faces if face.evidence is not None)
-    window = " x ".join(map(str, found.window))
-    fills = {"blur": "a blurred copy", "mean": "the clip's mean colour", "still": "each pixel's mean over time"}
+    _, height, width = found.window
     return html.listing(
         [
-            f"Windows of {window} tokens (time, height, width) were replaced by {fills[found.fill]}, one at a time. "
+            f"Where: windows of {height} x {width} tokens were blurred through all of the clip, one at a time. When: "
+            "the frames of one token were replaced by each pixel's mean over time. "
             "Shown is how much the log-odds of the class, log(p / (1 - p)), fall by that, in nats: the weight of "
             "evidence.",
             "A clip with a window replaced is none that the model was trained on; parts that can stand in for each "
@@ -218,7 +217,7 @@ def _numbers(face: ExplainedFace) -> dict[str, Any]:
         found = face.evidence
         numbers["evidence"] = {
             "class": found.name, "probability": found.probability, "window": list(found.window), "fill": found.fill,
-            "most": float(found.values.max()), "least": float(found.values.min()),
+            "places": found.values[0], "moments": None if face.moments is None else face.moments.values[:, 0, 0],
         }  # fmt: skip
     if face.reconstruction is not None:
         made = face.reconstruction

@@ -17,7 +17,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.score import check_finite
 from maedfer.explanation import figures
 from maedfer.explanation.attention import ClipAttention, attention_maps
-from maedfer.explanation.evidence import ClassEvidence, class_evidence, class_names
+from maedfer.explanation.evidence import ClassEvidence, class_evidence, class_names, evidence_rows
 from maedfer.explanation.film import FilmPanel, film_attention, film_pictures
 from maedfer.explanation.looking import FaceCourse, look_at_video, main_kinds, model_input
 from maedfer.explanation.options import ATTENTION, EVIDENCE, RECONSTRUCTION, Explaining, as_target, parts_of
@@ -49,7 +49,7 @@ class ExplainedFace:
         start, end, time: seconds, of the window that pictures are of.
         probabilities: of the classes in it.
         files: written, by what they are ("attention.png").
-        evidence: for a class, where that was looked for.
+        evidence, moments: for a class, by place and by moment, where that was looked for.
         reconstruction: where that was made.
         maps: of the window.
         windows: how many windows were looked at.
@@ -66,6 +66,7 @@ class ExplainedFace:
     files: dict[str, Path] = field(default_factory=dict)
     maps: ClipAttention | None = None
     evidence: ClassEvidence | None = None
+    moments: ClassEvidence | None = None
     reconstruction: Reconstruction | None = None
 
 
@@ -101,7 +102,7 @@ def explain_video(
     options = options or explaining_options(model)
     parts = parts_of(model, chosen)
     films = chosen.film * (ATTENTION in parts) + chosen.film * (RECONSTRUCTION in parts)
-    stages = _Stages(progress, 1 + films)
+    stages = _Stages(progress, 1 + films + (EVIDENCE in parts))
     block = None if chosen.blocks is None else chosen.blocks[-1]
     courses, times = look_at_video(
         model,
@@ -127,7 +128,7 @@ def explain_video(
             named.name, str(video), course.face, span.start, span.end, span.time, len(course.moments),
             moment.probabilities,
         )  # fmt: skip
-        _pictures(model, clip, named, face, chosen, parts)
+        _pictures(model, clip, named, face, chosen, parts, stages)
         _arrays(course, named, face)
         found.append(face)
     for course, face in zip(courses, found, strict=True):
@@ -221,6 +222,7 @@ def _pictures(
     face: ExplainedFace,
     chosen: Explaining,
     parts: Sequence[str],
+    stages: _Stages,
 ) -> None:
     def save(figure: Figure, suffix: str) -> None:
         path = _beside(stem, suffix)
@@ -243,8 +245,9 @@ def _pictures(
         assert isinstance(model, LGIFormer)
         names = class_names(model)
         target = None if chosen.target is None else as_target(chosen.target, names)
-        face.evidence = class_evidence(model, clip, target)
-        save(face.evidence.plot(smooth=chosen.smooth), ".evidence.png")
+        face.evidence = class_evidence(model, clip, target, progress=stages.next())
+        face.moments = class_evidence(model, clip, face.evidence.target, window="moments")
+        save(evidence_rows([face.evidence, face.moments], smooth=chosen.smooth), ".evidence.png")
     if RECONSTRUCTION in parts:
         assert isinstance(model, MAEDFER)
         face.reconstruction = reconstruct(model, clip, seeds=chosen.seeds, mask_ratio=chosen.mask_ratio)
@@ -271,8 +274,8 @@ def _arrays(course: FaceCourse, stem: Path, face: ExplainedFace) -> None:
             values = maps.rollout() if name == "rollout" else getattr(maps, name, None)
             if values is not None:
                 arrays[name] = values
-    if face.evidence is not None:
-        arrays["evidence"] = face.evidence.values
+    if face.evidence is not None and face.moments is not None:
+        arrays |= {"evidence": face.evidence.values[0], "evidence_moments": face.moments.values[:, 0, 0]}
     if face.reconstruction is not None:
         found = face.reconstruction
         arrays |= {"hidden": found.hidden, "loss": found.loss}

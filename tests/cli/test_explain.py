@@ -51,7 +51,11 @@ def test_a_classifier_is_explained(call: Call, folder: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(film.times, video.times[10:36] - video.times[10], atol=1e-3)
     with np.load(out / "it's one.npz") as arrays:
         assert arrays["course_intra_region"].shape == arrays["course_rollout"].shape == (7, 2, 4, 4)
-        assert arrays["intra_region"].shape == (2, 2, 4, 1, 2, 4) and arrays["evidence"].shape == (2, 4, 4)
+        assert (
+            arrays["intra_region"].shape == (2, 2, 4, 1, 2, 4)
+            and arrays["evidence"].shape == (4, 4)
+            and arrays["evidence_moments"].shape == (2,)
+        )
         np.testing.assert_allclose(arrays["probabilities"].sum(1), 1)
         np.testing.assert_allclose(np.ptp(arrays["times"], 1), 0.24, atol=1e-6)
     with Image.open(out / "it's one.attention.png") as picture:

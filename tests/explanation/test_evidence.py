@@ -80,7 +80,17 @@ def test_the_one_cube_that_counts_has_the_evidence() -> None:
     against = class_evidence(model, clip, "dark", window=(1, 1, 1), fill="mean")
     np.testing.assert_allclose(against.values, -found.values, atol=1e-5)
     figure: Any = found.plot()
-    assert "evidence for\nbright" in [text.get_text() for text in figure.texts]
+    assert "bright:\nwhere and when it is seen" in [text.get_text() for text in figure.texts]
+    # Through all of the time, and all of the picture for a moment.
+    places = class_evidence(model, clip, "bright", fill="mean")
+    assert places.window == (4, 1, 1) and (places.values[0] == places.values[3]).all()
+    assert places.values[0].argmax() == 7 and places.values[0, 1, 3] == pytest.approx(found.values.max())
+    when = class_evidence(model, clip, "bright", window="moments")
+    assert when.window == (1, 4, 4) and when.fill == "still" and when.values[:, 0, 0].argmax() == 1
+    # Of the four moments three are as dark as ever: their mean over time is a fourth of the way up.
+    before, after = (value / 255 for value in (220, 20 + 200 / 4))
+    spread = np.mean([1 / 0.229, 1 / 0.224, 1 / 0.225])
+    assert when.values[1, 0, 0] == pytest.approx((before - after) * spread, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,7 @@ def test_the_one_cube_that_counts_has_the_evidence() -> None:
             r"window \[5, 1, 1\] is larger than the token grid",
         ),
         (lambda m, clip: class_evidence(m, clip, step=(0, 1, 1)), "step must be 3 whole numbers from 1 on"),
+        (lambda m, clip: class_evidence(m, clip, window=NOISE), "unknown kind of window 'noise'"),
         (lambda m, clip: class_evidence(m, clip, fill=NOISE), "unknown fill 'noise'"),
         (lambda m, clip: class_evidence(m, clip.astype(np.float32).transpose(3, 0, 1, 2)), "in bytes, uint8"),
     ],
