@@ -81,7 +81,8 @@ def probe_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig
         # The model's own classes are what its head tells apart, and no probe looks at that.
         classes = from_dict(DataConfig, {"classes": named}, path="data").classes
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, classes=classes))
-    return cfg
+    # Every clip is read once.
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, cache=False))
 
 
 def run_probe(
@@ -323,10 +324,8 @@ def _about(
     config = model.config
     chosen = "data.val" if len(lists) == 3 else "subject" if lists[0].subjects else "clip"
     report = loaded.load_report
-    notes = [runtime.precision_why] if runtime.precision_why else []
     if report is not None and report.assumed:
-        notes.append(f"{cfg.eval.checkpoint}: {report.assumptions}")
-    study.notes += notes
+        study.notes.append(f"{cfg.eval.checkpoint}: {report.assumptions}")
     return {
         "maedfer": __version__,
         "model": cfg.eval.checkpoint,
@@ -346,5 +345,6 @@ def _about(
         "fit": cfg.data.fit,
         "views": cfg.eval.views,
         "precision": runtime.precision,
+        "precision_why": runtime.precision_why,
         "options": dataclasses.asdict(study.options),
     }

@@ -19,8 +19,8 @@ from maedfer.studies.probe_results import (
     ProbeResult,
     ScoredProbe,
     differences_to_random,
-    grid_notes,
     group_probes,
+    random_table,
     score_table,
     sentence,
     told,
@@ -59,16 +59,20 @@ def write_study(
     remove_temporaries(out)
     groups = group_probes(scored, metric)
     differences = differences_to_random(groups)
-    notes = [*notes, *grid_notes(groups)]
     sentences = [sentence(group, differences.get((group.kind, group.layer)), groups) for group in told(groups)]
-    table = score_table(groups, differences, about)
+    tables = {"scores": score_table(groups, about)}
+    if differences:
+        tables["random"] = random_table(groups, differences)
     # Those of an earlier call may be of other layers and seeds.
     shutil.rmtree(out / RUNS, ignore_errors=True)
     for one in scored:
         _write_run(out / RUNS / one.task.folder, cfg, runtime, one)
     _write_rows(out / "probe.csv", scored)
-    write_tables(table, out / "scores", "tab:probes")
-    page = write_page(out, groups, table, about, sentences, notes)
+    for path in (*out.glob("random.csv"), *out.glob("random.tex")):
+        path.unlink()
+    for name, table in tables.items():
+        write_tables(table, out / name, f"tab:{name}")
+    page = write_page(out, groups, list(tables.values()), about, sentences, notes)
     result = {
         **about,
         "scores": [group.numbers() for group in groups],

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maedfer._figure_style import styled
 from maedfer._files import atomic_path
 from maedfer.evaluation.probes.fit import PROTOCOLS
 from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report.figures import Curve, Panel
-from maedfer.studies.probe_results import METRICS, ProbeGroup, choice, footer, told
+from maedfer.studies.probe_results import METRICS, ProbeGroup, choice, footer, grid_note, told
 from maedfer.studies.tables import Column, Measured, Table
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ _CHOSEN_BY = {
     "clip": "a share of the training clips; who is in them is not known, so that people may be on both sides",
 }
 PICTURE = "depth.png"
+# In the palette.
+_GREY = 6
 
 
 def write_page(
     out: Path,
     groups: Sequence[ProbeGroup],
-    table: Table,
+    tables: Sequence[Table],
     about: Mapping[str, Any],
     sentences: Sequence[str],
     notes: Sequence[str],
@@ -56,8 +59,8 @@ def write_page(
         html.listing(sentences),
         "".join(html.callout(note, warn=True) for note in notes),
         depth,
-        table.section(),
-        _choices(groups).section(),
+        *(table.section() for table in tables),
+        _choices(groups),
         _confusions(best),
         html.section(
             "How it was done",
@@ -72,10 +75,17 @@ def write_page(
     ]
     name = Path(about["model"]).name
     title, subtitle = f"Probes of {name}", f"test: {'/'.join(Path(about['lists']['test']).parts[-2:])}"
-    numbers = {"kind": "probe", "title": title, **about, "table": table.numbers(), "notes": list(notes)}
+    numbers = {
+        "kind": "probe",
+        "title": title,
+        **about,
+        "tables": [table.numbers() for table in tables],
+        "notes": list(notes),
+    }
     return html.write(out, html.page(title, subtitle, body, footer()), numbers)
 
 
+@styled
 def depth_figure(groups: Sequence[ProbeGroup], depth: int) -> Figure:
     """UAR and WAR of every kind over the layers; random weights dashed.
 
@@ -97,6 +107,10 @@ def depth_figure(groups: Sequence[ProbeGroup], depth: int) -> Figure:
                 x = [group.layer for group in chosen]
                 low, high = (mean - spread, mean + spread) if spread.any() else (None, None)
                 lines[label] = Curve(x, mean, low, high, kinds.index(kind), who == "random")
+        if metric == "uar":
+            layers = [group.layer for group in groups]
+            chance = 1 / len({*groups[0].probes[0].predictions.labels.tolist()})
+            lines["chance"] = Curve([min(layers), max(layers)], [chance, chance], color=_GREY, dashed=True)
         panels.append(Panel(metric.upper(), "layer", lines, percent=True))
     figure = figures.curves(panels, width=9.6, height=3.2)
     # One legend for both, below, where no line is.
@@ -107,7 +121,7 @@ def depth_figure(groups: Sequence[ProbeGroup], depth: int) -> Figure:
             legend.remove()
         axis.set_xlim(-0.02 * depth, 1.02 * depth)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(kinds))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(kinds) + 1)
     return figure
 
 
@@ -121,18 +135,20 @@ def _tiles(group: ProbeGroup) -> list[tuple[str, str, str]]:
     return found
 
 
-def _choices(groups: Sequence[ProbeGroup]) -> Table:
-    """What validation clips have chosen, seed by seed."""
-    rows = [
+def _choices(groups: Sequence[ProbeGroup]) -> str:
+    """What validation clips have chosen."""
+    rows = tuple(
         (
             ("random weights, " if group.who == "random" else "") + group.kind,
             group.layer,
             " · ".join(dict.fromkeys(choice(one.fitted.chosen) for one in group.probes)),
         )
         for group in groups
-    ]
-    columns = (Column("probe", text=True), Column("layer"), Column("chosen, by some seed", text=True))
-    return Table("Hyper-parameters", columns, tuple(rows))
+    )
+    columns = (Column("probe", text=True), Column("layer"), Column("chosen, each by some seed", text=True))
+    note = grid_note(groups)
+    table = Table("", columns, rows, (f"{note}.",) if note else ())
+    return html.section("Hyper-parameters", html.fold("What validation clips chose", table.html()))
 
 
 def _confusions(best: Sequence[ProbeGroup]) -> str:
@@ -156,10 +172,11 @@ def _features(about: Mapping[str, Any]) -> str:
     counts = f"{clips['train']:,} training and {clips['test']:,} test clips"
     if "val" in clips:
         counts += f", {clips['val']:,} clips to choose by"
+    why = f" ({about['precision_why']})" if about["precision_why"] else ""
     text = (
         f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, computed in "
-        f"{about['precision']}. Pooled features, for knn and linear, are the mean of the tokens that the model's head "
-        "reads, through a LayerNorm, averaged over views. "
+        f"{about['precision']}{why}. Pooled features, for knn and linear, are the mean of the tokens that the model's "
+        "head reads, through a LayerNorm, averaged over views. "
     )
     if about["tokens"]:
         kinds = dict.fromkeys(about["tokens"].values())

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maedfer._progress import counted
 from maedfer.evaluation.metrics import confusion_matrix, scores
 from maedfer.evaluation.paired import SameClips, pooled_intervals
 from maedfer.evaluation.predictions import Predictions
@@ -128,33 +127,37 @@ def told(groups: Sequence[ProbeGroup]) -> list[ProbeGroup]:
     return list(found.values())
 
 
-def score_table(
-    groups: Sequence[ProbeGroup], differences: Mapping[tuple[str, int], Measured], about: Mapping[str, Any]
-) -> Table:
-    """The scores of all groups."""
-    many = len({group.who for group in groups}) > 1
+def score_table(groups: Sequence[ProbeGroup], about: Mapping[str, Any]) -> Table:
+    """The scores of the model's probes."""
     columns = [Column("probe", text=True), Column("layer"), Column("UAR", percent=True), Column("WAR", percent=True)]
     columns.append(Column("validation", percent=True))
-    if many:
-        columns += [Column("random weights, UAR", percent=True), Column("difference", percent=True, signed=True)]
-    rows = []
-    random = {(group.kind, group.layer): group for group in groups if group.who == "random"}
-    for group in groups:
-        if group.who == "model":
-            cells: list[Any] = [group.kind, group.layer, group.uar, group.war, group.validation]
-            other = random.get((group.kind, group.layer))
-            if other is not None:
-                cells += [other.uar, differences[group.kind, group.layer]]
-            rows.append(tuple(cells))
+    mine = [group for group in groups if group.who == "model"]
+    rows = [(group.kind, group.layer, group.uar, group.war, group.validation) for group in mine]
+    note = (
+        f"{_spread(groups)} Validation: {str(about['options']['metric']).upper()} of the clips that chose "
+        "hyper-parameters, mean over seeds."
+    )
+    return Table("Scores of probes", tuple(columns), tuple(rows), (note,))
+
+
+def random_table(groups: Sequence[ProbeGroup], differences: Mapping[tuple[str, int], Measured]) -> Table:
+    """The UAR of the model's probes beside that of random weights."""
+    names = [Column("probe", text=True), Column("layer"), Column("UAR", percent=True)]
+    names += [Column("random weights", percent=True), Column("difference", percent=True, signed=True)]
+    by = {(group.who, group.kind, group.layer): group.uar for group in groups}
+    rows = [
+        (kind, layer, by["model", kind, layer], by["random", kind, layer], difference)
+        for (kind, layer), difference in differences.items()
+    ]
+    note = f"UAR. {_spread(groups)} The difference is taken seed by seed, on the same clips."
+    return Table("Against random weights", tuple(names), tuple(rows), (note,))
+
+
+def _spread(groups: Sequence[ProbeGroup]) -> str:
     unit = "subjects" if _by_subject(groups[0].probes[0].predictions) else "clips"
     seeds = len(groups[0].probes)
-    spread = f"mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    notes = (
-        f"Scores: {spread}; in brackets the 95 % interval over seeds and {unit} of the test part, by bootstrap. "
-        f"Validation: "
-        f"{str(about['options']['metric']).upper()} of the clips that chose hyper-parameters, mean over seeds.",
-    )
-    return Table("Scores of probes", tuple(columns), tuple(rows), notes)
+    spread = f"Mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    return f"{spread}; in brackets the 95 % interval over seeds and {unit} of the test part, by bootstrap."
 
 
 def group_probes(scored: Sequence[ScoredProbe], metric: str) -> list[ProbeGroup]:
@@ -226,18 +229,14 @@ def sentence(group: ProbeGroup, difference: Measured | None, groups: Sequence[Pr
     return f"{text}: {verdict} random weights, UAR {shown.shown(other.uar)} %, a difference of {points} points."
 
 
-def grid_notes(groups: Sequence[ProbeGroup]) -> list[str]:
-    """Which choices are at the end of their grid, where a better one may lie beyond."""
-    notes = []
-    for group in groups:
-        at = [one for one in group.probes if one.fitted.at_the_end]
-        if at and group.who == "model":
-            text = choice(at[0].fitted.chosen)
-            notes.append(
-                f"{group.kind}, layer {group.layer}: {text} is at the end of its grid in "
-                f"{len(at)} of {counted(len(group.probes), 'seed')}"
-            )
-    return notes
+def grid_note(groups: Sequence[ProbeGroup]) -> str:
+    """Where the choice of a number is at the end of its grid, so that a better one may lie beyond; "" if nowhere."""
+    at = [
+        f"{group.layer}" + (" (random weights)" if group.who == "random" else "")
+        for group in groups
+        if group.kind == "linear" and any(one.fitted.at_the_end for one in group.probes)
+    ]
+    return f"linear: C is at the end of its grid in some seed, of layer {', '.join(at)}" if at else ""
 
 
 def choice(settings: Mapping[str, float]) -> str:

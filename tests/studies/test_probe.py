@@ -123,7 +123,7 @@ def test_all_layers_and_random_weights_in_one_call(world: Path, tmp_path: Path) 
         assert difference["uar"]["value"] == pytest.approx(both["model"] - both["random"])
     page = (out / "report.html").read_text()
     assert "Score over depth" in page and "V-JEPA" in page and "random weights" in page
-    assert "difference" in (out / "scores.csv").read_text() and "toprule" in (out / "scores.tex").read_text()
+    assert "difference" in (out / "random.csv").read_text() and "toprule" in (out / "scores.tex").read_text()
     # The folders of probes are runs: seeds of one kind and layer are a condition.
     groups = group_runs(sorted((out / "runs").iterdir()))
     assert len(groups) == 12
