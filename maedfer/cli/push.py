@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             size = len(content) if isinstance(content, bytes) else content.stat().st_size
             print(f"  {file:<20}{size / 1e6:>10.3f} MB")
         print("\n" + (card if card is not None else "the card that is there stays"))
-        if args.data is None and args.card is None:
+        if args.data is None and "\nmetrics:\n" in (card or ""):
             print(
                 "the scores stand in the card alone: --data NAME says of which data set they are, for the hub to list"
             )

@@ -157,7 +157,7 @@ def push(
     if CARD_FILE in files:
         _check_metadata(hub, files[CARD_FILE])
     api = hub.HfApi(token=token, library_name="maedfer", library_version=_version())
-    there = _asked(lambda: _info(api, repository), address)
+    there = _asked(lambda: _info(api, address), address)
     if there is None:
         made = "private" if private in (None, True) else "public"
         _asked(lambda: api.create_repo(repository, private=made == "private", exist_ok=False), address)
@@ -166,7 +166,7 @@ def push(
         after = "; nothing was changed there"
         _check_there(there, address, private)
         if CARD_FILE in files and not replace_card:
-            _check_card(hub, api, there, address)
+            _check_card(hub, api, there, repository)
     operations = [
         hub.CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in files.items()
@@ -195,10 +195,13 @@ def check_repository(repository: str) -> str:
     return found.repository
 
 
-def _info(api: Any, repository: str) -> Any:
+def _info(api: Any, address: HubName) -> Any:
+    """What the hub tells of a branch of a repository, of main where there is no such branch; None of no repository."""
     hub = require("huggingface_hub.errors", "hub")
     try:
-        return api.model_info(repository)
+        return api.model_info(address.repository, revision=address.revision)
+    except hub.RevisionNotFoundError:
+        return api.model_info(address.repository)
     except hub.GatedRepoError:
         raise
     except hub.RepositoryNotFoundError as error:
@@ -229,14 +232,20 @@ def _check_metadata(hub: Any, card: Path | bytes) -> None:
         raise InputError(f"the metadata of the card cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _check_card(hub: Any, api: Any, there: Any, address: HubName) -> None:
+def _check_card(hub: Any, api: Any, there: Any, repository: str) -> None:
     """Refuse to write over a card that somebody has written."""
+    address = HubName(repository, there.sha)
     if CARD_FILE not in {file.rfilename for file in there.siblings or ()}:
         return
-    path = _asked(lambda: hub.hf_hub_download(address.repository, CARD_FILE, token=api.token), address, CARD_FILE)
+
+    def fetch() -> str:
+        path: str = hub.hf_hub_download(repository, CARD_FILE, revision=there.sha, token=api.token)
+        return path
+
+    path = _asked(fetch, address, CARD_FILE)
     if MARK not in Path(path).read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"{address} has a {CARD_FILE} that was not written here: leave it (--card keep), or replace it "
+            f"hf://{repository} has a {CARD_FILE} that was not written here: leave it (--card keep), or replace it "
             "(--card new, in Python card=TEXT); nothing was changed there"
         )
 
@@ -280,13 +289,17 @@ def _refuse(error: Exception, address: HubName, file: str, after: str) -> NoRetu
     elif isinstance(error, hub.OfflineModeIsEnabled):
         why = "cannot be reached: HF_HUB_OFFLINE is set"
     elif status in (401, 403):
+        what = "read" if file else "written to"
         why = (
-            f"may not be written to with this token ({endpoint} answers {status}): log in by `hf auth login` with one "
-            "that may"
+            f"may not be {what} with this token ({endpoint} answers {status}): log in by `hf auth login` with one that "
+            "may"
         )
     else:
         doing = f"could not be read whole, {file}" if file else f"was not written to, {endpoint}"
         why = f"{doing}: {_brief(error) if status else first}"
+        # An answer that got lost says nothing of what was done.
+        lost = status is None and not isinstance(error, ValueError)
+        after = "; look whether it was" if lost and after else after
     raise InputError(f"{address} {why}{after}") from error
 
 

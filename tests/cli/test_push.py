@@ -30,7 +30,6 @@ def test_a_dry_run_shows_the_files_and_the_card_and_asks_nobody(
         "  README.md ",
         "license: mit\n",
         "# faces\n",
-        "--data NAME",
     ):
         assert line in out
 

@@ -302,6 +302,7 @@ def test_a_model_is_pushed_whole_and_comes_back(hub: FakeHub, monkeypatch: pytes
     # Again, into what is there, on a branch.
     other = classifier()
     other.push_to_hub("user/new", revision="trial")
+    other.push_to_hub("user/new", revision="trial", message="Again")
     assert same(maedfer.load("user/new", revision="trial"), other) and same(maedfer.load("user/new"), model)
     MAEDFER(small_mae()).push_to_hub("hf://user/mae", private=False, token=hub.token)
     assert not hub.repositories["user/mae"].private
