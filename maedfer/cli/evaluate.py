@@ -32,6 +32,7 @@ def add_commands(commands: Any) -> None:
         "maedfer evaluate --run runs/dfew/fold_1 --calibrate data.val=val.csv",
         "maedfer evaluate --run runs/dfew/fold_1 --run runs/dfew/fold_2 output=runs/dfew/pooled",
         "maedfer evaluate dfew eval.checkpoint=published.pth data.test=test.csv",
+        "maedfer evaluate mafw --run runs/dfew data.test=lists/mafw/test.csv data.class_map=dfew_to_mafw.yaml",
     )
     parser.add_argument(
         "--run",

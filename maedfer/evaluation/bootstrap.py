@@ -63,8 +63,9 @@ class Units(NamedTuple):
         people, of = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)
         if len(people) < 2:
             raise InputError(f"all clips are of one subject, {subjects[0]!r}: no interval over subjects")
-        table = np.bincount(of * len(values) + kinds, minlength=len(people) * len(values))
-        return cls(np.ones(len(people), np.int64), table.reshape(len(people), -1) @ values)
+        sums = np.zeros((len(people), values.shape[1]))
+        np.add.at(sums, of, values[kinds])
+        return cls(np.ones(len(people), np.int64), sums)
 
     @property
     def draws(self) -> int:
@@ -120,10 +121,13 @@ def bootstrap_intervals(
         InputError: it is not known who is in some clip, or all are of one subject.
     """
     labels, predictions = np.asarray(labels, np.int64).ravel(), np.asarray(predictions, np.int64).ravel()
-    # A kind for every cell of the confusion matrix.
-    units = Units.made(labels * n + predictions, np.eye(n * n), subjects)
-    confusion = units.resampled(resamples, seed).reshape(-1, n, n)
-    hits, clips, predicted = confusion.diagonal(axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)
+    # A kind for every cell of the confusion matrix that has clips: many classes have many cells.
+    cells, kinds = np.unique(labels * n + predictions, return_inverse=True)
+    true, said = cells // n, cells % n
+    own = np.eye(n)
+    values = np.concatenate([own[true], own[said], own[true] * (true == said)[:, None]], axis=1)
+    units = Units.made(kinds, values, subjects)
+    clips, predicted, hits = np.split(units.resampled(resamples, seed), 3, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, precision, f1 = hits / clips, hits / predicted, 2 * hits / (clips + predicted)
     total = clips.sum(1)
