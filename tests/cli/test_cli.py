@@ -15,8 +15,8 @@ from maedfer.errors import InputError, MissingDependencyError
 from tests.cli.helpers import Call
 
 REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
-COMMANDS = """pretrain finetune evaluate crossval reproduce features probe predict explain settings report compare lists
-prepare crop shard synth info convert export push""".split()
+COMMANDS = """pretrain finetune evaluate crossval reproduce motion features probe predict explain settings report
+compare fewlabels ablate lists prepare crop shard synth info convert export push""".split()
 
 
 def python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
