@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from maedfer._progress import ProgressLine
+from maedfer._progress import ProgressLine, duration
 from maedfer.cli._parser import Parser
+
+if TYPE_CHECKING:
+    from maedfer.studies.grid import Share
+    from maedfer.train.config import RunConfig
 
 
 def add_grid(parser: Parser | argparse.ArgumentParser, cell: str, seeds: bool = True) -> None:
@@ -36,6 +41,22 @@ def add_grid(parser: Parser | argparse.ArgumentParser, cell: str, seeds: bool = 
 def device_names(text: str | None) -> list[str]:
     """The devices of a list `cuda:0,cuda:1`."""
     return [] if text is None else [name.strip() for name in text.split(",")]
+
+
+def about_time(left: Sequence[RunConfig], places: Sequence[Share]) -> str:
+    """A sentence on how long runs take.
+
+    Args:
+        left: settings of the runs.
+        places: what they are spread over; those on one device, or on the CPU, divide it.
+    """
+    from maedfer.studies.estimate import estimate
+
+    seconds = estimate(left) / max(1, len({place.device for place in places}))
+    return (
+        f"what is left takes about {duration(seconds)} of computing, by a step of each kind here and now; to read the "
+        "clips comes on top"
+    )
 
 
 @contextlib.contextmanager

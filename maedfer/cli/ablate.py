@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maedfer._progress import counted
 from maedfer.cli._parser import add_command, examples, path, split_items
-from maedfer.cli._studies import add_grid, device_names, shown_progress
+from maedfer.cli._studies import about_time, add_grid, device_names, shown_progress
 from maedfer.errors import InputError
 
 # Generated clips: those of the demo, and fewer for the short form.
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--data is the folder of drawn faces: with a RECIPE give data.train, data.test and data.root")
     if not drawn and args.pretrain is None:
         raise InputError(f"which recipe of pre-training goes with {recipe} is not said: give --pretrain RECIPE")
-    from maedfer.studies.ablate import ablate, plan_ablate, settings_of
+    from maedfer.studies.ablate import ablate, plan_ablate
     from maedfer.studies.ablation_page import read_paper, write_ablations
     from maedfer.studies.ablation_tables import find_tables
     from maedfer.studies.grid import is_done, shares
@@ -124,8 +125,8 @@ def run(args: argparse.Namespace) -> int:
     )
     jobs = [*plan.pretraining, *plan.finetuning]
     print(
-        f"{len(plan.tables)} tables with {len(plan.cells)} rows: {len(plan.pretraining)} runs of pre-training, "
-        f"{len(plan.finetuning)} of fine-tuning"
+        f"{counted(len(plan.tables), 'table')} with {counted(len(plan.cells), 'row')}: "
+        f"{counted(len(plan.pretraining), 'run')} of pre-training, {len(plan.finetuning)} of fine-tuning"
     )
     if args.dry_run:
         done = {job.output for job in jobs if is_done(job)}
@@ -134,15 +135,7 @@ def run(args: argparse.Namespace) -> int:
         if drawn and not os.path.isdir(folder):
             print("how long it takes is told when the clips are drawn: give --data, or draw them by `maedfer synth`")
             return 0
-        from maedfer._progress import duration
-        from maedfer.studies.estimate import estimate
-
-        left = [cfg for job, cfg in zip(jobs, settings_of(plan), strict=True) if job.output not in done]
-        seconds = estimate(left) / max(1, len({place.device for place in places if place.device}))
-        print(
-            f"what is left takes about {duration(seconds)} of computing, by a step of each kind here and now; to read "
-            "the clips comes on top"
-        )
+        print(about_time([job.settings() for job in jobs if job.output not in done], places))
         return 0
     if drawn and args.data is None:
         draw(folder, args.quick)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer.cli._parser import add_command, examples, path, split_items
-from maedfer.cli._studies import add_grid, device_names, shown_progress
+from maedfer.cli._studies import about_time, add_grid, device_names, shown_progress
 from maedfer.errors import InputError
 
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from maedfer.studies.fewlabels import fewlabels, plan_fewlabels, read_scores, result_table, sentences
     from maedfer.studies.grid import is_done, shares
 
-    shares(args.processes, devices)
+    places = shares(args.processes, devices)
     plan = plan_fewlabels(
         recipe,
         args.out,
@@ -110,8 +110,12 @@ def run(args: argparse.Namespace) -> int:
         f"{len(plan.jobs)} runs: {', '.join(plan.conditions)}; labels {parts}; seeds {', '.join(map(str, plan.seeds))}"
     )
     if args.dry_run:
+        left = []
         for job in plan.jobs:
-            print(f"  {job.title}: {'done' if is_done(job) else 'to be run'}, {job.output}")
+            done = is_done(job)
+            print(f"  {job.title}: {'done' if done else 'to be run'}, {job.output}")
+            left += [] if done else [job.settings()]
+        print(about_time(left, places))
         return 0
     what = f"few labels, {len(plan.jobs)} runs"
     with shown_progress() as (say, progress):

@@ -6,7 +6,6 @@ fine-tuning alone: how far another pre-training would be is not in it.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -223,12 +222,3 @@ def _slug(overrides: Sequence[str]) -> str:
         digest = hashlib.sha256(json.dumps(list(overrides)).encode()).hexdigest()[:8]
         text = f"{text[: _LONGEST - 9]}_{digest}"
     return re.sub("_+", "_", text).strip("_")
-
-
-def settings_of(plan: AblationStudy) -> list[RunConfig]:
-    """The settings of all runs, for an estimate."""
-    # The weights to start from are not there yet.
-    return [
-        dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, init=""))
-        for cfg in (job.settings() for job in (*plan.pretraining, *plan.finetuning))
-    ]

@@ -24,7 +24,7 @@ from maedfer.report.run_data import read_run
 from maedfer.studies.ablate import AblationStudy
 from maedfer.studies.ablation_tables import AblationRow, AblationTable, PaperFigures
 from maedfer.studies.pooled import METRICS
-from maedfer.studies.seeds import over_seeds, scores_of
+from maedfer.studies.seeds import about_seeds, over_seeds, scores_of
 from maedfer.studies.tables import Cell, Column, Measured, Table, write_tables
 
 # Recipes of data sets that the paper has scores of.
@@ -88,7 +88,9 @@ def write_ablations(plan: AblationStudy) -> Path:
         results = result_table(plan, table, scores)
         write_tables(results, plan.out / "tables" / _file(table))
         said = sentences(plan, table, scores)
-        body.append(html.section(_heading(table), html.listing(said), results.html(), _picture(plan, table, scores)))
+        # What all tables share stands on the page once.
+        shown_here = dataclasses.replace(results, notes=results.notes[:1]).html()
+        body.append(html.section(_heading(table), html.listing(said), shown_here, _picture(plan, table, scores)))
         numbers[table.table] = {
             "title": table.title,
             "source": table.source,
@@ -97,7 +99,8 @@ def write_ablations(plan: AblationStudy) -> Path:
             "scores": {row.name: {metric: scores[metric][row.name] for metric in METRICS} for row in table.rows},
         }
     notes = [html.callout(note, warn=note.startswith("Short form")) for note in plan.notes]
-    apart = "" if plan.recipe in OF_THE_PAPER else _paper_apart(plan.tables)
+    beside = plan.recipe in OF_THE_PAPER
+    apart = html.paragraph(_PAPER_NOTE, "note") if beside else _paper_apart(plan.tables)
     settings = [
         html.settings(f"Settings of {job.title}", read_run(job.output).config)
         for job in (plan.pretraining[0], plan.finetuning[0])
@@ -138,11 +141,8 @@ def result_table(
     if beside:
         columns += [Column(f"paper: {name}") for name in ("parameters (M)", "multiply-adds (G)")]
         columns += [Column(f"paper: {metric.upper()}", percent=True) for metric in METRICS]
-    seeds = ", ".join(map(str, plan.seeds))
     notes = [
-        f"Mean ± sample standard deviation over seeds {seeds}; in brackets its 95 % interval by Student's t."
-        if len(plan.seeds) > 1
-        else f"One seed ({seeds}).",
+        about_seeds(plan.seeds),
         *plan.notes,
         *([_PAPER_NOTE] if beside else []),
     ]

@@ -31,7 +31,7 @@ from maedfer.report.run_data import read_run
 from maedfer.studies.grid import Job, run_jobs
 from maedfer.studies.label_curve import label_curve
 from maedfer.studies.pooled import METRICS
-from maedfer.studies.seeds import over_seeds, scores_of
+from maedfer.studies.seeds import about_seeds, over_seeds, scores_of
 from maedfer.studies.tables import Cell, Column, Measured, Table, write_tables
 from maedfer.train.config import RunConfig, load_config
 from maedfer.train.sources import read_clips
@@ -215,11 +215,8 @@ def result_table(plan: LabelStudy, scores: Mapping[str, Mapping[str, np.ndarray]
         Column("UAR", percent=True),
         Column("WAR", percent=True),
     )
-    seeds = ", ".join(map(str, plan.seeds))
     notes = [
-        f"Mean ± sample standard deviation over seeds {seeds}; in brackets its 95 % interval by Student's t."
-        if len(plan.seeds) > 1
-        else f"One seed ({seeds}): how far another would be from it is not known.",
+        about_seeds(plan.seeds),
         "A seed chooses the clips as well, the same ones for all conditions, the fewer among the more."
         if plan.jobs[0].settings().data.labels_seed is None
         else "All seeds learn from the same clips: the spread is that of training alone.",

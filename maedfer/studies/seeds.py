@@ -39,3 +39,14 @@ def scores_of(folder: Path) -> dict[str, float]:
     if scores is None:
         raise InputError(f"{str(folder)!r} has no metrics.json: run the study again")
     return {metric: float(getattr(scores, metric)) for metric in METRICS}
+
+
+def about_seeds(seeds: Sequence[int]) -> str:
+    """What the numbers beside a mean over seeds are."""
+    names = ", ".join(map(str, seeds))
+    if len(seeds) == 1:
+        return f"One seed ({names}): how far another would be from it is not known."
+    return (
+        f"Mean ± sample standard deviation over seeds {names}; in brackets the 95 % interval of the mean by "
+        "Student's t, for these test clips."
+    )

@@ -11,7 +11,7 @@ from maedfer.cli import main
 from maedfer.errors import InputError
 from maedfer.models import LGIFormerConfig, profile
 from maedfer.models.profile import giga
-from maedfer.studies.ablate import ablate, plan_ablate, settings_of
+from maedfer.studies.ablate import ablate, plan_ablate
 from maedfer.studies.ablation_page import read_paper, result_table, write_ablations
 from maedfer.studies.ablation_tables import NAMES, Multiples, find_tables, scaled
 from maedfer.studies.estimate import estimate
@@ -99,7 +99,7 @@ def test_rows_are_run_and_put_beside_the_paper(recipes: dict[str, Path], mine: P
     assert [job.output.name for job in plan.pretraining] == ["recipe"]
     assert [job.output.parent.name for job in plan.finetuning] == ["recipe", "recipe+token_type_local"]
     assert plan.finetuning[1].settings().optim.epochs == 1
-    assert estimate(settings_of(plan)) > 15
+    assert estimate([job.settings() for job in (*plan.pretraining, *plan.finetuning)]) > 15
     shares: list[float] = []
     ablate(plan, 2, say=lambda line: None, progress=shares.append)
     assert shares == sorted(shares) and shares[-1] == 1
@@ -188,5 +188,5 @@ def test_the_command_tells_how_much_there_is_to_do(
     words = ["ablate", str(recipes["finetune"]), "--pretrain", str(recipes["pretrain"]), "--table", str(mine)]
     assert main([*words, "--seeds", "2", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "1 tables with 2 rows: 1 runs of pre-training, 4 of fine-tuning" in printed
+    assert "1 table with 2 rows: 1 run of pre-training, 4 of fine-tuning" in printed
     assert "what is left takes about" in printed and not (tmp_path / "out").exists()

@@ -122,7 +122,7 @@ def test_the_command_tells_what_there_is_to_run(data: Path, tmp_path: Path, caps
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "4 runs: as set; labels 1 per class (3 clips), all (18 clips); seeds 0, 1" in printed
-    assert printed.count("to be run") == 4 and not (tmp_path / "out").exists()
+    assert printed.count("to be run") == 4 and "what is left takes about" in printed and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
