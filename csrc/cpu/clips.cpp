@@ -156,6 +156,68 @@ MAEDFER_SIMD void sample_row(const uint8_t *in, const Pictures &size, double x, 
     }
 }
 
+// Where one axis of a bicubic sample comes from: four neighbours, and the weights of the first, third and fourth of them,
+// those of Keys' convolution with a = -1; the second has the rest. Neighbours outside are those at the border.
+struct Cubic {
+    int64_t at[4];
+    float weights[3];
+    bool between;
+
+    Cubic(double place, int64_t count) {
+        const double first = std::floor(place), part = place - first;
+        for (int i = 0; i < 4; ++i)
+            at[i] = std::min(std::max<int64_t>(static_cast<int64_t>(first) + i - 1, 0), count - 1);
+        weights[0] = static_cast<float>(part * (part * (2.0 - part) - 1.0));
+        weights[1] = static_cast<float>(part * (1.0 + part * (1.0 - part)));
+        weights[2] = static_cast<float>(part * part * (part - 1.0));
+        between = part != 0.0;
+    }
+    // Equal neighbours stay exactly what they are.
+    MAEDFER_INLINE float mix(float first, float second, float third, float fourth) const {
+        return second +
+               (((first - second) * weights[0] + (third - second) * weights[1]) + (fourth - second) * weights[2]);
+    }
+};
+
+// A pixel that has its row, or its column, to itself is made of four neighbours or of one: the others weigh nothing.
+template <bool across, bool down>
+MAEDFER_INLINE inline void mix_cubic(const uint8_t *in, int64_t row, int64_t lanes, const Cubic &x, const Cubic &y,
+                                     uint8_t *__restrict out) {
+    const uint8_t *__restrict taps[4][4];
+    for (int i = 0; i < 4; ++i)
+        for (int k = 0; k < 4; ++k) taps[i][k] = in + y.at[i] * row + x.at[k] * lanes;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        float lines[4];
+        for (int i = down ? 0 : 1; i < (down ? 4 : 2); ++i)
+            lines[i] = across ? x.mix(taps[i][0][lane], taps[i][1][lane], taps[i][2][lane], taps[i][3][lane])
+                              : taps[i][1][lane];
+        const float value = down ? y.mix(lines[0], lines[1], lines[2], lines[3]) : lines[1];
+        out[lane] = static_cast<uint8_t>(static_cast<int32_t>(std::min(std::max(value, 0.0f), 255.0f)));
+    }
+}
+
+// One row of a bicubic affine map, as in sample_row.
+MAEDFER_SIMD void sample_row_cubic(const uint8_t *in, const Pictures &size, double x, double y, double dx, double dy,
+                                   uint8_t fill, uint8_t *out) {
+    const int64_t lanes = size.lanes, row = size.columns * lanes;
+    for (int64_t column = 0; column < size.columns; ++column, out += lanes) {
+        const double from_x = x + column * dx, from_y = y + column * dy;
+        if (!(from_x >= -0.5 && from_x < size.columns - 0.5 && from_y >= -0.5 && from_y < size.rows - 0.5)) {
+            std::fill_n(out, lanes, fill);
+            continue;
+        }
+        const Cubic across(from_x, size.columns), down(from_y, size.rows);
+        if (across.between && down.between)
+            mix_cubic<true, true>(in, row, lanes, across, down, out);
+        else if (across.between)
+            mix_cubic<true, false>(in, row, lanes, across, down, out);
+        else if (down.between)
+            mix_cubic<false, true>(in, row, lanes, across, down, out);
+        else
+            std::copy_n(in + down.at[1] * row + across.at[1] * lanes, lanes, out);
+    }
+}
+
 // base + value * factor, rounded once as by PyTorch: in double the product and, for bytes, the sum are exact.
 MAEDFER_INLINE inline float multiply_add(float base, float value, float factor) {
     return static_cast<float>(base + static_cast<double>(value) * factor);
@@ -262,6 +324,13 @@ void affine(const uint8_t *in, const Pictures &size, const std::array<double, 6>
     for (int64_t y = 0; y < size.rows; ++y)
         sample_row(in, size, matrix[1] * y + matrix[2], matrix[4] * y + matrix[5], matrix[0], matrix[3], fill,
                    nothing.data(), out + y * size.columns * size.lanes);
+}
+
+void affine_bicubic(const uint8_t *in, const Pictures &size, const std::array<double, 6> &matrix, uint8_t fill,
+                    uint8_t *out) {
+    for (int64_t y = 0; y < size.rows; ++y)
+        sample_row_cubic(in, size, matrix[1] * y + matrix[2], matrix[4] * y + matrix[5], matrix[0], matrix[3], fill,
+                         out + y * size.columns * size.lanes);
 }
 
 void look_up(const uint8_t *in, const Pictures &size, const uint8_t *tables, uint8_t *out) {

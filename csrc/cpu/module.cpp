@@ -59,6 +59,12 @@ PYBIND11_MODULE(_cpu, module) {
         },
         released);
     module.def(
+        "affine_bicubic",
+        [](uintptr_t in, const Pictures &size, const std::array<double, 6> &matrix, uint8_t fill, uintptr_t out) {
+            affine_bicubic(pointer<uint8_t>(in), size, matrix, fill, pointer<uint8_t>(out));
+        },
+        released);
+    module.def(
         "look_up",
         [](uintptr_t in, const Pictures &size, uintptr_t tables, uintptr_t out) {
             look_up(pointer<uint8_t>(in), size, pointer<uint8_t>(tables), pointer<uint8_t>(out));

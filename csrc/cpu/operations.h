@@ -49,6 +49,10 @@ void resize(const uint8_t *in, int64_t in_row, int64_t in_rows, int64_t in_colum
 void affine(const uint8_t *in, const Pictures &size, const std::array<double, 6> &matrix, const float *fill,
             uint8_t *out);
 
+// Bicubic samples at such places, as PIL's: `fill` in all lanes outside.
+void affine_bicubic(const uint8_t *in, const Pictures &size, const std::array<double, 6> &matrix, uint8_t fill,
+                    uint8_t *out);
+
 // out = tables[lane, in].
 void look_up(const uint8_t *in, const Pictures &size, const uint8_t *tables, uint8_t *out);
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from maedfer._native import MODULES
-from maedfer.data.augment import torch_pictures
 
 _compiled: Any = MODULES["cpu"]
 
@@ -42,7 +41,7 @@ def affine(pictures: Tensor, matrix: Sequence[float], fill: Tensor) -> Tensor:
 
 def affine_bicubic(pictures: Tensor, matrix: Sequence[float], fill: int) -> Tensor:
     """Sample bicubically at the places that `matrix` gives."""
-    return torch_pictures.affine_bicubic(pictures, matrix, fill)
+    return _changed(pictures, lambda source, size, out: _compiled.affine_bicubic(source, size, matrix, fill, out))
 
 
 def extremes(pictures: Tensor) -> tuple[Tensor, Tensor]:
