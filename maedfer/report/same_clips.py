@@ -18,8 +18,8 @@ _HOW = (
     "are drawn with replacement, the same ones for all runs (subjects with all their clips, where it is known who is "
     "in each). Where a condition has several seeds, what seeds vary by is added, and the interval is that of Student's "
     "t with as few degrees of freedom as seeds leave; the same seeds of two conditions are pairs. One seed says "
-    "nothing of others: its interval is that of these very weights. McNemar's test is exact, and looks at clips that "
-    "one of two runs alone has right."
+    "nothing of others: its interval is that of these very weights. McNemar's test is exact, looks at clips that one "
+    "of two runs alone has right, and takes clips for independent of each other, whoever is in them."
 )
 
 
