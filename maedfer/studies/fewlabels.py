@@ -230,15 +230,19 @@ def result_table(plan: LabelStudy, scores: Mapping[str, Mapping[str, np.ndarray]
 def sentences(plan: LabelStudy, scores: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
     """What the curve says of the first condition against the others, in words that claim no more than the numbers."""
     first, *others = plan.conditions
+    chance = 1 / len(plan.jobs[0].settings().classes)
     found = []
     for other in others:
         for place, few in enumerate(plan.labels):
             values = np.round(scores["uar"][first][place] - scores["uar"][other][place], 12)
             found.append(f"{few}: {Difference('UAR', first, other, values).sentence()}")
         ours = scores["uar"][first].mean(axis=1)
-        goal = float(scores["uar"][other][-1].mean())
+        whole = over_seeds(scores["uar"][other][-1].tolist())
+        goal = whole.value
         enough = next((place for place, mean in enumerate(ours) if mean >= goal), None)
-        if enough is not None and enough < len(plan.labels) - 1:
+        # What guessing comes to as well says nothing of how many labels are enough.
+        learned = goal - (whole.spread or 0.0) > chance
+        if learned and enough is not None and enough < len(plan.labels) - 1:
             found.append(
                 f'"{first}" has a mean UAR of {html.percent(float(ours[enough]))} with {plan.labels[enough]} '
                 f'({plan.clips[enough]:,} clips), "{other}" {html.percent(goal)} with {plan.labels[-1]} '

@@ -48,7 +48,7 @@ def label_curve(
         axis.grid(True, axis="y")
         _mark(axis, names, clips)
     if len(next(iter(points.values()))) > 1:
-        axes[-1].legend(loc="lower right", labelspacing=0.5)
+        axes[-1].legend(loc="upper left", labelspacing=0.5)
     return figure
 
 
