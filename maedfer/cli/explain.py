@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maedfer._values import check_exists, expand_home, list_items
-from maedfer.cli._parser import add_command, examples, path
+from maedfer.cli._parser import add_command, class_names, examples, path
 from maedfer.cli.predict import add_looking, looking_options, time_in_seconds
 from maedfer.errors import InputError, require
 
@@ -110,14 +110,18 @@ def _explain(args: argparse.Namespace, checkpoint: str, videos: Any, chosen: Any
     from maedfer.dataclass_tree import to_dict
     from maedfer.explanation.options import parts_of
     from maedfer.explanation.page import PageHead, write_page
-    from maedfer.explanation.run import explain_video, explaining_options, load_model
+    from maedfer.explanation.run import explain_video, explaining_options, load_model, name_classes
 
-    model = load_model(checkpoint, args.classes, args.device)
+    model = load_model(checkpoint, args.device)
+    # Those of a list may be named too where the model has none.
+    has_classes = getattr(model.config, "num_classes", 0) > 0
+    if args.classes is not None and (args.embed is None or has_classes):
+        name_classes(model, class_names(args.classes), repr(checkpoint))
     parts = parts_of(model, chosen, repr(checkpoint))
     if args.hop is None:
         options = explaining_options(model, options)
     out = Path(args.out)
-    line, faces, failed = ProgressLine(), [], 0
+    line, faces, failed = ProgressLine(), [], []
     for number, video in enumerate(videos):
         line.start(f"explaining {shown(video.name)}" + (f" ({number + 1} of {len(videos)})" if len(videos) > 1 else ""))
         try:
@@ -129,7 +133,7 @@ def _explain(args: argparse.Namespace, checkpoint: str, videos: Any, chosen: Any
                 raise
             line.clear()
             print(f"maedfer: {error}", file=sys.stderr, flush=True)
-            failed += 1
+            failed.append(str(error))
             continue
         line.clear()
         for face in found:
@@ -144,9 +148,9 @@ def _explain(args: argparse.Namespace, checkpoint: str, videos: Any, chosen: Any
         "looking": to_dict(options),
         "embed": None if args.embed is None else {"list": args.embed, "by": args.embed_by, "seed": args.seed},
     }
-    page = write_page(out, faces, PageHead(checkpoint, _about(model), settings), features)
+    page = write_page(out, faces, PageHead(checkpoint, _about(model), settings, failed), features)
     _say(f"report: {page}")
-    return int(failed > 0)
+    return int(bool(failed))
 
 
 def _embed(args: argparse.Namespace, checkpoint: str, out: Path) -> Any:
@@ -155,7 +159,8 @@ def _embed(args: argparse.Namespace, checkpoint: str, out: Path) -> Any:
     from maedfer.train.features import features_config, run_features
     from maedfer.train.sources import read_clips
 
-    cfg = features_config(checkpoint, [f"data.test={args.embed}"])
+    named = [] if args.classes is None else [f"data.classes=[{', '.join(map(repr, class_names(args.classes)))}]"]
+    cfg = features_config(checkpoint, [f"data.test={args.embed}", *named])
     found = run_features(cfg)
     who = {clip.name: clip.subject for clip in read_clips(cfg, args.embed, labelled=False)}
     classes = cfg.data.classes

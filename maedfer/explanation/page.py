@@ -41,11 +41,13 @@ class PageHead:
         checkpoint: what was looked into.
         about: of the model, in words.
         settings: that decide what is on the page, by name.
+        failed: a sentence for each video that could not be explained.
     """
 
     checkpoint: str
     about: str
     settings: Mapping[str, Any]
+    failed: Sequence[str] = ()
 
 
 def write_page(
@@ -65,7 +67,8 @@ def write_page(
     Raises:
         InputError: it cannot be written.
     """
-    parts = [_face(face) for face in faces]
+    parts = [html.callout(shown(sentence), warn=True) for sentence in head.failed]
+    parts += [_face(face) for face in faces]
     if features is not None:
         parts.append(_features(features))
     if any(face.maps is not None for face in faces):
@@ -80,6 +83,7 @@ def write_page(
         "maedfer": __version__,
         "checkpoint": head.checkpoint,
         "model": head.about,
+        "failed": list(head.failed),
         "faces": [_numbers(face) for face in faces],
         "features": None if features is None else {"method": features.method, "clips": len(features.names)},
         "settings": dict(head.settings),

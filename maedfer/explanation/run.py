@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ SUFFIXES = (
     ".attention.png", ".blocks.png", ".regions.png", ".interaction.png", ".attention.mp4", ".evidence.png",
     ".reconstruction.png", ".reconstruction.mp4", ".npz",
 )  # fmt: skip
+_ENDS = "|".join(map(re.escape, SUFFIXES))
 
 
 @dataclass
@@ -149,26 +151,37 @@ def explain_video(
     return found
 
 
-def load_model(checkpoint: str | Path, classes: str | None = None, device: str = "auto") -> LGIFormer | MAEDFER:
+def load_model(checkpoint: str | Path, device: str = "auto") -> LGIFormer | MAEDFER:
     """Load what is to be explained, in float32 and evaluation mode.
 
     Args:
         checkpoint: what `maedfer.load` takes.
-        classes: of a classifier that does not name them: a data set, or names in label order with commas between.
         device: "cpu", "cuda", "cuda:1", or "auto" = a GPU where there is one.
 
     Raises:
-        InputError: it cannot be loaded, holds what is not finite, or has another number of classes.
+        InputError: it cannot be loaded, or holds what is not finite.
     """
     where = chosen_device(device)
     model = load(checkpoint)
     check_finite(model, repr(str(checkpoint)))
-    if classes is not None:
-        if not isinstance(model, LGIFormer) or not model.config.num_classes:
-            raise InputError(f"{str(checkpoint)!r} has no classes that could be named: leave classes out")
-        names = chosen_classes(model, classes.split(",") if "," in classes else classes, repr(str(checkpoint)))
-        model.clip_settings = dataclasses.replace(model.clip_settings or ClipSettings(), classes=names)
     return model.float().to(where)
+
+
+def name_classes(model: LGIFormer | MAEDFER, classes: Sequence[str], name: str) -> None:
+    """Give names to the classes of a classifier that does not name them.
+
+    Args:
+        model: the classifier.
+        classes: in label order, or the name of a data set alone.
+        name: of the model, for messages.
+
+    Raises:
+        InputError: it has no classes, another number of them, or names them otherwise.
+    """
+    if not isinstance(model, LGIFormer) or not model.config.num_classes:
+        raise InputError(f"{name} has no classes that could be named: leave classes out")
+    names = chosen_classes(model, classes, name)
+    model.clip_settings = dataclasses.replace(model.clip_settings or ClipSettings(), classes=names)
 
 
 def explaining_options(model: LGIFormer | MAEDFER, options: PredictionOptions | None = None) -> PredictionOptions:
@@ -192,11 +205,12 @@ def check_names(out: Path, names: Sequence[str], read: Sequence[str | Path]) -> 
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{shown(out)}: is a file: give a folder with --out")
-    sources = {os.path.realpath(file): file for file in read}
-    for name in (*(f"{name}{suffix}" for name in names for suffix in SUFFIXES), "report.html", "report.json"):
-        path = os.path.realpath(out / name)
-        if path in sources:
-            raise InputError(f"{shown(sources[path])}: would be overwritten by a result: choose another --out")
+    results = "|".join(f"{re.escape(name)}(?:[.]face[0-9]+)?(?:{_ENDS})" for name in names)
+    mine = re.compile("|".join(filter(None, (results, "report[.](?:html|json)", "features[.](?:csv|png)"))))
+    for file in read:
+        place = os.path.relpath(os.path.realpath(file), os.path.realpath(out))
+        if mine.fullmatch(place):
+            raise InputError(f"{shown(file)}: would be overwritten by a result: choose another --out")
 
 
 class _Stages:

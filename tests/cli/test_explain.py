@@ -64,6 +64,7 @@ def test_a_classifier_is_explained(call: Call, folder: Path, tmp_path: Path) -> 
     assert page.count("<img") == 5 and page.count("<video") == 1 and "it&#x27;s one" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     numbers = json.loads((out / "report.json").read_text())
+    assert len(numbers["failed"]) == 1 and "broken.mp4" in page
     assert numbers["faces"][0]["evidence"]["class"] == "glad" and numbers["faces"][0]["windows"] == 7
     assert numbers["settings"]["looking"]["hop"] == pytest.approx(0.16)
 
@@ -99,9 +100,10 @@ def test_features_of_a_list_are_laid_out(call: Call, trained: Path, frames: Path
 
 
 def test_a_source_is_not_overwritten(call: Call, folder: Path, tmp_path: Path) -> None:
-    write_video(tmp_path / "a.attention.mp4", pictures(8, 32, 32))
     write_video(tmp_path / "a.mp4", pictures(8, 32, 32))
-    before = (tmp_path / "a.attention.mp4").read_bytes()
-    done = call("explain", folder / "fine", tmp_path / "a.mp4", tmp_path / "a.attention.mp4", "--out", tmp_path)
-    assert done.status == 2 and "a.attention.mp4: would be overwritten" in done.err
-    assert (tmp_path / "a.attention.mp4").read_bytes() == before
+    for name in ("a.attention.mp4", "a.face2.attention.mp4"):
+        write_video(tmp_path / name, pictures(8, 32, 32))
+        before = (tmp_path / name).read_bytes()
+        done = call("explain", folder / "fine", tmp_path / "a.mp4", tmp_path / name, "--out", tmp_path)
+        assert done.status == 2 and f"{name}: would be overwritten" in done.err
+        assert (tmp_path / name).read_bytes() == before
