@@ -106,6 +106,28 @@ def test_a_vit_reads_as_queries_and_keys_say() -> None:
     np.testing.assert_allclose(found.map("attention", 2, head=1).ravel(), weights[1].mean(0), atol=2e-6)
 
 
+@pytest.mark.parametrize("changes", [{"feedback": "region"}, {"feedback": "clip"}, {"interaction": "self"}], ids=str)
+def test_every_attention_is_told_as_it_is_called(changes: Any) -> None:
+    model = model_of(**SIDES, **changes)
+    called: dict[str, list[Tensor]] = {}
+    names = {"intra_region": "intra", "inter_region": "inter", "interaction": "interaction"} | (
+        {"feedback": "feedback"} if "feedback" in changes else {"again": "interaction"}
+    )
+    block: Any = model.encoder.blocks[1]
+    for name in {*names.values()}:
+        keep = called.setdefault(name, [])
+        getattr(block, f"{name}_attention").register_forward_pre_hook(lambda _, inputs, keep=keep: keep.extend(inputs))
+    stages = attention_maps(model, clip_for(model.config)).stages[1]
+    assert {*stages} == {*names} - ({"interaction"} if "again" in names else set())
+    for stage, weights in stages.items():
+        layer = getattr(block, f"{names[stage]}_attention")
+        # Self-attention is called with its rows alone.
+        queries, context = (called[names[stage]] * 2)[:2]
+        groups = [(queries[0], context[0])] if queries.dim() == 3 else zip(queries[0], context[0], strict=True)
+        expected = np.stack([by_hand(layer, *group).mean(0) for group in groups])
+        np.testing.assert_allclose(weights, expected.reshape(weights.shape), atol=2e-6)
+
+
 def seeing(config: LGIFormerConfig) -> LGIFormer:
     """A model whose representative tokens read, in the first block, whatever cube of their region is bright."""
     model = LGIFormer(config).eval()

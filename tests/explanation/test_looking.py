@@ -13,7 +13,7 @@ from maedfer.explanation import Explaining, attention_maps
 from maedfer.explanation.film import FilmPanel, film_attention
 from maedfer.explanation.looking import FaceCourse, Moment, look_at_video, model_input, probabilities_of
 from maedfer.explanation.options import parts_of
-from maedfer.explanation.overlay import Scale, colour_table, paint, signed_scale
+from maedfer.explanation.overlay import Scale, colour_table, paint, signed_scale, to_pixels
 from maedfer.explanation.run import explaining_options
 from maedfer.faces.crop import crop_square
 from maedfer.models import ClipSettings, LGIFormer
@@ -158,6 +158,16 @@ def test_a_film_shows_the_crop_and_the_map_where_they_are(tmp_path: Path) -> Non
         yellow = painted[..., :2].min(-1) - painted[..., 2]
         y, x = np.unravel_index(int(yellow.argmax()), yellow.shape)
         assert 70 < y < 170 and x > 230 and yellow[200:, :150].max() < 60 < yellow.max() - 40
+
+
+def test_a_tokens_value_is_in_the_middle_of_its_cube() -> None:
+    grid = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    # Cubes of odd sides have a pixel in their middle.
+    smooth = to_pixels(grid, (6, 9, 20))
+    np.testing.assert_allclose(smooth[1::3, 1::3, 2::5], grid, atol=1e-5)
+    np.testing.assert_allclose([smooth[1, 1, 4], smooth[1, 1, 0]], [0.4, 0], atol=1e-5)
+    squares = to_pixels(grid, (6, 9, 20), smooth=False)
+    np.testing.assert_array_equal(squares, grid.repeat(3, 0).repeat(3, 1).repeat(5, 2))
 
 
 def test_colours_say_what_values_are() -> None:
