@@ -46,8 +46,8 @@ def scores(confusion: Any) -> dict[str, Any]:
         confusion: counts [n, n], rows are labels.
 
     Returns:
-        uar, war, macro_f1, weighted_f1 (None without clips); recall, precision and f1, a list each with None where
-        undefined; n, the number of clips; absent, the indices of the classes without clips. A class that is never
+        uar, war, macro_f1, weighted_f1 (None without clips); recall, class_precision and f1, a list each with None
+        where undefined; n, the number of clips; absent, the indices of the classes without clips. A class that is never
         predicted has no precision. F1 of a class that has neither clips nor predictions is undefined and left out of
         macro_f1.
     """
@@ -64,7 +64,7 @@ def scores(confusion: Any) -> dict[str, Any]:
         "uar": _mean(recall),
         "war": float(hits.sum() / total) if total else None,
         "recall": recall,
-        "precision": precision,
+        "class_precision": precision,
         "f1": f1,
         "macro_f1": _mean(f1),
         "weighted_f1": float(sum(c * f for c, f in zip(clips, f1, strict=True) if f is not None) / total)

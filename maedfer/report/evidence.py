@@ -109,13 +109,14 @@ class Evidence:
         for index, name in enumerate(self.predictions.classes):
             cells: list[str | tuple[str, str]] = [name, f"{counts[index]:,}"]
             for key in ("recall", "precision"):
-                value = self.metrics[key][index]
+                # In metrics.json, "precision" is that of the arithmetic.
+                value = self.metrics["class_precision" if key == "precision" else key][index]
                 cells.append(
                     html.DASH if value is None else (html.percent(value), _span(self._of_share(key, index), 1))
                 )
             cells += [html.percent(self.metrics[key][index]) for key in ("f1", "auc")]
             rows.append(cells)
-        known = [value for value in self.metrics["precision"] if value is not None]
+        known = [value for value in self.metrics["class_precision"] if value is not None]
         mean_precision = sum(known) / len(known) if known else None
         means = (self.metrics["uar"], mean_precision, self.metrics["macro_f1"], self.metrics["macro_auc"])
         rows.append(["mean of the classes", f"{sum(counts):,}", *map(html.percent, means)])

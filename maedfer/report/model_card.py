@@ -124,7 +124,7 @@ def _scores(run: RunData, scores: Scores, evidence: Evidence) -> str:
         )
     notes = run.metrics.get("notes")
     parts += [f"Note: {_without_places(str(note))}." for note in notes] if isinstance(notes, list) else []
-    precision = class_scores(scores.confusion)["precision"]
+    precision = class_scores(scores.confusion)["class_precision"]
     head = ("true class", "clips", "recall (%)", "precision (%)", "F1 (%)", *(f"as {name}" for name in scores.classes))
     confusion = [
         (

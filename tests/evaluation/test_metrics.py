@@ -110,7 +110,7 @@ def test_precision_agrees_with_scikit_learn_and_is_none_where_nothing_is_predict
     labels, predicted = [0, 0, 1, 1, 2, 3], [0, 1, 1, 1, 0, 0]
     result = scores(confusion_matrix(labels, predicted, 5))
     wanted = precision_score(labels, predicted, average=None, labels=range(5), zero_division=np.nan)
-    assert result["precision"] == [None if np.isnan(value) else pytest.approx(value) for value in wanted]
+    assert result["class_precision"] == [None if np.isnan(value) else pytest.approx(value) for value in wanted]
     # Class 4 is neither there nor predicted: no F1. Classes 2 and 3 are there and never predicted: 0.
     assert result["f1"][2:] == [0.0, 0.0, None]
     assert result["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
@@ -136,7 +136,7 @@ def test_one_clip_and_one_class_have_no_area():
     one = Predictions(["a"], np.array([1]), np.array([[0.25, 0.75]], np.float32), ("x", "y")).metrics()
     assert one["auc"] == [None, None] and one["macro_auc"] is None
     assert one["ece"] == pytest.approx(0.25) and one["brier"] == pytest.approx(2 * 0.25**2)
-    assert one["precision"] == [None, 1.0] and one["uar"] == one["war"] == 1.0
+    assert one["class_precision"] == [None, 1.0] and one["uar"] == one["war"] == 1.0
     none = Predictions([], np.zeros(0, np.int64), np.zeros((0, 2), np.float32), ("x", "y")).metrics()
     assert none["ece"] is none["auc"] is none["reliability"] is none["war"] is None
     json.dumps([one, none], allow_nan=False)

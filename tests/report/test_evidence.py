@@ -63,8 +63,8 @@ def test_scores_of_each_class_and_their_intervals(tmp_path: Path) -> None:
     metrics = predictions.metrics()
     # The class without clips has neither a recall nor an area, and no precision as all that was said is wrong.
     row = page[page.index("<td>fear &amp; more</td>") :].split("</tr>")[0]
-    assert row.count("\N{EN DASH}") == 2 and ">0.00<" in row and metrics["precision"][2] == 0
-    assert f">{100 * metrics['auc'][0]:.2f}<" in page and f"{100 * metrics['precision'][1]:.2f}<small>" in page
+    assert row.count("\N{EN DASH}") == 2 and ">0.00<" in row and metrics["class_precision"][2] == 0
+    assert f">{100 * metrics['auc'][0]:.2f}<" in page and f"{100 * metrics['class_precision'][1]:.2f}<small>" in page
 
 
 def evidence(folder: Path, predictions: Predictions | None, **more: Any) -> Evidence:
