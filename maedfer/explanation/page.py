@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -84,7 +85,7 @@ def write_page(
         "checkpoint": head.checkpoint,
         "model": head.about,
         "failed": list(head.failed),
-        "faces": [_numbers(face) for face in faces],
+        "faces": [_numbers(face, Path(out)) for face in faces],
         "features": None if features is None else {"method": features.method, "clips": len(features.names)},
         "settings": dict(head.settings),
     }
@@ -203,7 +204,7 @@ def _reconstruction_words(faces: Sequence[ExplainedFace]) -> str:
     return html.listing(words)
 
 
-def _numbers(face: ExplainedFace) -> dict[str, Any]:
+def _numbers(face: ExplainedFace, out: Path) -> dict[str, Any]:
     numbers: dict[str, Any] = {
         "name": face.name,
         "video": face.video,
@@ -213,7 +214,7 @@ def _numbers(face: ExplainedFace) -> dict[str, Any]:
         "time": face.time,
         "windows": face.windows,
         "probabilities": face.probabilities,
-        "files": {key: path.name for key, path in face.files.items()},
+        "files": {key: os.path.relpath(path, out) for key, path in face.files.items()},
     }
     if face.maps is not None:
         numbers["rollout_in_representative_tokens"] = float(1 - face.maps.rollout().sum(dtype=np.float64))

@@ -150,11 +150,11 @@ def read_run(run_dir: str | Path) -> RunData:
     if not any((path / name).is_file() for name in names):
         raise InputError(f"{str(path)!r} is not a run folder: it has none of {', '.join(names)}")
     records, torn = read_log(path / "log.jsonl")
-    metrics = _read_json(path / "metrics.json")
+    metrics = read_json(path / "metrics.json")
     return RunData(
         path=path,
         config=rename(_read_yaml(path / "config.yaml"), former_names(RunConfig)),
-        environment=_read_json(path / "environment.json"),
+        environment=read_json(path / "environment.json"),
         metrics=metrics,
         scores=_scores(metrics, path / "metrics.json"),
         steps=_latest(records, "step", "step"),
@@ -271,7 +271,12 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object of a JSON file; an absent file gives an empty one.
+
+    Raises:
+        InputError: the file is no JSON, or holds something else.
+    """
     if not path.is_file():
         return {}
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from maedfer.report import page as html
 from maedfer.report import sections as parts
 from maedfer.report.evidence import Evidence
+from maedfer.report.explained import explained
 from maedfer.report.run_data import read_run
 
 
@@ -15,7 +16,7 @@ def write_report(run_dir: str | Path) -> Path:
 
     Args:
         run_dir: folder with any of config.yaml, environment.json, log.jsonl, metrics.json, pred.csv, features.npz,
-            reconstructions.npz and reconstructions_start.npz.
+            reconstructions.npz, reconstructions_start.npz, and a folder explanation of `maedfer explain`.
 
     Returns:
         Path of report.html in that folder.
@@ -37,6 +38,7 @@ def write_report(run_dir: str | Path) -> Path:
         "intervals": evidence.of_scores(),
         "confidence": evidence.of_confidence(),
         "reconstructions": (html.section("Reconstructions", pictures), picture_numbers),
+        "explained": explained(run),
         "tsne": parts.embedding(run),
         "mistakes": parts.mistakes(run),
     }

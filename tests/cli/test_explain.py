@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_a_classifier_is_explained(call: Call, folder: Path, tmp_path: Path) -> 
     assert len(numbers["failed"]) == 1 and "broken.mp4" in page
     assert numbers["faces"][0]["evidence"]["class"] == "glad" and numbers["faces"][0]["windows"] == 7
     assert numbers["settings"]["looking"]["hop"] == pytest.approx(0.16)
+
+
+def test_the_page_of_a_run_shows_what_was_explained(call: Call, trained: Path, frames: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    done = call(
+        "explain", run, frames / "clip_1", "--fps", 25, "--no-crop", "--out", run / "explanation", "--no-film",
+        "--what", "evidence",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert call("report", run).status == 0
+    page = (run / "report.html").read_text()
+    assert "What the model looks at" in page and "What raises the class" in page
+    assert json.loads((run / "report.json").read_text())["explained"] == {"faces": ["clip_1"]}
+    (run / "explanation" / "clip_1.evidence.png").unlink()
+    status, _, err = call("report", run)
+    assert status == 2 and "clip_1.evidence.png" in err
+    (run / "explanation" / "report.json").write_text('{"kind": "explanation", "faces": [1]}')
+    status, _, err = call("report", run)
+    assert status == 2 and "lacks the faces" in err
 
 
 def test_an_autoencoder_is_explained(call: Call, folder: Path, tmp_path: Path) -> None:
