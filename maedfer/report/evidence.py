@@ -109,8 +109,7 @@ class Evidence:
         for index, name in enumerate(self.predictions.classes):
             cells: list[str | tuple[str, str]] = [name, f"{counts[index]:,}"]
             for key in ("recall", "precision"):
-                # In metrics.json, "precision" is that of the arithmetic.
-                value = self.metrics["class_precision" if key == "precision" else key][index]
+                value = self._share(key, index)
                 cells.append(
                     html.DASH if value is None else (html.percent(value), _span(self._of_share(key, index), 1))
                 )
@@ -130,9 +129,14 @@ class Evidence:
         )
         return html.table(head, rows) + html.paragraph(note, "note")
 
+    def _share(self, key: str, index: int) -> float | None:
+        # In metrics.json, "precision" is that of the arithmetic.
+        value: float | None = self.metrics["class_precision" if key == "precision" else key][index]
+        return value
+
     def _of_share(self, key: str, index: int) -> tuple[float, float]:
         """The interval of a class's recall or precision; resamples of clips that are all right tell nothing."""
-        value, by_subject = self.metrics[key][index], self.by_subject
+        value, by_subject = self._share(key, index), self.by_subject
         part = self.intervals["by_formula"] if by_subject is None or value in (0.0, 1.0) else by_subject
         low, high = part[key][index]
         return low, high

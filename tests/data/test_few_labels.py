@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +117,13 @@ def test_clips_that_come_again_are_decoded_once(tmp_path: Path, monkeypatch: pyt
     few = parse_labels("1")
     some = SomeClips(as_source(clips), choose_few(clips, few, 0, CLASSES), few, 0).again_and_again()
     assert len(some) == 12 and [some[index].name for index in range(3)] == [clip.name for clip in some.chosen]
-    opened = []
-    monkeypatch.setattr(SomeClips, "open", lambda self, index, backend: opened.append(index) or open_clip(self, index))
-    open_clip = lambda self, index: self.source.open(int(self.places[index]))  # noqa: E731
+    opened: list[int] = []
+
+    def open_clip(self: SomeClips, index: int, backend: str) -> Any:
+        opened.append(index)
+        return self.source.open(int(self.places[index]))
+
+    monkeypatch.setattr(SomeClips, "open", open_clip)
     dataset = ClipDataset(some, "views", 2, 1, cache=True)
     frames = [dataset[index]["frames"] for index in range(12)]
     assert opened == [0, 1, 2]

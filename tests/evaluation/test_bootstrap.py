@@ -39,6 +39,7 @@ def test_intervals_are_those_of_resamples_that_are_scored_one_by_one(by_subject:
     for name, values in by_hand(labels, predicted, units).items():
         # Both are drawn: the ends of the interval are known to some hundredths.
         wanted = percentiles(np.array(values), len(units))
+        assert wanted is not None
         np.testing.assert_allclose(found[name], wanted, atol=0.035)
     again = bootstrap_intervals(labels, predicted, 3, people if by_subject else None, resamples=4000)
     assert again == found
@@ -63,7 +64,7 @@ def test_quantile_of_t() -> None:
 def test_percentiles_of_few_units_are_moved_outwards() -> None:
     values = np.random.default_rng(0).normal(size=200_000)
     # The plain bootstrap's standard error of a mean of five is sqrt(4 / 5) of what it should be.
-    low, high = percentiles(values * np.sqrt(4 / 5), 5)
+    low, high = percentiles(values * np.sqrt(4 / 5), 5) or (0, 0)
     assert (-low, high) == pytest.approx((stats.t.ppf(0.975, 4),) * 2, rel=0.05)
     assert percentiles(values, 10**9) == pytest.approx((-1.96, 1.96), abs=0.02)
     assert percentiles(values, 10**9, level=0.5) == pytest.approx((-0.6745, 0.6745), abs=0.02)

@@ -39,6 +39,7 @@ def test_probabilities_of_classes_that_go_to_one_are_added_up() -> None:
     np.testing.assert_allclose(mapped.probabilities, wanted, rtol=1e-6)
     # The second clip is right as both of its classes together, and would be wrong by the largest one alone.
     assert mapped.predicted.tolist() == [1, 2, 0, 2]
+    assert mapped.features is not None
     assert mapped.subjects == ("A", "B", "C", "E") and mapped.features[:, 0].tolist() == [0, 2, 4, 8]
     assert mapped.skipped == (Skipped("s", 2, "broken"),)
     assert facts == {

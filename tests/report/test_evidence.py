@@ -90,7 +90,8 @@ def test_how_sure_a_model_is_before_and_after_a_temperature(tmp_path: Path) -> N
     calibration = {"temperature": 2.5, "test": calibration_facts(logits, predictions.labels, 2.5)}
     text, found = evidence(tmp_path / "run", predictions, calibration=calibration).of_confidence()
     assert found["ece"] == pytest.approx(predictions.metrics()["ece"])
-    assert found["with_temperature"]["ece"] == pytest.approx(calibration["test"]["after"]["ece"])
+    sure: Any = found["with_temperature"]
+    assert sure["ece"] == pytest.approx(calibration["test"]["after"]["ece"])
     assert text.count("with temperature 2.5") == 2
     # What metrics.json has of it may be anything.
     odd = {"temperature": 1.5, "test": {"after": {"reliability": {"clips": [1]}}}}
@@ -102,11 +103,15 @@ def test_how_sure_a_model_is_before_and_after_a_temperature(tmp_path: Path) -> N
 
 
 def test_reliability_diagram_draws_filled_bins_alone() -> None:
-    curve = {"clips": [0, 3, 0, 5], "confidence": [None, 0.4, None, 0.9], "right": [None, 1 / 3, None, 0.8]}
+    curve: dict[str, list[Any]] = {
+        "clips": [0, 3, 0, 5],
+        "confidence": [None, 0.4, None, 0.9],
+        "right": [None, 1 / 3, None, 0.8],
+    }
     figure = reliability_diagram({"as it is": curve, "with temperature 2": curve})
     above, below = figure.axes
-    np.testing.assert_allclose(above.lines[1].get_xydata(), [[40, 100 / 3], [90, 80]])
-    assert [bar.get_height() for bar in below.patches[:4]] == pytest.approx([0, 37.5, 0, 62.5])
+    np.testing.assert_allclose(np.asarray(above.lines[1].get_xydata()), [[40, 100 / 3], [90, 80]])
+    assert [bar.get_bbox().height for bar in below.patches[:4]] == pytest.approx([0, 37.5, 0, 62.5])
     with pytest.raises(InputError, match="needs at least one curve"):
         reliability_diagram({"empty": {"clips": [0, 0], "confidence": [], "right": []}})
 
