@@ -43,7 +43,8 @@ def test_every_layer_is_that_of_the_models_own_stream(frames: torch.Tensor, chan
         whole = model.forward_features(clips).unflatten(0, (2, 2)).mean(1)
         order = model.encoder.region_order.flatten().tolist()
         for layer, z in enumerate(streams):
-            representative, local = z[:, :, 0], z[:, :, 1:].flatten(1, 2)
+            # A ViT has local tokens alone.
+            representative, local = z[:, :, 0], z[:, :, 1 if lgi else 0 :].flatten(1, 2)
             rows = (
                 z.flatten(1, 2)
                 if kind == "all" or not lgi

@@ -87,7 +87,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
 def test_how_sure_a_model_is_before_and_after_a_temperature(tmp_path: Path) -> None:
     predictions = drawn()
     logits = np.log(predictions.probabilities)[:, None]
-    calibration = {"temperature": 2.5, "test": calibration_facts(logits, predictions.labels, 2.5)}
+    calibration: dict[str, Any] = {"temperature": 2.5, "test": calibration_facts(logits, predictions.labels, 2.5)}
     text, found = evidence(tmp_path / "run", predictions, calibration=calibration).of_confidence()
     assert found["ece"] == pytest.approx(predictions.metrics()["ece"])
     sure: Any = found["with_temperature"]
@@ -109,9 +109,10 @@ def test_reliability_diagram_draws_filled_bins_alone() -> None:
         "right": [None, 1 / 3, None, 0.8],
     }
     figure = reliability_diagram({"as it is": curve, "with temperature 2": curve})
-    above, below = figure.axes
-    np.testing.assert_allclose(np.asarray(above.lines[1].get_xydata()), [[40, 100 / 3], [90, 80]])
-    assert [bar.get_bbox().height for bar in below.patches[:4]] == pytest.approx([0, 37.5, 0, 62.5])
+    axes: Any = figure.axes
+    above, below = axes
+    np.testing.assert_allclose(above.lines[1].get_xydata(), [[40.0, 100 / 3], [90.0, 80.0]])
+    assert [bar.get_height() for bar in below.patches[:4]] == pytest.approx([0, 37.5, 0, 62.5])
     with pytest.raises(InputError, match="needs at least one curve"):
         reliability_diagram({"empty": {"clips": [0, 0], "confidence": [], "right": []}})
 
