@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
             "maedfer explain runs/dfew talk.mp4 --out explained --between 1:00 1:20 --class happy --blocks 1,8,16",
             "maedfer explain runs/voxceleb2_pretrain talk.mp4 --out explained --what reconstruction --masks 0,1,2,3",
             "maedfer explain runs/dfew crops/ --out explained --no-crop --no-film",
-            "maedfer explain runs/dfew --embed test.csv --out explained",
+            "maedfer explain runs/synth --embed test.csv --subject 's[0-9]+' --out explained",
         ),
     )
     parser.usage = "maedfer explain CHECKPOINT [INPUT ...] --out DIR [options]"
@@ -61,6 +61,7 @@ def add_commands(commands: Any) -> None:
         "--embed", metavar="LIST", type=path, help="lay the features of a list's clips out in the plane"
     )
     parser.add_argument("--embed-by", choices=("auto", "umap", "tsne"), default="auto", help="how (auto)")
+    parser.add_argument("--subject", metavar="PATTERN", help="who is in a clip of that list, found in its name")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of --embed's layout (0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (auto: a GPU where there is one)")
 
@@ -160,7 +161,9 @@ def _embed(args: argparse.Namespace, checkpoint: str, out: Path) -> Any:
     from maedfer.train.sources import read_clips
 
     named = [] if args.classes is None else [f"data.classes=[{', '.join(map(repr, class_names(args.classes)))}]"]
-    cfg = features_config(checkpoint, [f"data.test={args.embed}", *named])
+    if args.subject is not None:
+        named.append(f"data.subject={args.subject}")
+    cfg = features_config(checkpoint, [f"data.test={args.embed}", f"train.device={args.device}", *named])
     found = run_features(cfg)
     who = {clip.name: clip.subject for clip in read_clips(cfg, args.embed, labelled=False)}
     classes = cfg.data.classes

@@ -117,6 +117,8 @@ def test_features_of_a_list_are_laid_out(call: Call, trained: Path, frames: Path
     assert done.status == 0, done.err
     rows = (out / "features.csv").read_text().splitlines()
     assert len(rows) == 9 and rows[6].startswith(f"{frames}/clip_5,1,moved,s1,")
+    done = call("explain", trained, "--embed", tmp_path / "list.csv", "--subject", "clip_[0-3]|clip_", "--out", out)
+    assert (out / "features.csv").read_text().splitlines()[6].startswith(f"{frames}/clip_5,1,moved,clip_,")
     assert (out / "features.png").exists() and "t-SNE" in (out / "report.html").read_text()
 
 
