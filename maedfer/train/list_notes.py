@@ -15,10 +15,13 @@ from maedfer.train.config import RunConfig, read_config, run_folder_of
 from maedfer.train.sources import learned_clips
 
 _TRAIN, _TRAINED = "data.train", "the list that the model was trained on"
+_BEFORE = "the list that the weights of train.init were fine-tuned on"
 
 
 def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]:
     """Sentences on the lists of a run; an evaluation is held against what its model was trained on.
+
+    So is fine-tuning against what the weights of `train.init` were fine-tuned on: labels once learned stay learned.
 
     Args:
         cfg: the run.
@@ -48,7 +51,30 @@ def list_notes(cfg: RunConfig, lists: Mapping[str, Sequence[Clip]]) -> list[str]
     if name in (_TRAIN, _TRAINED):
         for other, clips in others:
             notes += shared_people(name, learned_from, other, clips)
-    return notes + leaks(named)
+    notes += leaks(named)
+    if cfg.task == "finetune" and cfg.train.init:
+        notes += _learned_before(cfg, named)
+    # Both look whether clips of one list are there twice.
+    return list(dict.fromkeys(notes))
+
+
+def _learned_before(cfg: RunConfig, named: Mapping[str, Sequence[Clip]]) -> list[str]:
+    scored = {name: clips for name, clips in named.items() if name != _TRAIN}
+    try:
+        before = _fine_tuned_on(cfg.train.init)
+    except (InputError, MissingDependencyError) as error:
+        return [f"whether the weights of train.init were fine-tuned on clips that are scored is not known: {error}"]
+    if not before:
+        return []
+    notes = []
+    if isinstance(named.get(_TRAIN), SomeClips):
+        notes.append(
+            f"the weights of train.init were fine-tuned on {len(before):,} labelled clips: what is learned is not of "
+            f"data.labels={cfg.data.labels} alone"
+        )
+    for name, clips in scored.items():
+        notes += shared_people(_BEFORE, before, name, clips)
+    return notes + leaks({_BEFORE: before, **scored})
 
 
 def trained_on(cfg: RunConfig) -> Sequence[Clip]:
@@ -57,7 +83,10 @@ def trained_on(cfg: RunConfig) -> Sequence[Clip]:
     Raises:
         InputError: the run's settings or its list cannot be read.
     """
-    model = cfg.eval.checkpoint
+    return _fine_tuned_on(cfg.eval.checkpoint)
+
+
+def _fine_tuned_on(model: str) -> Sequence[Clip]:
     # A run keeps its result in `<run>/model`.
     folder = run_folder_of(model) or run_folder_of(str(Path(model).parent))
     if folder is None:

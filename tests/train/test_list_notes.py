@@ -46,6 +46,23 @@ def test_a_run_that_is_scored_on_its_training_clips_says_so(
     assert "whether the model was trained on clips of data.test is not known" in note and "gone.csv" in note
 
 
+def test_weights_that_were_fine_tuned_on_what_is_scored_are_told(data: Path, tmp_path: Path) -> None:
+    def notes_of(*overrides: str) -> list[str]:
+        said: list[str] = []
+        dry_run(
+            tiny("finetune", data, tmp_path / "second", f"train.init={tmp_path / 'first'}", *overrides), said.append
+        )
+        return [line.split(maxsplit=1)[1] for line in said if line.startswith("note ")]
+
+    run_finetune(tiny("finetune", data, tmp_path / "first", "optim.epochs=1", "optim.warmup_epochs=0"))
+    (note,) = notes_of(f"data.train={data / 'test.csv'}", "data.test=", f"data.val={data / 'train.csv'}")[1:]
+    assert "clips of data.val are in the list that the weights of train.init were fine-tuned on too" in note
+    few = notes_of("data.labels=1", "train.batch_size=1", "data.test=")
+    assert any(
+        "were fine-tuned on 14 labelled clips: what is learned is not of data.labels=1 alone" in one for one in few
+    )
+
+
 def test_labels_may_be_names_of_classes(data: Path, tmp_path: Path) -> None:
     rows = [line.rsplit(" ", 1) for line in (data / "test.csv").read_text().splitlines()]
     named = [f"{data / path},{'abc'[int(label)].upper()}" for path, label in rows]
