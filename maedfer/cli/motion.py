@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
             "maedfer motion videos.csv --out runs/motion",
             "maedfer motion videos.csv --seeds 3 --steps 5000 --probes linear,attentive --out runs/motion \\",
             "    model.encoder.depth=8",
-            "maedfer motion data/synth/clips.csv --no-crop --out runs/motion_drawn",
+            "maedfer motion data/synth/pretrain.csv --no-crop --subject '(s[0-9]+)_' --out runs/motion_drawn",
         ),
     )
     parser.usage = "maedfer motion LIST [key=value ...] --out DIR [options]"

@@ -51,7 +51,7 @@ def choose_layers(text: str | int | Sequence[int], depth: int) -> tuple[int, ...
     """The layers that are meant: 0 is the stream before the first block, `depth` that after the last one.
 
     Args:
-        text: numbers, one or several ("3", "0,6,12"); "all"; "last".
+        text: numbers, one or several ("3", "0,6,12"), of which one may be "last"; "all".
         depth: blocks of the encoder.
 
     Raises:
@@ -59,19 +59,19 @@ def choose_layers(text: str | int | Sequence[int], depth: int) -> tuple[int, ...
     """
     if text == "all":
         return tuple(range(depth + 1))
-    if text in ("last", ""):
+    if text == "":
         return (depth,)
     items = [text] if isinstance(text, int) else text.split(",") if isinstance(text, str) else list(text)
     found = []
     for item in items:
         try:
-            number = int(item)
+            number = depth if str(item).strip() == "last" else int(item)
         except ValueError:
             number = -1
         if not 0 <= number <= depth:
             raise InputError(
                 f"layer {str(item).strip()!r} does not exist: layers are 0 (before the first block) to {depth} (after "
-                "the last one), several as 0,2,4, or all"
+                "the last one), several as 0,2,4; all; last"
             )
         found.append(number)
     return tuple(sorted({*found}))

@@ -201,7 +201,10 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions in percentage points, signed: "+1.20"."""
-    return f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else DASH
+    if not math.isfinite(value):
+        return DASH
+    # A little less than nothing is rounded to -0.0, which plus 0.0 is 0.0.
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _plain(value: Any) -> Any:

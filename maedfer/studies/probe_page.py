@@ -76,9 +76,9 @@ def write_page(
     name = Path(about["model"]).name
     title, subtitle = f"Probes of {name}", f"test: {'/'.join(Path(about['lists']['test']).parts[-2:])}"
     numbers = {
+        **about,
         "kind": "probe",
         "title": title,
-        **about,
         "tables": [table.numbers() for table in tables],
         "notes": list(notes),
     }

@@ -107,7 +107,7 @@ def test_halves_are_as_near_as_they_are_said_to_be() -> None:
 
 def test_layers_and_tokens_that_are_not_there() -> None:
     assert choose_layers("all", 3) == (0, 1, 2, 3) and choose_layers("last", 3) == choose_layers(3, 3) == (3,)
-    assert choose_layers("3, 0,3", 3) == choose_layers([0, 3], 3) == (0, 3)
+    assert choose_layers("0, last", 3) == choose_layers("3, 0,3", 3) == choose_layers([0, 3], 3) == (0, 3)
     for wrong in ("4", "-1", "x", "1,,2", "1.5"):
         with pytest.raises(InputError, match=r"layers are 0 \(before the first block\) to 3"):
             choose_layers(wrong, 3)

@@ -17,6 +17,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.predictions import Predictions, write_predictions
 from maedfer.report import write_comparison, write_report
 from maedfer.report.comparison import Difference
+from maedfer.report.page import points
 from maedfer.report.page import write as write_page
 from maedfer.report.sections import tsne
 from maedfer.train.config import load_config, save_config
@@ -637,6 +638,11 @@ def test_settings_of_the_machine_are_no_difference_between_conditions(tmp_path: 
     table = text.split("Settings that differ")[1].split("</table>")[0]
     assert "data.test" in table and "optim.lr" in table
     assert not any(key in table for key in ("data.workers", "report", "model.impl", "output"))
+
+
+def test_a_difference_that_rounds_to_nought_is_not_negative() -> None:
+    shown = [points(value) for value in (-1e-6, -0.0, 0.012, -0.012, float("nan"))]
+    assert shown == ["+0.00", "+0.00", "+1.20", "\N{MINUS SIGN}1.20", "\N{EN DASH}"]
 
 
 def test_precision_is_shown_of_a_run_and_compared(tmp_path: Path) -> None:
