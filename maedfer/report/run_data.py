@@ -119,7 +119,7 @@ class RunData:
         count, share = (number(told[-1].get(key)) for key in ("trained", "share")) if told else (None, None)
         if count is None or share is None:
             return ""
-        return f"{count / 1e6:.3g} M trained ({100 * share:.2f} %): {told[-1]['tune']}"
+        return f"{count / 1e6:.3g} M trained ({100 * share:.3g} %): {told[-1]['tune']}"
 
     def leaves(self) -> dict[str, Any]:
         """The settings by dotted key, `train.precision` as what "auto" came to."""

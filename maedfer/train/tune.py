@@ -152,7 +152,11 @@ class Trained:
 
     def __str__(self) -> str:
         whole = f"{self.parameters / 1e6:.2f} M parameters"
-        return f"{whole}, {self.trained / 1e6:.3g} M trained ({self.share:.2%}): {self.tune}" if self.tune else whole
+        return (
+            f"{whole}, {self.trained / 1e6:.3g} M trained ({100 * self.share:.3g}%): {self.tune}"
+            if self.tune
+            else whole
+        )
 
 
 def flops_per_clip(model: nn.Module, costs: ModelProfile, depth: int) -> float:

@@ -234,7 +234,7 @@ def test_a_run_tells_what_is_trained_and_saves_a_plain_model(data: Path, tmp_pat
     }
     (record,) = records(tmp_path / "run", "trained")
     assert {**record, "kind": 0, "step": 0} == {**found, "kind": 0, "step": 0}
-    sentence = f"{found['trained'] / 1e6:.3g} M trained ({found['share']:.2%}): LoRA of rank 2 (alpha 16) on"
+    sentence = f"{found['trained'] / 1e6:.3g} M trained ({100 * found['share']:.3g}%): LoRA of rank 2 (alpha 16) on"
     assert sentence in capsys.readouterr().out and any(sentence in line for line in told)
     told_of = read_run(tmp_path / "run")
     assert told_of.metrics["trained"] == found
