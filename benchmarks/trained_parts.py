@@ -41,8 +41,6 @@ def measure(tune: str, model: str, clips: int, device: torch.device, steps: int)
     """
     torch.manual_seed(0)
     on_gpu = device.type == "cuda"
-    if not on_gpu:
-        torch.set_num_threads(1)
     given = [f"train.tune={tune}", f"model.name={model}", "model.num_classes=7", "data.train=none"]
     cfg = load_config("finetune", None, given)
     net, what = build_model(cfg.model), Tune.of_run(cfg)
@@ -108,7 +106,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps tried (3)")
     args = parser.parse_args()
     device = torch.device(args.device)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    threads = () if device.type == "cuda" else (1,)
+    initial = torch.set_num_threads if threads else None
+    with multiprocessing.get_context("spawn").Pool(1, initial, threads, maxtasksperchild=1) as pool:
         for tune in args.tune:
             print(pool.apply(measure, (tune, args.model, args.clips, device, args.steps)), flush=True)
 
