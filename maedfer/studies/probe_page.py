@@ -172,16 +172,15 @@ def _features(about: Mapping[str, Any]) -> str:
     counts = f"{clips['train']:,} training and {clips['test']:,} test clips"
     if "val" in clips:
         counts += f", {clips['val']:,} clips to choose by"
-    why = f" ({about['precision_why']})" if about["precision_why"] else ""
     text = (
-        f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, computed in "
-        f"{about['precision']}{why}. Pooled features, for knn and linear, are the mean of the tokens that the model's "
+        f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, "
+        f"{about['precision_why'] or 'computed in ' + about['precision']}. Pooled features, for knn and linear, are the mean of the tokens that the model's "
         "head reads, through a LayerNorm, averaged over views. "
     )
     if about["tokens"]:
         kinds = dict.fromkeys(about["tokens"].values())
         text += (
             f"The attentive probe reads of each view {'; '.join(kinds)}, normalised without weights, kept as float16, "
-            f"which takes {100 * about['float16_rounding']:.2g} % of their size from them (root mean square)."
+            f"which changes them by {100 * about['float16_rounding']:.2g} % of their size (root mean square)."
         )
     return text
