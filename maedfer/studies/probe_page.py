@@ -172,10 +172,10 @@ def _features(about: Mapping[str, Any]) -> str:
     counts = f"{clips['train']:,} training and {clips['test']:,} test clips"
     if "val" in clips:
         counts += f", {clips['val']:,} clips to choose by"
+    computed = about["precision_why"] or f"computed in {about['precision']}"
     text = (
-        f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, "
-        f"{about['precision_why'] or 'computed in ' + about['precision']}. Pooled features, for knn and linear, are the mean of the tokens that the model's "
-        "head reads, through a LayerNorm, averaged over views. "
+        f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, {computed}. Pooled features, "
+        "for knn and linear, are the mean of the tokens that the model's head reads, through a LayerNorm, averaged over views. "
     )
     if about["tokens"]:
         kinds = dict.fromkeys(about["tokens"].values())
