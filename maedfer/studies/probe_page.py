@@ -175,7 +175,8 @@ def _features(about: Mapping[str, Any]) -> str:
     computed = about["precision_why"] or f"computed in {about['precision']}"
     text = (
         f"Features of {counts} by the frozen encoder, {about['views']} views of a clip, {computed}. Pooled features, "
-        "for knn and linear, are the mean of the tokens that the model's head reads, through a LayerNorm, averaged over views. "
+        "for knn and linear, are the mean of the tokens that the model's head reads, through a LayerNorm, averaged "
+        "over views. "
     )
     if about["tokens"]:
         kinds = dict.fromkeys(about["tokens"].values())

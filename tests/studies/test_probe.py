@@ -133,7 +133,7 @@ def test_all_layers_and_random_weights_in_one_call(world: Path, tmp_path: Path) 
 
 
 def test_killed_and_gone_on_with_gives_the_same(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ProbeOptions(seeds=1, layers="0,2")
+    options = ProbeOptions(kinds=("knn", "attentive"), seeds=1, layers="0,2", max_tokens=8)
     run_probe(world / "model", settings(world), tmp_path / "whole", options, say=lambda text: None)
     append, count = FeatureSet.append, 0
 
