@@ -28,6 +28,8 @@ from maedfer.evaluation.metrics import confusion_matrix, intervals, share_interv
 
 RESAMPLES = 2000
 LEVEL = 0.95
+# Of fewer subjects an interval is told with a warning.
+FEW = 10
 # Numbers that are drawn at once.
 _AT_ONCE = 1 << 22
 
@@ -212,9 +214,9 @@ def interval_facts(labels: Any, predictions: Any, classes: Sequence[str], subjec
 
     Returns:
         level, resamples, seed; by_formula, over clips: UAR and WAR (`maedfer.evaluation.metrics.intervals`), recall and
-        precision of each class (`share_intervals`); by_clip and
-        by_subject, as `bootstrap_intervals` has them, `absent` by name of the class; by_subject is None where it is not
-        known who is in every clip, or all are of one subject, and "note" says so where some are known.
+        precision of each class (`share_intervals`); by_clip and by_subject, as `bootstrap_intervals` has them, `absent`
+        by name of the class; by_subject is None where it is not known who is in every clip, or all are of one subject,
+        and "note" says so where some are known; it also says where the subjects are few.
     """
     found: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "seed": 0, "by_subject": None, "note": ""}
     confusion = confusion_matrix(labels, predictions, len(classes))
@@ -229,6 +231,8 @@ def interval_facts(labels: Any, predictions: Any, classes: Sequence[str], subjec
                 found["note"] = str(error)
                 continue
             found[name] = {**one, "absent": {classes[index]: share for index, share in one["absent"].items()}}
+            if who is not None and one["units"] < FEW:
+                found["note"] = f"an interval over only {one['units']} subjects may be too narrow"
     return found
 
 

@@ -84,9 +84,9 @@ class Evidence:
         ]
         if self.by_subject is not None:
             words[0] += " Over subjects: with other people, whom models are for; clips of one person are alike."
-        elif self.intervals["note"]:
-            words.append(f"{self.intervals['note']}.")
-        else:
+        if note := self.intervals["note"]:
+            words.append(f"{note[0].upper()}{note[1:]}.")
+        elif self.by_subject is None:
             words.append(
                 "It is not known who is in the clips. Where people are in several of them, intervals over clips are "
                 "too narrow: a column subject in the list, or data.subject, gives those over subjects."

@@ -186,8 +186,8 @@ def prepare_study(
         known = {stored[number].subject for number in long_enough.nonzero()[0].tolist()}
         if len(known) < 2:
             raise InputError(
-                f"half {half + 1} has {people(len(known))} with a video of {least} frames or more, and two are needed: "
-                "give longer videos, or more of them"
+                f"half {half + 1} has {people(len(known))} with a video of {least} frames or more ({frames} of them "
+                f"{SPEEDS[-1]} apart), and two are needed: give longer videos, or more of them"
             )
         short = [stored[number].name for number in (~long_enough).nonzero()[0].tolist()]
         left_out += [f"{name}: has fewer than {least} frames" for name in short]

@@ -98,10 +98,11 @@ def test_subjects_that_are_not_known_have_no_interval() -> None:
         bootstrap_intervals([0, 1], [0, 1], 2, ["a", "a"])
     labels, predicted, people = drawn()
     facts = interval_facts(labels, predicted, "xyz", people)
-    assert facts["by_subject"]["units"] == 8 and facts["note"] == ""
+    assert facts["by_subject"]["units"] == 8 and facts["note"].startswith("an interval over only 8")
     assert facts["by_clip"]["war"] == pytest.approx(facts["by_formula"]["war"], abs=0.02)
     assert " over clips (by formula); UAR " in interval_sentence(facts)
-    assert interval_sentence(facts).endswith(" over 8 subjects (by bootstrap)")
+    note = "an interval over only 8 subjects may be too narrow"
+    assert interval_sentence(facts).endswith(f" over 8 subjects (by bootstrap); {note}")
     for who, note in (([], ""), ([""] * 60, ""), ([*people[1:], ""], "who is in 1 of 60 clips is not known")):
         facts = interval_facts(labels, predicted, "xyz", who)
         assert facts["by_subject"] is None and facts["note"].startswith(note) and bool(facts["note"]) == bool(note)

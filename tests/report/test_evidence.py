@@ -76,7 +76,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     assert numbers["by_subject"] is None and "It is not known who is in the clips." in text
     some = dataclasses.replace(drawn(), subjects=("", *drawn().subjects[1:]))
     text, _ = evidence(tmp_path / "some", some).of_scores()
-    assert "who is in 1 of 120 clips is not known: no interval over subjects." in text
+    assert "Who is in 1 of 120 clips is not known: no interval over subjects." in text
     rare = dataclasses.replace(drawn(people=0), labels=np.r_[2, drawn().labels[1:]])
     text, _ = evidence(tmp_path / "rare", rare).of_scores()
     assert "some resamples have none of them: fear &amp; more (3" in text
