@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from maedfer.train import RunConfig, RunResult, load_config
+from maedfer.train.trainer import Trainer
 from tests.helpers import REPOSITORY
 
 # Seconds after which a process that takes a few is taken for one that hangs.
@@ -151,3 +153,20 @@ def _child(task: str, settings: list[str], before: str, environment: dict[str, s
     from maedfer import train
 
     getattr(train, f"run_{task}")(load_config(task, None, settings))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the next run end before optimiser step `step`, once."""
+    original = Trainer._step
+
+    def killed(self: Trainer, batches: Any) -> None:
+        if self.position.step == step:
+            monkeypatch.setattr(Trainer, "_step", original)
+            raise Killed
+        original(self, batches)
+
+    monkeypatch.setattr(Trainer, "_step", killed)

@@ -15,8 +15,7 @@ from maedfer.train import run_finetune, run_pretrain
 from maedfer.train.hooks import Hooks, Record, check_names, course, find_hook, open_hooks
 from maedfer.train.log import RunLog
 from maedfer.train.run_folder import hooks_of_run
-from maedfer.train.trainer import Trainer
-from tests.train.runs import records, tiny, write_clips
+from tests.train.runs import Killed, kill_before, records, tiny, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +25,6 @@ def data(tmp_path_factory):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def kill_before(monkeypatch, step):
-    original = Trainer._step
-
-    def killed(self, batches):
-        if self.position.step == step:
-            monkeypatch.setattr(Trainer, "_step", original)
-            raise Killed
-        original(self, batches)
-
-    monkeypatch.setattr(Trainer, "_step", killed)
 
 
 def test_a_hook_is_told_what_the_log_holds_between_start_and_end(data, tmp_path):

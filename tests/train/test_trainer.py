@@ -14,7 +14,7 @@ from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.precision import Precision
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer
-from tests.train.runs import in_process, overrides, records, scores, tiny, write_clips
+from tests.train.runs import Killed, in_process, kill_before, overrides, records, scores, tiny, write_clips
 
 # Everything that draws numbers or remembers something, and steps that end neither with the log nor with the epoch.
 EVERYTHING = """train.ema=0.9 train.accumulate=2 train.batch_size=2 train.save_steps=1 train.log_every=2
@@ -32,23 +32,6 @@ def weights(output, file="model/model.safetensors"):
 
 def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def kill_before(monkeypatch, step):
-    """Let the next run end before optimiser step `step`, once."""
-    original = Trainer._step
-
-    def killed(self, batches):
-        if self.position.step == step:
-            monkeypatch.setattr(Trainer, "_step", original)
-            raise Killed
-        original(self, batches)
-
-    monkeypatch.setattr(Trainer, "_step", killed)
 
 
 def test_killed_run_ends_with_the_same_weights(data, tmp_path):
