@@ -116,7 +116,7 @@ def _batch(task: Task) -> dict[str, Tensor]:
             batch["mask"] = torch.stack([draw(torch.Generator().manual_seed(clip)) for clip in range(size)])
         else:
             batch["label"] = torch.zeros(size, dtype=torch.int64)
-        batch = task.prepare(batch)
+        batch = {"frames": batch["frames"], **task.prepare(batch)}
     return {name: value.to(DEVICE) for name, value in batch.items()}
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# decord brings libraries of its own: PyAV, which is loaded first, must not take its encoders from them.
+pytest.importorskip("av")
 pytest.importorskip("decord")
 
 from benchmarks import differences

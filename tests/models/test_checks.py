@@ -168,7 +168,7 @@ def test_numbers_of_tokens_that_are_not_the_models() -> None:
         (visible, wanted.tolist(), "wanted must be a torch.Tensor, got list"),
         (visible, wanted[:, :0], "wanted must name one token or more of each clip, [2, n], got [2, 0]"),
         (visible, wanted[:1], "[2, n], got [1, 32]"),
-        (visible - 64, wanted, "visible must be numbers of tokens from 0 to 63, got -64 to"),
+        (visible - 64, wanted, f"visible must be numbers of tokens from 0 to 63, got {int(visible.min()) - 64} to"),
         (visible, wanted + 64, "wanted must be numbers of tokens from 0 to 63"),
     ]
     for one, other, message in refused:

@@ -68,8 +68,13 @@ def other_value(key: str, field: dataclasses.Field[Any], hint: Any, now: Any) ->
         return str(next(n for n in (0.5, 0.25, 1.0) if known.allows(n) and n != now))
     if hint is str:
         return "some text #2"
+    if hint == int | None:
+        return str(next(n for n in (3, 4) if n != now))
+    if hint == float | None:
+        return str(next(n for n in (0.5, 0.25) if n != now))
     texts = {"betas": "[0.25, 0.5]", "scale": "[0.25, 0.5]", "ratio": "[0.25, 0.5]", "multiscale": "[0.5]"}
-    return {**texts, "crop": "[1, 2, 3, 4]", "clip_grad": "0.5", "runs": "[a #1, b]", "classes": "[no, 1]"}[name]
+    texts |= {"lora_targets": "[qkv]", "log_to": "[mlflow]"}
+    return {**texts, "crop": "[1, 2, 3, 4]", "runs": "[a #1, b]", "classes": "[no, 1]"}[name]
 
 
 def settings_of(task: str) -> list[str]:
