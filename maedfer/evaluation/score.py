@@ -216,12 +216,12 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "skipped": metrics["skipped"]} if metrics.get("skipped") else found
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """The scores as a line for people, in per cent."""
+def summary(metrics: Mapping[str, Any], said: Sequence[str] = ()) -> str:
+    """The scores as a line for people, in per cent, with the notes that they have not just been told (`said`)."""
     recalls = ", ".join(
         f"{name} {_percent(value)}" for name, value in zip(metrics["classes"], metrics["recall"], strict=True)
     )
-    notes = "".join(f"; {note}" for note in metrics["notes"])
+    notes = "".join(f"; {note}" for note in metrics["notes"] if note not in said)
     uar, war, f1 = (_percent(metrics[key]) for key in ("uar", "war", "macro_f1"))
     return f"UAR {uar}, WAR {war}, macro F1 {f1} over {counted(metrics['n'], 'clip')} (recall: {recalls}){notes}"
 

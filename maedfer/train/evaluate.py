@@ -115,7 +115,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                         log.say(line)
                     log.say(f"the temperature is kept in {calibration.folder}")
             log.record("eval", split="test", **headline(metrics))
-            log.say(summary(metrics))
+            log.say(summary(metrics, () if cfg.eval.runs else notes))
             log.say(interval_sentence(metrics["intervals"]))
             log.say(f"scores: {Path(cfg.output) / 'metrics.json'}")
     return RunResult(Path(cfg.output), metrics=metrics)
