@@ -60,6 +60,23 @@ def test_the_published_totals_are_the_means_of_the_published_folds() -> None:
         assert np.mean(published.folds, axis=0) == pytest.approx(published.total, abs=0.005)
 
 
+@pytest.mark.parametrize("name", ["mafw", "ferv39k"])
+def test_other_data_sets(name: str, tmp_path: Path) -> None:
+    tree = {"mafw": trees.mafw, "ferv39k": trees.ferv39k}[name]
+    tree(tmp_path / "root")
+    classes = find_protocol(name).classes
+    file = weights(tmp_path / "w/fold_1.pth", classes=len(classes), says=0)
+    out = tmp_path / "out"
+    command = ["reproduce", name, "--root", tmp_path / "root", "--weights", file, "data.workers=0", "--out", out]
+    assert main([str(word) for word in command]) == 0
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    published = PUBLISHED[name].folds[0]
+    assert [100 * float(rows[0][f"{metric} published"]) for metric in ("UAR", "WAR")] == pytest.approx(published)
+    said = read_predictions(out / "fold_1" / "pred.csv")
+    assert said.classes == tuple(classes) and set(said.predicted.tolist()) == {0}
+    assert float(rows[0]["WAR here"]) == pytest.approx((said.labels == 0).mean())
+
+
 def test_every_fold_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = tmp_path / "DFEW", tmp_path / "out"
     trees.dfew(root)
