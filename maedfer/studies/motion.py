@@ -155,6 +155,11 @@ def prepare_study(
         )
     out = Path(out)
     cfg = load_config("pretrain", _RECIPE, [*overrides, "data.train=LIST"], check=False)
+    if tuple(cfg.clip_model.clip_size[1:]) != (SIZE, SIZE):
+        raise InputError(
+            f"model.encoder.clip_size is {list(cfg.clip_model.clip_size)}, and faces of this study are "
+            f"{SIZE} x {SIZE}: leave height and width at {SIZE}"
+        )
     # Names stand for clips, as paths repeat nowhere in a list.
     folds = split_clips([(str(number), 0) for number in range(len(clips))], who, folds=2)
     parts = [sorted(int(name) for name, _ in fold.test) for fold in folds]

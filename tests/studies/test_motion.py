@@ -160,6 +160,9 @@ def test_too_little_to_ask(videos: Path, tmp_path: Path) -> None:
         prepare_study(clips[:3], tmp_path / "few", MotionOptions())
     with pytest.raises(InputError, match="half 1 has 0 people with a video of 93 frames or more"):
         prepare_study(clips, tmp_path / "short", MotionOptions(), ["model.encoder.clip_size=[24,64,64]"])
+    with pytest.raises(InputError, match="faces of this study are 64 x 64: leave height and width at 64"):
+        prepare_study(clips, tmp_path / "large", MotionOptions(), ["model.encoder.clip_size=[8,128,128]"])
+    assert not (tmp_path / "large").exists()
     with pytest.raises(InputError, match="unknown kind of probe 'tree'"):
         MotionOptions(probes=("tree",))
     with pytest.raises(InputError, match="give at least one target, and each once"):
