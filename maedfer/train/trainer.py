@@ -12,7 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,15 @@ from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
-from maedfer.train.checkpoint import (
-    load_resumable,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-    way_on,
-)
-from maedfer.train.config import saved_tree
+from maedfer.train.checkpoint import save_checkpoint
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, groups_of, make_optimizer, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
-from maedfer.train.rules import RULES, changed_rules, in_present_groups
-from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips, identity, sizes
+from maedfer.train.run_state import Position, go_on_from, state_of, weights_of
+from maedfer.train.same_clips import identity, sizes
 from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.tune import Trained, Tune, flops_per_clip
 from maedfer.train.weights import brief
@@ -51,22 +44,6 @@ from maedfer.train.weights import brief
 _FETCH_EVERY = 50
 # Overflowing steps in a row after which an fp16 run is given up; the scaler needs a few to find its scale.
 _MOST_OVERFLOWS = 50
-
-
-@dataclass
-class Position:
-    """How far a run is: what is done, the last epoch's mean loss, the best score so far (`best_epoch` from 1).
-
-    `ending`: the last epoch was trained, and its scores and its own checkpoint are still to come.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss: float | None = None
-    best: float | None = None
-    best_epoch: int = 0
-    overflows: int = 0
-    ending: bool = False
 
 
 class Trainer:
@@ -302,30 +279,7 @@ class Trainer:
             InputError: it cannot be written, or the losses since the last look are not finite.
         """
         self._fetch()
-        state: dict[str, Any] = {"config": saved_tree(self.cfg), "position": asdict(self.position)}
-        if weights_only:
-            state["model"] = self.result.state_dict()
-        else:
-            state |= {
-                "model": self.model.state_dict(),
-                "ema": None if self.ema is None else self.ema.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "meter": self.meter.state(),
-                "processes": self.runtime.gather(
-                    {
-                        "random": random_state(self.runtime.device),
-                        "losses": self.task.state_dict(),
-                        "skipped": self.skipped,
-                    }
-                ),
-                "lists": self.lists,
-                "sizes": self.sizes,
-                "notes": self.notes,
-                "precision": self.runtime.precision,
-                "global_batch": self.schedule.global_batch,
-                "rules": RULES,
-            }
+        state = weights_of(self) if weights_only else state_of(self)
         self.runtime.on_main(lambda: self._write(name, state))
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
@@ -339,59 +293,7 @@ class Trainer:
         Raises:
             InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
-        state = load_resumable(path, self.cfg, self.schedule.global_batch)
-        check_same_clips(path, state["lists"], self.lists)
-        try:
-            self._restore(state)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"checkpoint {str(path)!r} does not hold the state of such a run ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}): {way_on(path)}"
-            ) from error
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.model.load_state_dict(state["ema"])
-        state["optimizer"] = in_present_groups(state, self.cfg, self.model, self.optimizer)
-        for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.runtime.device.type == "cuda"
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        self.meter.load(state["meter"])
-        self.position = Position(**state["position"])
-        self.notes = [*state.get("notes", []), *self._changes(state)]
-        # Another number of processes has no states of its own to go on from.
-        if len(state["processes"]) == self.runtime.world:
-            mine = state["processes"][self.runtime.rank]
-            set_random_state(mine["random"], self.runtime.device)
-            self.task.load_state_dict(mine["losses"])
-            self.skipped = mine["skipped"]
-
-    def _changes(self, state: dict[str, Any]) -> list[str]:
-        """What is to be said of clips that are not those that the run had before."""
-        position = self.position
-        best = (self.cfg.eval.select, position.best_epoch if position.best is not None else 0)
-        notes = changed_lists(state["lists"], self.lists, position.epoch, best)
-        notes += changed_rules(state, self.cfg, self.schedule, position.step)
-        before, here = state.get("precision", self.runtime.precision), self.runtime.precision
-        if before != here:
-            notes.append(
-                f"computed in {before} up to step {position.step} and in {here} from there on: train.precision=auto is "
-                "decided by the device"
-            )
-        # Earlier versions had no other place.
-        before, here = state["config"].get("augment", {}).get("device", "cpu"), self.cfg.augment.device
-        if before != here:
-            notes.append(
-                f"clips were changed on {before} up to step {position.step} and on {here} from there on, where values "
-                "may be other ones by one grey level after each operation"
-            )
-        for name, before in state.get("sizes", {}).items():
-            if name in self.sizes and state["lists"].get(name) == self.lists[name]:
-                notes += changed_sizes(name, self.clips[name], before, self.sizes[name], position.epoch)
-        return notes
+        go_on_from(self, path)
 
 
 def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
