@@ -27,6 +27,7 @@ from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
+from maedfer.train.agreement import Agreement
 from maedfer.train.checkpoint import save_checkpoint
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
@@ -71,6 +72,8 @@ class Trainer:
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
         self.meter = Meter()
+        # What all processes decide alike: that a step is skipped, and that the run stops after one.
+        self.agreement = Agreement(runtime, ("skip", "stop"))
         self.trained = Trained.of(model, Tune.of_run(cfg))
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
         self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
@@ -182,6 +185,8 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.optim.clip_grad)
             noted["grad_norm"] = norm.detach()
+        self.agreement.send(step + 1)
+        self.agreement.read()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
