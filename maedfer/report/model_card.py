@@ -200,7 +200,10 @@ def _as_it_is(evidence: Evidence) -> str:
 def _data(run: RunData, scored: RunData | None, facts: CardFacts) -> str:
     lists = {key: run.setting(f"data.{key}") for key in ("train", "val")}
     lists["test"] = (scored or run).setting("data.test")
-    named = ", ".join(f"{key}: {_file(str(path))}" for key, path in lists.items() if path)
+    known = dict(_mapping(run.environment.get("lists")))
+    if scored is not None and scored is not run:
+        known |= {"test": _mapping(scored.environment.get("lists")).get("test")}
+    named = ", ".join(f"{key}: {_file(str(path))}{_digest(known.get(key))}" for key, path in lists.items() if path)
     init = run.setting("train.init")
     parts = [
         f"{one_line(facts.data)}, as its publisher names it." if facts.data else "Its publisher does not name it.",
@@ -208,6 +211,18 @@ def _data(run: RunData, scored: RunData | None, facts: CardFacts) -> str:
         f"Training began from {_file(str(init))}." if init else "Training began from random weights.",
     ]
     return " ".join(part for part in parts if part)
+
+
+def _digest(facts: Any) -> str:
+    """What tells a list from others of its name."""
+    told = _mapping(facts)
+    parts = [str(told.get("clips") or ""), f"SHA-256 {told['sha256']}" if told.get("sha256") else ""]
+    said = "; ".join(part for part in parts if part)
+    return f" ({one_line(said)})" if said else ""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _settings(run: RunData) -> str:
@@ -227,7 +242,10 @@ def _versions(run: RunData) -> str:
         return ""
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     device, precision = facts.get("device"), facts.get("precision")
-    return f"{shown}; trained on {device} in {precision}."
+    revision, changes = facts.get("git_revision"), facts.get("git_changes")
+    code = f", from revision {revision} of the code" if revision else ""
+    code += f" with changes whose SHA-256 is {changes}" if revision and changes else ""
+    return f"{shown}; trained on {device} in {precision}{code}."
 
 
 def _file(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -59,9 +61,21 @@ _PEAKS: tuple[tuple[str, float], ...] = (
 
 def environment(runtime: Runtime) -> dict[str, Any]:
     """What a run ran on: versions, device, git revision of the package, command line, start time."""
+    return {
+        **machine(runtime),
+        "command": sys.argv,
+        "host": platform.node(),
+        "started": now(),
+        "ended": None,
+    }
+
+
+def machine(runtime: Runtime) -> dict[str, Any]:
+    """What results may depend on beside settings and clips: versions, device, arithmetic, code of the package."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "maedfer": __version__}
     versions.update({name: _version(name) for name in _PACKAGES})
-    versions["torch"] = torch.__version__
+    # A class of its own, which a checkpoint must not hold.
+    versions["torch"] = str(torch.__version__)
     cuda = runtime.device.type == "cuda"
     return {
         "versions": versions,
@@ -70,11 +84,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "processes": runtime.world,
         "precision": runtime.precision,
-        "git_revision": _git_revision(),
-        "command": sys.argv,
-        "host": platform.node(),
-        "started": now(),
-        "ended": None,
+        **git_state(),
     }
 
 
@@ -106,20 +116,33 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_revision() -> str | None:
+@functools.cache
+def git_state() -> dict[str, str | None]:
+    """The revision of the package's own checkout, with "-dirty" where files have changed, and a digest of the changes.
+
+    Returns:
+        "git_revision", and as "git_changes" the SHA-256 of `git diff HEAD`; None where there is no such thing.
+    """
     # The package's own checkout only: an installed package may well lie inside of somebody else's repository.
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
+    revision = changes = None
+    if (root / ".git").exists():
+        said = _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        revision = said.decode().strip() or None
+        if revision and revision.endswith("-dirty"):
+            diff = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+            changes = hashlib.sha256(diff).hexdigest() if diff else None
+    return {"git_revision": revision, "git_changes": changes}
+
+
+def _git(root: Path, *words: str) -> bytes:
     try:
-        run = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        return subprocess.run(
+            ["git", "-C", str(root), *words],
             capture_output=True,
-            text=True,
             timeout=10,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             check=False,
-        )
+        ).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip() or None
+        return b""

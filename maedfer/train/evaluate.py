@@ -32,6 +32,7 @@ from maedfer.train.precision import recorded_precision
 from maedfer.train.processes import Runtime, start
 from maedfer.train.recipes import read_tree
 from maedfer.train.run_folder import RunResult, open_evaluation, recording
+from maedfer.train.same_clips import identity
 
 
 def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
@@ -64,7 +65,10 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                 mapping.kept(batches.labels)
             calibration = Calibration(cfg, runtime, model, batches.entries) if calibrate else None
         runtime.on_main(lambda: open_evaluation(cfg))
-        with recording(cfg, runtime) as log:
+        scored = {} if cfg.eval.runs else {"test": identity(batches.entries)}
+        if not cfg.eval.runs and calibration is not None:
+            scored["val"] = identity(calibration.batches.entries)
+        with recording(cfg, runtime, clips=scored) as log:
             if cfg.eval.runs:
                 folds = _folds(cfg, parts, log)
                 notes += _several_precisions(folds)

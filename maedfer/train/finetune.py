@@ -58,7 +58,8 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         if checkpoint is not None:
             trainer.resume(checkpoint)
         position = trainer.position
-        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending, told) as log:
+        total, lists = trainer.schedule.total, trainer.lists
+        with recording(cfg, runtime, total, position.step, position.ending, told, lists) as log:
             announce(trainer, log, checkpoint, loaded)
             notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
             if isinstance(learned := trainer.batches.dataset.clips, SomeClips):

@@ -53,7 +53,8 @@ def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         else:
             save_reconstructions(output / "reconstructions_start.npz", model, batches, runtime)
         position = trainer.position
-        with recording(cfg, runtime, trainer.schedule.total, position.step, position.ending, told) as log:
+        total, lists = trainer.schedule.total, trainer.lists
+        with recording(cfg, runtime, total, position.step, position.ending, told, lists) as log:
             announce(trainer, log, checkpoint, loaded)
             trainer.fit(log)
             result = trainer.result

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maedfer.errors import InputError, some
 from maedfer.train.checkpoint import remove_leftovers
+from maedfer.train.conditions import conditions
 from maedfer.train.config import (
     RunConfig,
     differing_evaluation,
@@ -27,7 +28,7 @@ from maedfer.train.processes import Runtime
 
 # Files of a run, or of one that was killed, that are there before any result of its work.
 # What is noted of the earlier parts of a run.
-_OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "git_revision")
+_OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "git_revision", "git_changes")
 _BEFORE_A_CHECKPOINT = (
     LOCK_FILE,
     IDS_FILE,
@@ -145,6 +146,7 @@ def recording(
     step: int = 0,
     unscored: bool = False,
     hooks: Hooks | None = None,
+    clips: Mapping[str, str] | None = None,
 ) -> Iterator[RunLog]:
     """Write config.yaml and environment.json, keep the log open, and note when and how the run ended.
 
@@ -152,9 +154,10 @@ def recording(
         cfg: the run.
         runtime: its processes.
         total, step, unscored, hooks: as for `RunLog`.
+        clips: as for `conditions`.
     """
     output = Path(cfg.output)
-    facts = environment(runtime)
+    facts = environment(runtime) | conditions(cfg, runtime, clips or {})
     path = output / "environment.json"
     if runtime.main:
         facts["earlier"] = _earlier(path) if step else []

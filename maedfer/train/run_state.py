@@ -13,6 +13,7 @@ from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer
 from maedfer.train.checkpoint import load_resumable, random_state, set_random_state, way_on
+from maedfer.train.conditions import changed_conditions
 from maedfer.train.config import RunConfig, saved_tree
 from maedfer.train.meter import Meter
 from maedfer.train.optim import Ema, Schedule
@@ -54,6 +55,7 @@ class Resumable(Protocol):
     clips: dict[str, Sequence[Clip]]
     lists: dict[str, str]
     sizes: dict[str, Any]
+    conditions: dict[str, Any]
     notes: list[str]
     skipped: int
 
@@ -111,7 +113,11 @@ def go_on_from(trainer: Resumable, path: str | Path) -> None:
 
 
 def _head(trainer: Resumable) -> dict[str, Any]:
-    return {"config": saved_tree(trainer.cfg), "position": asdict(trainer.position)}
+    return {
+        "config": saved_tree(trainer.cfg),
+        "position": asdict(trainer.position),
+        "conditions": trainer.conditions,
+    }
 
 
 def _restore(trainer: Resumable, state: dict[str, Any]) -> None:
@@ -141,6 +147,7 @@ def _changes(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     best = (trainer.cfg.eval.select, position.best_epoch if position.best is not None else 0)
     notes = changed_lists(state["lists"], trainer.lists, position.epoch, best)
     notes += changed_rules(state, trainer.cfg, trainer.schedule, position.step)
+    notes += changed_conditions(state.get("conditions", {}), trainer.conditions, position.step)
     before, here = state.get("precision", trainer.runtime.precision), trainer.runtime.precision
     if before != here:
         notes.append(

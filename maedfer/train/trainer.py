@@ -29,6 +29,7 @@ from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
 from maedfer.train.agreement import Agreement
 from maedfer.train.checkpoint import save_checkpoint
+from maedfer.train.conditions import conditions
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
@@ -65,6 +66,7 @@ class Trainer:
         self.lists = {name: identity(clips) for name, clips in self.clips.items() if name != "train"}
         self.lists["train"] = batches.identity
         self.sizes = {name: sizes(clips) for name, clips in self.clips.items()} if runtime.main else {}
+        self.conditions = conditions(cfg, runtime, self.lists)
         # What a reader of the scores must know of how the run went on.
         self.notes: list[str] = []
         self.folder = Path(cfg.output) / "checkpoints"

@@ -52,6 +52,12 @@ def run(tmp_path: Path) -> Path:
         versions={"maedfer": "0.1.0", "torch": "2.14", "decord": None},
         device="NVIDIA H100",
         precision="bf16",
+        git_revision="0123abc-dirty",
+        git_changes="fe" * 32,
+        lists={
+            "train": {"clips": "9 clips, 1a2b", "sha256": "cd" * 32},
+            "test": {"clips": "7 clips, 3c", "sha256": None},
+        },
         host="annas-laptop",
         command=["maedfer", SECRET],
         ended="2026-01-01T00:00:00+00:00",
@@ -103,9 +109,10 @@ def test_a_card_tells_the_scores_and_whose_they_are(run: Path) -> None:
     assert parts["Data"].startswith("Faces, fold 1, as its publisher names it. Lists of clips: train: train list.csv")
     assert "Training began from pretrained." in parts["Data"]
     assert "Uncalibrated" in parts["Calibration"] and "no measurement of what somebody feels" in parts["Intended use"]
-    assert "torch 2.14; trained on NVIDIA H100 in bf16" in parts["Versions"] and parts["Licence"].startswith(
-        "cc-by-nc-4.0"
-    )
+    code = f"from revision 0123abc-dirty of the code with changes whose SHA-256 is {'fe' * 32}."
+    assert f"torch 2.14; trained on NVIDIA H100 in bf16, {code}" in parts["Versions"]
+    assert f"train list.csv (9 clips, 1a2b; SHA-256 {'cd' * 32}), test: test.csv (7 clips, 3c)" in parts["Data"]
+    assert parts["Licence"].startswith("cc-by-nc-4.0")
     assert "  lr: " in parts["Settings"] and "init: pretrained" in parts["Settings"] and "workers" not in str(card)
     for secret in ("anna", "Anna", "secret", "laptop", "/home"):
         assert secret not in str(card)
