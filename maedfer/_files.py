@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -52,10 +53,10 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         # mkstemp makes files private; give the result the permissions any other new file would have.
         temporary.chmod(0o666 & ~_mask())
         if sync:
-            _sync(temporary)
+            sync_to_disk(temporary)
         os.replace(temporary, path)
         if sync:
-            _sync(path.parent)
+            sync_to_disk(path.parent)
     except OSError as error:
         kept = "the previous file is kept" if path.exists() else "nothing was left behind"
         raise InputError(f"cannot write {path}: {error.strerror or error}; {kept}") from error
@@ -79,11 +80,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o777 & ~_mask())
         for written in (*temporary.iterdir(), temporary):
-            _sync(written)
+            sync_to_disk(written)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync_to_disk(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -96,11 +97,25 @@ def is_full(error: BaseException) -> bool:
     return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what `atomic_path` left in a folder in which a process was killed while it wrote."""
-    # mkstemp's eight characters tell its files from those of others.
-    for path in folder.glob(".?*." + "[0-9a-z_]" * 8 + ".tmp"):
+def temporary_beside(path: Path) -> Path:
+    """A name for something that is to be renamed to `path`, which `remove_temporaries` knows; nothing is made."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with all it holds; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what `atomic_path` left in a folder in which a process was killed while it wrote, and what has a name of
+    `temporary_beside`."""
+    # Eight characters of mkstemp tell such files from those of others.
+    for path in folder.glob(".?*." + "[0-9a-z_]" * 8 + ".tmp"):
+        remove_path(path)
 
 
 def _mask() -> int:
@@ -109,8 +124,8 @@ def _mask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
-    """Sync a file or a folder to disk."""
+def sync_to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk before anything else is done."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -14,6 +14,7 @@ from maedfer.errors import InputError
 from maedfer.models.build import build_model, from_pretrained
 from maedfer.models.clip_settings import ClipSettings
 from maedfer.models.config import model_config
+from maedfer.models.digest import fits_digest
 from maedfer.models.hub import named, on_disk
 from maedfer.models.lgi_former import LGIFormer
 from maedfer.models.lora import ALPHA
@@ -144,8 +145,9 @@ def _model_folder(path: Path) -> Path | None:
         return path / "model"
     if deepspeed_folder(path):
         return None
-    if os.path.isfile(path / "checkpoints" / "last.pt"):
-        raise InputError(f"run {str(path)!r} has not ended: finish it, or give its checkpoints/last.pt")
+    for name in ("last.pt", "previous.pt"):
+        if os.path.isfile(path / "checkpoints" / name):
+            raise InputError(f"run {str(path)!r} has not ended: finish it, or give its checkpoints/{name}")
     raise InputError(
         f"{str(path)!r} is neither a saved model (it has no {CONFIG_FILE}) nor a run folder: {instead(path)}"
         f"{_or_hub(path)}"
@@ -192,6 +194,11 @@ def _refuse(args: object, why: str) -> None:
 
 def _from_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
     """The model of a run's checkpoint, whose settings are in the layout of a recipe."""
+    if not fits_digest(content):
+        raise InputError(
+            f"{source} is damaged, or was changed after it was written: its digest does not fit what it holds: give "
+            "another checkpoint of the run"
+        )
     try:
         settings = dict(content["config"]["model"])
         config = model_config(settings.pop("name"), **settings)

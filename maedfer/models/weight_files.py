@@ -123,7 +123,17 @@ def write_torch_file(path: str | Path, content: Any) -> None:
     Raises:
         InputError: it could not be written (disk full, no permission); the previous file is untouched.
     """
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary:
+        save_torch(temporary, content)
+
+
+def save_torch(path: Path, content: Any) -> None:
+    """Write what torch.save writes into a file of nobody else.
+
+    Raises:
+        OSError: it could not be written; a part of it may be there.
+    """
+    with open(path, "wb") as file:
         try:
             torch.save(content, file)
             file.flush()

@@ -17,6 +17,7 @@ from maedfer.report import figures
 from maedfer.report import page as html
 from maedfer.report.figures import Curve, Panel
 from maedfer.report.run_data import RunData, Scores, count_parameters, number, read_features, read_pictures
+from maedfer.train.checkpoints import existing
 
 TASKS = {"pretrain": "Pre-training", "finetune": "Fine-tuning", "evaluate": "Evaluation"}
 # Names of the parts of the loss, where they are not what they are called, by target.
@@ -49,14 +50,13 @@ def ending(run: RunData) -> tuple[str, Numbers]:
     if not stopped and ("ended" not in facts or facts["ended"] is not None):
         return "", {}
     found: Numbers = {"ended": False, "step": None, "epoch": None}
-    text = "This run has not ended: it was stopped" if stopped else "This run has not ended: it was killed, or goes on"
+    text = f"This run has not ended: it was {'stopped' if stopped else 'killed, or goes on'}"
     if run.steps:
         step, epoch = number(run.steps[-1].get("step")) or 0.0, number(run.steps[-1].get("epoch")) or 0.0
-        epochs = number(run.setting("optim.epochs"))
-        of = "" if epochs is None else f" of {epochs:g}"
+        of = "" if (epochs := number(run.setting("optim.epochs"))) is None else f" of {epochs:g}"
         text += f"; the last step in its log is {step:,.0f}, in epoch {epoch:g}{of}"
         found |= {"step": step, "epoch": epoch}
-    if (run.path / "checkpoints" / "last.pt").is_file():
+    if existing(run.path):
         text += ". The command that started it goes on from its last checkpoint"
     return html.callout(f"{text}.", warn=True), found
 

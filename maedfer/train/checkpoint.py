@@ -18,8 +18,9 @@ import torch
 
 from maedfer._files import remove_temporaries
 from maedfer.errors import InputError
+from maedfer.models.digest import DIGEST, content_digest, fits_digest
 from maedfer.models.load import RUN_FORMAT
-from maedfer.models.weight_files import UnreadableFileError, read_weights_file, write_torch_file
+from maedfer.models.weight_files import UnreadableFileError, read_weights_file, save_torch, write_torch_file
 from maedfer.train.config import RunConfig, differing_keys, resolve
 from maedfer.train.config_file import as_it_was
 
@@ -28,12 +29,26 @@ _STATE = ("position", "model", "optimizer", "scaler", "meter", "processes", "lis
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write `state` so that `path` holds either the old file or the whole new one, whatever happens.
+    """Write `state` with its digest so that `path` holds either the old file or the whole new one, whatever happens.
 
     Raises:
         InputError: it could not be written (disk full, no permission); the previous file is untouched.
     """
-    write_torch_file(path, {"format": RUN_FORMAT, **state})
+    write_torch_file(path, _with_digest(state))
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write `state` with its digest into a file of nobody else.
+
+    Raises:
+        OSError: it could not be written; a part of it may be there.
+    """
+    save_torch(path, _with_digest(state))
+
+
+def _with_digest(state: Mapping[str, Any]) -> dict[str, Any]:
+    content = {"format": RUN_FORMAT, **state}
+    return {**content, DIGEST: content_digest(content)}
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -43,10 +58,10 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU.
+    """Read a checkpoint to the CPU and hold it against its checksums and, where it has one, its digest.
 
     Raises:
-        UnreadableFileError: it is cut short, damaged, or something else than a file of weights.
+        UnreadableFileError: it is cut short, damaged, changed, or something else than a file of weights.
         InputError: absent, not a checkpoint of a run, or a pickle that would run code.
     """
     if not Path(path).is_file():
@@ -61,6 +76,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     if not is_intact(path):
         raise _unreadable(path, "its checksums do not fit what it holds")
+    if not fits_digest(state):
+        raise _unreadable(path, "its digest does not fit what it holds")
     return state
 
 
@@ -134,15 +151,17 @@ def way_on(path: str | Path) -> str:
     found = (other for other in folder.glob("epoch_*.pt") if other != Path(path))
     # Numbers have three digits, or more: epoch_1000 is later than epoch_999.
     others = sorted(found, key=lambda other: (len(other.name), other.name), reverse=True)
-    earlier = next((other for other in others if is_intact(other)), None)
+    before = [folder / "previous.pt"] if Path(path).name == "last.pt" else []
+    earlier = next((other for other in (*before, *others) if is_intact(other)), None)
+    anew = f"remove {folder} to start anew" if folder.name == "checkpoints" else "start anew"
     if earlier is not None:
-        return f"go on from an earlier epoch with train.resume={earlier}, or remove the file to start anew"
+        return f"go on from an earlier one with train.resume={earlier}, or {anew}"
     best = folder / "best.pt"
     if best != Path(path) and best.is_file():
-        return f"remove the file to start anew; {best} still holds the weights of the best epoch"
+        return f"{anew}; {best} still holds the weights of the best epoch"
     if (folder.parent / "model").is_dir():
-        return f"remove the file to start anew; {folder.parent / 'model'} still holds what the run came to"
-    return "remove the file to start anew"
+        return f"{anew}; {folder.parent / 'model'} still holds what the run came to"
+    return anew
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

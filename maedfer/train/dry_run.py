@@ -22,6 +22,7 @@ from maedfer.errors import InputError
 from maedfer.evaluation.score import score_views
 from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_resumable
+from maedfer.train.checkpoints import LatestCheckpoint
 from maedfer.train.config import RunConfig
 from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, other_clip_settings, read_class_map, read_runs
@@ -95,7 +96,7 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _check_output(cfg: RunConfig, say: Say) -> Path | None:
+def _check_output(cfg: RunConfig, say: Say) -> LatestCheckpoint | None:
     # The checkpoint that the run would go on from.
     output = Path(cfg.output)
     check_free(output)
@@ -109,7 +110,9 @@ def _check_output(cfg: RunConfig, say: Say) -> Path | None:
         check_evaluation(cfg)
     else:
         checkpoint = check_run(cfg)
-    say(f"output       {output} ({f'the run would go on from {checkpoint}' if checkpoint else 'new'})")
+    say(f"output       {output} ({f'the run would go on from {checkpoint.path}' if checkpoint else 'new'})")
+    for note in checkpoint.said if checkpoint else ():
+        say(f"             {note}")
     return checkpoint
 
 
@@ -182,7 +185,7 @@ def _class_counts(cfg: RunConfig, clips: Sequence[Clip]) -> str:
     return " (" + ", ".join(f"{name} {counts[label]}" for label, name in enumerate(cfg.classes)) + ")"
 
 
-def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path | None) -> None:
+def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: LatestCheckpoint | None) -> None:
     if cfg.train.log_to:
         hooks_of_run(cfg, runtime)
         say(f"train.log_to {', '.join(cfg.train.log_to)}: found, not told of a dry run")
@@ -195,9 +198,9 @@ def _check_training(cfg: RunConfig, runtime: Runtime, say: Say, checkpoint: Path
     batches = TrainBatches(cfg, runtime)
     schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
     if checkpoint is not None:
-        state = load_resumable(checkpoint, cfg, schedule.global_batch)
+        state = load_resumable(checkpoint.path, cfg, schedule.global_batch)
         lists = {"train": batches.identity, **{name: identity(clips) for name, clips in task.lists().items()}}
-        check_same_clips(checkpoint, state["lists"], lists)
+        check_same_clips(checkpoint.path, state["lists"], lists)
         for note in changed_lists(state["lists"], lists, state["position"]["epoch"], ("", 0)):
             say(f"             {note}")
     factors = f"batch {cfg.train.batch_size} x processes {runtime.world} x passes {cfg.train.accumulate}"

@@ -80,15 +80,13 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
     model, epoch = trainer.result, trainer.position.epoch
     assert isinstance(model, LGIFormer)
     if cfg.eval.select != "last":
-        path = trainer.folder / "best.pt"
-        if not path.is_file():
+        path = trainer.checkpoints.path("best")
+        if not path.exists():
             raise InputError("no epoch was scored, so none is the best one: set eval.every to 1")
         try:
             best = load_checkpoint(path)
         except InputError as error:
-            raise InputError(
-                f"{error}; to find the best epoch again, remove {trainer.folder} and start anew"
-            ) from error
+            raise InputError(f"{error}; to find the best epoch again, remove {path.parent} and start anew") from error
         model.load_state_dict(best["model"])
         epoch = best["position"]["best_epoch"]
         log.say(f"the result is epoch {epoch}, best on {cfg.eval.select} by {cfg.eval.metric.upper()}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from maedfer.errors import InputError, some
 from maedfer.train.checkpoint import remove_leftovers
+from maedfer.train.checkpoints import LatestCheckpoint, existing, latest
 from maedfer.train.conditions import conditions
 from maedfer.train.config import (
     RunConfig,
@@ -59,17 +60,17 @@ class RunResult:
     metrics: dict[str, Any] | None = None
 
 
-def check_run(cfg: RunConfig) -> Path | None:
+def check_run(cfg: RunConfig) -> LatestCheckpoint | None:
     """Look whether a training run may use its folder; nothing is written.
 
     Returns:
         The checkpoint to go on from, None for a new run.
 
     Raises:
-        InputError: the folder belongs to a run with other settings, or to any run when `train.resume` is "none".
+        InputError: the folder belongs to a run with other settings, or to any run when `train.resume` is "none", or to
+            one whose checkpoints are all damaged.
     """
     output, resume = Path(cfg.output), cfg.train.resume
-    last = output / "checkpoints" / "last.pt"
     if resume == "none" and output.is_dir() and not all(map(_counts_for_nothing, output.iterdir())):
         raise InputError(
             f"output folder {cfg.output!r} is not empty: give another one, or resume with train.resume=auto"
@@ -78,7 +79,7 @@ def check_run(cfg: RunConfig) -> Path | None:
         raise InputError(f"train.resume must be auto, none or a checkpoint file, and {resume!r} does not exist")
     known = output / "config.yaml"
     # A run that failed before its first checkpoint leaves nothing to protect.
-    if known.is_file() and (last.is_file() or (output / "model").is_dir()):
+    if known.is_file() and (existing(output) or (output / "model").is_dir()):
         there = read_config(known)
         if there.task != cfg.task:
             raise InputError(
@@ -91,11 +92,11 @@ def check_run(cfg: RunConfig) -> Path | None:
                 "it, or another output folder for a new run"
             )
     if resume not in ("auto", "none"):
-        return Path(resume)
-    return last if last.is_file() else None
+        return LatestCheckpoint(Path(resume))
+    return latest(output)
 
 
-def open_run(cfg: RunConfig) -> Path | None:
+def open_run(cfg: RunConfig) -> LatestCheckpoint | None:
     """Look what is in the folder of a training run, which this process holds, and tidy it up.
 
     Returns:

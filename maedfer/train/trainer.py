@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
 from maedfer.train.agreement import Agreement
-from maedfer.train.checkpoint import save_checkpoint
+from maedfer.train.checkpoints import Checkpoints, LatestCheckpoint
 from maedfer.train.conditions import conditions
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.loader import TrainBatches
@@ -69,7 +68,7 @@ class Trainer:
         self.conditions = conditions(cfg, runtime, self.lists)
         # What a reader of the scores must know of how the run went on.
         self.notes: list[str] = []
-        self.folder = Path(cfg.output) / "checkpoints"
+        self.checkpoints = Checkpoints(cfg.output, runtime)
         self.position = Position()
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
@@ -280,30 +279,25 @@ class Trainer:
             self.save("best", weights_only=True)
 
     def save(self, name: str, weights_only: bool = False) -> None:
-        """Write checkpoints/<name>.pt: all that a resumed run needs, or the model to be scored alone.
+        """Write the checkpoint of a name: all that a resumed run needs, or the model to be scored alone.
 
         Raises:
             InputError: it cannot be written, or the losses since the last look are not finite.
         """
         self._fetch()
-        state = weights_of(self) if weights_only else state_of(self)
-        self.runtime.on_main(lambda: self._write(name, state))
+        self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self))
 
-    def _write(self, name: str, state: dict[str, Any]) -> None:
-        # Not before, so that a run that could not start leaves no empty folder.
-        self.folder.mkdir(exist_ok=True)
-        save_checkpoint(self.folder / f"{name}.pt", state)
-
-    def resume(self, path: str | Path) -> None:
+    def resume(self, checkpoint: LatestCheckpoint) -> None:
         """Go on from a checkpoint of the same run.
 
         Raises:
             InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
-        go_on_from(self, path)
+        go_on_from(self, checkpoint.path)
+        self.notes += checkpoint.said
 
 
-def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: LoadReport | None) -> None:
+def announce(trainer: Trainer, log: RunLog, checkpoint: LatestCheckpoint | None, loaded: LoadReport | None) -> None:
     """Tell what starts: from which weights, on what, for how long."""
     cfg = trainer.cfg
     if loaded is not None:
@@ -311,9 +305,12 @@ def announce(trainer: Trainer, log: RunLog, checkpoint: Path | None, loaded: Loa
         log.record("init", step=0, source=source, **asdict(loaded))
         log.say(f"weights of {source}: {brief(loaded)}")
     if checkpoint is not None:
-        log.say(f"going on from {checkpoint}, step {trainer.position.step}")
+        step = trainer.position.step
+        log.say(f"going on from {checkpoint.path}, step {step}")
         for note in trainer.notes:
             log.say(note)
+        for note in checkpoint.said:
+            log.record("note", step=step, text=note)
     if checkpoint is None:
         log.record("trained", step=0, **trainer.trained.facts())
     log.say(trainer.describe())

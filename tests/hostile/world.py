@@ -230,8 +230,10 @@ def _runs() -> None:
         "run_empty_predictions": {"pred.csv": ""},
         "run_bad_predictions": {"pred.csv": "a,b,c\n1,2,3\n"},
         "run_binary_predictions": {"pred.csv": bytes(range(256))},
-        "run_cut_checkpoint": {"checkpoints/last.pt": Path("run/checkpoints/last.pt").read_bytes()[:-500]},
-        "run_empty_checkpoint": {"checkpoints/last.pt": b""},
+        "run_cut_checkpoint": dict.fromkeys(
+            ("checkpoints/last.pt", "checkpoints/previous.pt"), Path("run/checkpoints/last.pt").read_bytes()[:-500]
+        ),
+        "run_empty_checkpoint": {"checkpoints/last.pt": b"", "checkpoints/previous.pt": b""},
         "run_bad_environment": {"environment.json": "[[["},
         "run_cut_model": {"model/model.safetensors": Path("run/model/model.safetensors").read_bytes()[:-100]},
     }
@@ -256,6 +258,8 @@ class _Code:
 
 def _weights() -> None:
     state = torch.load("run/checkpoints/last.pt", weights_only=True)
+    # It would be of the state as it was.
+    del state["digest"]
     good: dict[str, Any] = {name: value.clone() for name, value in state["model"].items()}
     first = next(iter(good))
     Path("weights").mkdir()

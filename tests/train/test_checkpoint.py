@@ -1,4 +1,3 @@
-import dataclasses
 import errno
 import os
 import random
@@ -17,6 +16,7 @@ from maedfer.train import load_config, run_finetune
 from maedfer.train.checkpoint import (
     check_same_run,
     load_checkpoint,
+    load_resumable,
     random_state,
     remove_leftovers,
     save_checkpoint,
@@ -166,27 +166,28 @@ def cut(path):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x")])
-def test_a_damaged_checkpoint_says_how_to_go_on(damage, tmp_path):
+def test_a_damaged_checkpoint_that_is_named_says_how_to_go_on(damage, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
-    data = write_clips(tmp_path / "clips", 8)
-    cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=3", "train.save_every=1", "eval.every=0")
-    whole = run_finetune(cfg)
-    damage(folder / "last.pt")
+    folder.mkdir(parents=True)
+    for name in ("last", "previous", "epoch_002", "epoch_003"):
+        save_checkpoint(folder / f"{name}.pt", {"model": {"w": torch.randn(300)}})
+    cfg = load_config("finetune", None, ["data.train=x"])
     # The third is no better than the last one.
-    flip(folder / "epoch_003.pt")
-    with pytest.raises(InputError, match=r"last\.pt' .*train\.resume=\S*epoch_002\.pt, or remove the file") as error:
-        run_finetune(cfg)
-    assert "\n" not in str(error.value)
-    earlier = dataclasses.replace(cfg.train, resume=str(folder / "epoch_002.pt"))
-    resumed = run_finetune(dataclasses.replace(cfg, train=earlier))
-    assert (resumed.loss, resumed.metrics) == (whole.loss, whole.metrics)
-    damage(folder / "last.pt")
-    for path in folder.glob("epoch_*.pt"):
-        path.unlink()
-    with pytest.raises(InputError, match="remove the file to start anew; .*model still holds what the run came to$"):
-        run_finetune(cfg)
-    (folder / "last.pt").unlink()
-    assert run_finetune(cfg).metrics == whole.metrics
+    for name in ("last", "epoch_003"):
+        damage(folder / f"{name}.pt")
+    for _ in range(2):
+        named = "previous" if (folder / "previous.pt").exists() else "epoch_002"
+        advice = (
+            rf"last\.pt' .*; go on from an earlier one with train\.resume=\S*{named}\.pt, or remove \S*checkpoints to"
+        )
+        with pytest.raises(InputError, match=advice) as error:
+            load_resumable(folder / "last.pt", cfg, 4)
+        assert "\n" not in str(error.value)
+        (folder / "previous.pt").unlink(missing_ok=True)
+    (folder / "epoch_002.pt").unlink()
+    (tmp_path / "run" / "model").mkdir()
+    with pytest.raises(InputError, match="to start anew; .*model still holds what the run came to$"):
+        load_resumable(folder / "last.pt", cfg, 4)
 
 
 def test_the_latest_epoch_comes_first_by_its_number(tmp_path):
@@ -223,7 +224,10 @@ def test_a_checkpoint_that_lacks_something_is_refused(tmp_path):
         ({"config": 3}, "says nothing of the settings"),
     ):
         save_checkpoint(last, {**state, **change})
-        with pytest.raises(InputError, match=rf"last\.pt' {message}.*: remove the file to start anew;"):
+        with pytest.raises(
+            InputError,
+            match=rf"last\.pt' {message}.*: remove \S*checkpoints to start anew;",
+        ):
             run_finetune(cfg)
     del state["meter"], state["lists"]
     save_checkpoint(last, state)

@@ -98,7 +98,7 @@ def test_a_run_killed_between_any_two_things_that_end_an_epoch_repeats_the_whole
     moment = 0
     assert run_finetune(tiny("finetune", data, tmp_path / "cut", *changes)).metrics == whole.metrics
     files = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
-    assert files == ["best.pt", "epoch_001.pt", "epoch_002.pt", "last.pt"]
+    assert files == ["best.pt", "epoch_001.pt", "epoch_002.pt", "last.pt", "previous.pt"]
     for file in files:
         ends = [load_checkpoint(tmp_path / name / "checkpoints" / file) for name in ("whole", "cut")]
         assert same(ends[0]["model"], ends[1]["model"]) and ends[0]["position"] == ends[1]["position"], file
@@ -248,7 +248,8 @@ def test_pretraining_lowers_both_parts_of_the_loss_and_keeps_pictures(data, tmp_
 def test_run_folder_holds_what_the_run_was(data, tmp_path):
     output = tmp_path / "run"
     run_finetune(tiny("finetune", data, output, "train.save_every=2", "eval.save_features=true"))
-    assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["epoch_002.pt", "last.pt"]
+    kept = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert kept == ["epoch_002.pt", "last.pt", "previous.pt"]
     facts = json.loads((output / "environment.json").read_text())
     assert facts["outcome"] == "complete" and facts["ended"] >= facts["started"]
     assert facts["versions"]["torch"] == torch.__version__
@@ -458,7 +459,7 @@ def test_full_disk_ends_the_run_and_a_later_one_goes_on(data, tmp_path, monkeypa
         patch.setattr(checkpoint.torch, "save", full)
         with pytest.raises(InputError, match="No space left on device"):
             run_finetune(cfg)
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.pt"]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"last.pt", "previous.pt"}
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["position"]["step"] == 4
     run_finetune(cfg)
     run_finetune(tiny("finetune", data, tmp_path / "whole"))
