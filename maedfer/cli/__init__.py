@@ -28,6 +28,7 @@ from maedfer.cli import (
     info,
     lists,
     motion,
+    plan,
     predict,
     prepare,
     pretrain,
@@ -137,6 +138,7 @@ def build_parser() -> Parser:
             "maedfer features runs/voxceleb2_pretrain data.test=clips.csv --out features.npz",
             "maedfer probe runs/voxceleb2_pretrain data.train=train.csv data.test=test.csv --out probes",
             "maedfer compare runs/dfew_0 runs/dfew_1 runs/mine_0 runs/mine_1 --out runs/comparison",
+            "maedfer plan voxceleb2_pretrain --gpus 1,8,64      # hours, reading, links, failures and price of a run",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
             "maedfer export runs/dfew --format onnx --out dfew.onnx",
         )
@@ -155,6 +157,7 @@ def build_parser() -> Parser:
         probe,
         predict,
         explain,
+        plan,
         settings,
         report,
         compare,
