@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from maedfer._files import remove_path, sync_to_disk, temporary_beside
 from maedfer.errors import InputError
 from maedfer.models.weight_files import UnreadableFileError
 from maedfer.train.checkpoint import load_checkpoint, write_state
 from maedfer.train.processes import Runtime
+
+T = TypeVar("T")
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 _FOLDER = "checkpoints"
@@ -79,8 +81,7 @@ class FileForm:
 
     def step(self, path: Path) -> int:
         """The step that a whole file is of."""
-        position = load_checkpoint(path).get("position")
-        return int(position.get("step") or 0) if isinstance(position, dict) else 0
+        return _step_of(load_checkpoint(path))
 
 
 # In the order in which they are preferred where two have the same name.
@@ -133,6 +134,11 @@ def form_of(path: Path) -> CheckpointForm:
     return next(form for form in FORMS if form.suffix == path.suffix)
 
 
+def _step_of(state: Mapping[str, Any]) -> int:
+    position = state.get("position")
+    return int(position.get("step") or 0) if isinstance(position, dict) else 0
+
+
 def _why(path: Path, step: int, passed: list[tuple[Path, str]]) -> tuple[str, ...]:
     if passed:
         return (f"{_damages(passed)}: going on from {path.name}, step {step}",)
@@ -159,35 +165,71 @@ class Checkpoints:
     def __init__(self, run: str | Path, runtime: Runtime) -> None:
         self.run, self.folder, self.runtime = Path(run), Path(run) / _FOLDER, runtime
         self.form: CheckpointForm = FORMS[0]
+        # What could not be written the last time it was tried, and why; alike in every process.
+        self.failed: dict[str, str] = {}
         # A `last` that this process has written, or found whole: what is to become `previous`.
         self._whole: Path | None = None
+        self._step = 0
 
     def path(self, name: str) -> Path:
         """Where the checkpoint of a name is, or would be."""
         return next(iter(existing(self.run, name)), self.folder / f"{name}{self.form.suffix}")
 
-    def write(self, name: str, state: Mapping[str, Any]) -> None:
+    def write(self, name: str, state: Mapping[str, Any]) -> list[str]:
         """Write a checkpoint whole or not at all; every process takes part.
 
-        Raises:
-            InputError: it could not be written; those that were there still are.
-        """
-        self.runtime.on_main(lambda: self._write(name, state))
+        A disk that takes nothing does not end a run: what was there stays, and the next save is another try.
 
-    def _write(self, name: str, state: Mapping[str, Any]) -> None:
-        path = self.folder / f"{name}{self.form.suffix}"
-        temporary = temporary_beside(path)
+        Returns:
+            What there is to say: that it could not be written, or that it can be again. `failed` has what could not.
+        """
+        why = self.runtime.on_main(lambda: self._attempt(name, state))
+        before = self.failed.pop(name, "")
+        if why:
+            self.failed[name] = why
+            rest = self.kept() if name == LAST else "without it"
+            return [f"{_FOLDER}/{name}{self.form.suffix} could not be written ({why}): the run goes on, {rest}"]
+        if name == LAST:
+            self._step = _step_of(state)
+        return [f"{_FOLDER}/{name}{self.form.suffix} could be written again"] if before else []
+
+    def kept(self) -> str:
+        """Which checkpoint is there to go on from, in words."""
+        step = f" of step {self._step}" if self._step else ""
+        here = existing(self.run, LAST, PREVIOUS)
+        return f"{_FOLDER}/{here[0].name}{step} is as it was" if here else "and there is no checkpoint yet"
+
+    def finish(self, write: Callable[[], T]) -> T:
+        """Write what the run came to, in the main process.
+
+        Raises:
+            InputError: it could not be written: a run without its result has failed; says what is there and what not.
+        """
+        try:
+            return self.runtime.on_main(write)
+        except InputError as error:
+            rest = f"{self.kept()}, and what was learned after it is lost"
+            if LAST not in self.failed:
+                rest = f"{_FOLDER}/{LAST}{self.form.suffix} has all of it, and the same command ends the run"
+            raise InputError(f"{error}; training is complete, and its result could not be saved: {rest}") from error
+
+    def goes_on_from(self, step: int) -> None:
+        """Know of which step the checkpoint is that the run goes on from."""
+        self._step = step
+
+    def _attempt(self, name: str, state: Mapping[str, Any]) -> str:
+        temporary = temporary_beside(self.folder / f"{name}{self.form.suffix}")
         try:
             # Not before, so that a run that could not start leaves no empty folder.
             self.folder.mkdir(exist_ok=True)
             self.form.write(temporary, state)
             self.put(name, temporary)
         except OSError as error:
-            kept = "the previous one is kept" if path.exists() else "nothing was left behind"
-            raise InputError(f"cannot write {path}: {error.strerror or error}; {kept}") from error
+            return error.strerror or str(error)
         finally:
             with contextlib.suppress(OSError):
                 remove_path(temporary)
+        return ""
 
     def put(self, name: str, temporary: Path) -> None:
         """Give what was written, and is on disk, its name; for the main process.

@@ -81,6 +81,11 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
     assert isinstance(model, LGIFormer)
     if cfg.eval.select != "last":
         path = trainer.checkpoints.path("best")
+        if not path.exists() and "best" in trainer.checkpoints.failed:
+            raise InputError(
+                f"no epoch is the best one, because no checkpoint of one could be written "
+                f"({trainer.checkpoints.failed['best']}): make room, remove {path.parent} and start anew"
+            )
         if not path.exists():
             raise InputError("no epoch was scored, so none is the best one: set eval.every to 1")
         try:
@@ -91,7 +96,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
         epoch = best["position"]["best_epoch"]
         log.say(f"the result is epoch {epoch}, best on {cfg.eval.select} by {cfg.eval.metric.upper()}")
     model = without_lora(model)
-    runtime.on_main(lambda: model.save_pretrained(Path(cfg.output) / "model"))
+    trainer.checkpoints.finish(lambda: model.save_pretrained(Path(cfg.output) / "model"))
     split = "test" if cfg.data.test else "val" if cfg.data.val else ""
     if not split:
         log.say("neither data.test nor data.val is set: nothing is scored")

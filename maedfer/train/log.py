@@ -6,12 +6,13 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, is_full
 from maedfer._progress import counted, is_terminal
 from maedfer.errors import InputError
 from maedfer.train.hooks import IDS_FILE, Hooks
@@ -58,8 +59,10 @@ class RunLog:
             # Others know an earlier run in this folder, which this one has nothing to do with.
             (Path(run_dir) / IDS_FILE).unlink(missing_ok=True)
         self._path = path
+        self._lost = 0
         try:
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            # Without a buffer, so that a line is there, or known not to be.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
         if total and is_terminal(sys.stderr) and importlib.util.find_spec("tqdm"):
@@ -68,17 +71,38 @@ class RunLog:
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True)
 
     def record(self, kind: str, **values: Any) -> None:
-        """Append a line to log.jsonl; numbers that JSON cannot hold (NaN, infinity) become null."""
+        """Append a line to log.jsonl; numbers that JSON cannot hold (NaN, infinity) become null.
+
+        One that cannot be written is counted and told once, as a run is worth more than its log; hooks have it.
+        """
         if not self.main:
             return
         values = {key: _finite(value) for key, value in values.items()}
-        try:
-            self._file.write(json.dumps({"kind": kind, **values}, allow_nan=False) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror or error}") from error
         self._step = values.get("step", self._step)
+        self._append(json.dumps({"kind": kind, **values}, allow_nan=False) + "\n")
         self.tell(kind, **values)
+
+    def _append(self, line: str) -> None:
+        end = None
+        try:
+            end = self._file.seek(0, os.SEEK_END)
+            rest = memoryview(line.encode())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._lost += 1
+            if end is not None:
+                # A part of a line would spoil the next one.
+                with contextlib.suppress(OSError):
+                    self._file.truncate(end)
+            if self._lost == 1:
+                self.say(f"{self._path.name} cannot be written ({error.strerror or error}): the run goes on without")
+            return
+        if self._lost:
+            lost, self._lost = counted(self._lost, "record"), 0
+            text = f"{self._path.name} can be written again, and lacks {lost} before step {self._step}"
+            self.say(text)
+            self.record("note", step=self._step, text=text)
 
     def tell(self, kind: str, **values: Any) -> None:
         """Give a record to the hooks alone."""
@@ -95,7 +119,18 @@ class RunLog:
         if self._bar is not None:
             self._bar.write(text)
         else:
-            print(text, flush=True)
+            _print(text)
+
+    @contextlib.contextmanager
+    def may_fail(self, name: str) -> Iterator[None]:
+        """A block that writes what a run is complete without: that it could not be written is told and recorded."""
+        try:
+            yield
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            self.say(f"{error}; the run does without it")
+            self.record("not_saved", step=self._step, name=name, why=str(error))
 
     def progress(self, step: int, line: str, short: str) -> None:
         """Show how far the run is: the bar with `short` behind it on a terminal, `line` where there is none."""
@@ -105,7 +140,7 @@ class RunLog:
             self._bar.set_postfix_str(short, refresh=False)
             self._bar.update(step - self._bar.n)
         if self._bar is None or not is_terminal(sys.stdout):
-            print(line, flush=True)
+            _print(line)
 
     def close(self, outcome: str = "complete") -> None:
         """Tell the hooks how the run ended, "complete" or "stopped", and close the file and the bar."""
@@ -115,6 +150,8 @@ class RunLog:
             {"kind": "end", "step": self._step, "outcome": outcome, "scores": self.result}
         ):
             self.say(sentence)
+        if self._lost:
+            self.say(f"{self._path.name} lacks the last {counted(self._lost, 'record')} of this run")
         for name, count in self._hooks.missed.items():
             self.say(f"{name} was not told {counted(count, 'record')} of this run: log.jsonl has them")
         # What could not be written was told when it was.
@@ -154,6 +191,15 @@ def write_json(path: str | Path, value: Any) -> None:
     with atomic_path(path) as temporary:
         # Bytes of a name that are no UTF-8 are escaped as JSON has it, and read back the same.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Lines that go into a file on a full disk are no reason to end; Python prints them when there is room.
+        if not is_full(error):
+            raise
 
 
 def _finite(value: Any) -> Any:

@@ -59,8 +59,9 @@ def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
             trainer.fit(log)
             result = trainer.result
             assert isinstance(result, MAEDFER)
-            runtime.on_main(lambda: result.save_pretrained(output / "model"))
-            save_reconstructions(output / "reconstructions.npz", result, batches, runtime)
+            trainer.checkpoints.finish(lambda: result.save_pretrained(output / "model"))
+            with log.may_fail("reconstructions.npz"):
+                save_reconstructions(output / "reconstructions.npz", result, batches, runtime)
     return RunResult(output, trainer.position.step, trainer.position.loss)
 
 

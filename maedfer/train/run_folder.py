@@ -173,9 +173,12 @@ def recording(
     finally:
         log.close(outcome)
         if runtime.main:
-            # On a full disk this fails as well, and must not hide the error that says so.
-            with contextlib.suppress(InputError) if outcome == "stopped" else contextlib.nullcontext():
+            try:
                 write_json(path, {**facts, "ended": now(), "outcome": outcome})
+            except InputError as error:
+                # On a full disk this fails as well, and must neither hide the error that says so nor be one.
+                if outcome == "complete":
+                    log.say(f"{error}; the run itself is complete")
 
 
 def hooks_of_run(cfg: RunConfig, runtime: Runtime, given: Sequence[Hook] = ()) -> Hooks:

@@ -119,7 +119,7 @@ class Trainer:
         """Train until the end of the schedule.
 
         Raises:
-            InputError: the loss is not finite, or a checkpoint cannot be written.
+            InputError: the loss is not finite.
         """
         self.log = log
         self.pace = Pace(self.position.step, self.schedule.total)
@@ -275,17 +275,31 @@ class Trainer:
         position = self.position
         score = self.task.score(without_lora(self.result), position.epoch, position.step, self.log)
         if score is not None and (position.best is None or score > position.best):
+            before = position.best, position.best_epoch
             position.best, position.best_epoch = score, position.epoch
-            self.save("best", weights_only=True)
+            if not self.save("best", weights_only=True):
+                # The one that is there stays the best.
+                position.best, position.best_epoch = before
+                self.notes.append(
+                    f"epoch {position.epoch} was better than all before it, and its weights could not be saved: the "
+                    "best epoch is one of the others"
+                )
 
-    def save(self, name: str, weights_only: bool = False) -> None:
+    def save(self, name: str, weights_only: bool = False) -> bool:
         """Write the checkpoint of a name: all that a resumed run needs, or the model to be scored alone.
 
+        Returns:
+            Whether it is written; a disk that takes nothing is told, and does not end the run.
+
         Raises:
-            InputError: it cannot be written, or the losses since the last look are not finite.
+            InputError: the losses since the last look are not finite.
         """
         self._fetch()
-        self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self))
+        for text in self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)):
+            self.log.say(text)
+        if why := self.checkpoints.failed.get(name):
+            self.log.record("not_saved", step=self.position.step, name=name, why=why)
+        return not why
 
     def resume(self, checkpoint: LatestCheckpoint) -> None:
         """Go on from a checkpoint of the same run.
@@ -294,6 +308,7 @@ class Trainer:
             InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
         go_on_from(self, checkpoint.path)
+        self.checkpoints.goes_on_from(self.position.step)
         self.notes += checkpoint.said
 
 

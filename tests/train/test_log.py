@@ -1,11 +1,14 @@
+import contextlib
+import errno
 import json
 import os
 import sys
+from typing import Any
 
 import pytest
 
 from maedfer._progress import is_terminal
-from maedfer.errors import InputError
+from maedfer.train.hooks import Hooks
 from maedfer.train.log import RunLog, truncate_log, write_json
 
 
@@ -78,11 +81,62 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys, mon
         assert shown.out == lines and "4/4" in shown.err and "loss 0.4" in shown.err
 
 
-def test_a_log_that_cannot_be_written_is_a_sentence(tmp_path):
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path, capsys):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    log = RunLog(tmp_path, main=True, step=1)
-    with pytest.raises(InputError, match=r"cannot write .*log\.jsonl: No space left on device"):
-        log.record("step", step=1)
+    told: list[Any] = []
+    log = RunLog(tmp_path, main=True, step=1, hooks=Hooks({"mine": told.append}))
+    log.record("step", step=1)
+    log.record("step", step=2)
+    log.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "log.jsonl cannot be written (No space left on device): the run goes on without",
+        "log.jsonl lacks the last 2 records of this run",
+    ]
+    assert [record["step"] for record in told if record["kind"] == "step"] == [1, 2]
+
+
+def test_a_log_that_can_be_written_again_has_no_torn_line(tmp_path, monkeypatch, capsys):
+    """The system takes a part of a line, as it does before a disk is full, then nothing, then all."""
+    log = RunLog(tmp_path, main=True)
+    log.record("step", step=1)
+    real, takes = log._file, [5, 0, 0]
+
+    class Full:
+        seek, truncate, close = real.seek, real.truncate, real.close
+
+        @staticmethod
+        def write(rest):
+            if not takes:
+                return real.write(rest)
+            if count := takes.pop(0):
+                return real.write(rest[:count])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log, "_file", Full())
+    for step in (2, 3, 4):
+        log.record("step", step=step)
+    log.close()
+    note = "log.jsonl can be written again, and lacks 2 records before step 4"
+    assert lines(tmp_path / "log.jsonl") == [
+        {"kind": "step", "step": 1},
+        {"kind": "step", "step": 4},
+        {"kind": "note", "step": 4, "text": note},
+    ]
+    assert capsys.readouterr().out.count("cannot be written") == 1
+
+
+def test_lines_that_a_full_disk_does_not_take_end_no_run(tmp_path, monkeypatch):
+    log = RunLog(tmp_path, main=True)
+    for number, ends in ((errno.ENOSPC, False), (errno.EPIPE, True)):
+
+        def write(text, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with open(os.devnull, "w") as stream, monkeypatch.context() as patch:
+            patch.setattr(stream, "write", write)
+            patch.setattr(sys, "stdout", stream)
+            with pytest.raises(BrokenPipeError) if ends else contextlib.nullcontext():
+                log.say("hello")
     log.close()
 
 
