@@ -8,6 +8,7 @@ from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
     from maedfer import data as data
+    from maedfer import doctor as doctor
     from maedfer import errors as errors
     from maedfer import evaluation as evaluation
     from maedfer import explanation as explanation
@@ -67,6 +68,6 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
-    "data errors evaluation explanation faces kernels layers models prediction preparation report studies synthetic "
-    "train".split(),
+    "data doctor errors evaluation explanation faces kernels layers models prediction preparation report studies "
+    "synthetic train".split(),
 )

@@ -19,6 +19,7 @@ from maedfer.cli import (
     convert,
     crop,
     crossval,
+    doctor,
     evaluate,
     explain,
     export,
@@ -141,6 +142,7 @@ def build_parser() -> Parser:
             "maedfer plan voxceleb2_pretrain --gpus 1,8,64      # hours, reading, links, failures and price of a run",
             "maedfer info lgi_former_base                        # parameters and multiply-adds",
             "maedfer export runs/dfew --format onnx --out dfew.onnx",
+            "maedfer doctor                                      # what works here, for a bug report",
         )
         + "\n\nmaedfer COMMAND --help tells more. MAEDFER_TRACEBACK=1 or --traceback shows where an error came from.",
     )
@@ -169,6 +171,7 @@ def build_parser() -> Parser:
         shard,
         synth,
         info,
+        doctor,
         convert,
         export,
         push,

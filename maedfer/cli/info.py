@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 from maedfer._values import expand_home, hub_address
 from maedfer.cli._parser import add_command, examples, split_items
 from maedfer.errors import InputError, unknown
-
-# Packages that some commands need or gain from, in the order of printing.
-_PACKAGES = (
-    "torch numpy einops safetensors triton torchvision av decord pillow pyyaml tqdm matplotlib scikit-learn "
-    "tensorboard huggingface_hub wandb mlflow xformers onnx onnxscript onnxruntime openvino"
-).split()
 
 
 def add_commands(commands: Any) -> None:
@@ -56,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.build:
         if args.items:
             raise InputError("info --build takes no model")
+        from maedfer.doctor.build import build
+
         _show(build(), args.json)
         return 0
     from maedfer.models import list_models
@@ -102,47 +96,6 @@ def describe(model: str, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def build() -> dict[str, Any]:
-    """Versions of what is installed, None for what is not."""
-    import torch
-
-    from maedfer import __version__
-    from maedfer._native import MODULES, build_record
-    from maedfer.kernels import choose
-    from maedfer.train.precision import auto_in_words
-
-    facts: dict[str, Any] = {"maedfer": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in _PACKAGES:
-        try:
-            facts[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            facts[name] = None
-    facts["torch built for CUDA"] = torch.version.cuda
-    facts["CUDA available"] = torch.cuda.is_available()
-    facts["GPUs"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    facts["CPU threads"] = torch.get_num_threads()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for part, record in build_record().items():
-        facts[f"csrc, {part.upper()} part"] = _built(record)
-    compiled = MODULES["cpu"]
-    facts["csrc, instruction sets here"] = [] if compiled is None else compiled.variants()
-    facts["implementation"] = f"{choose('auto', device)} on {device.type} (impl=auto)"
-    facts["precision"] = f"{auto_in_words(device)} (train.precision=auto)"
-    return facts
-
-
-def _built(record: dict[str, Any]) -> str:
-    if not record["built"]:
-        return f"not there: {record['why']}"
-    said = [record[key] for key in ("architectures", "nvcc", "compiler") if key in record]
-    if "variants" in record:
-        said.append(f"for {', '.join(record['variants'])}")
-    said += [
-        f"not for {name} (the compiler does not know {flags})" for name, flags in record.get("unknown", {}).items()
-    ]
-    return "; ".join(said)
-
-
 def _config(model: str, overrides: list[str]) -> Any:
     from maedfer.dataclass_tree import former_names, from_dict, set_key, split_override
     from maedfer.models import MAEDFERConfig, list_models, model_config
@@ -184,10 +137,12 @@ def _show(facts: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
     elif isinstance(facts, dict):
+        from maedfer.doctor.build import PACKAGES
+
         width = max(map(len, facts))
         for key, value in facts.items():
             text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-            print(f"{key:<{width}}  {'not installed' if key in _PACKAGES and value is None else text}")
+            print(f"{key:<{width}}  {'not installed' if key in PACKAGES and value is None else text}")
     else:
         print("\n".join(facts))
 

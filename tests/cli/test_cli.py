@@ -15,8 +15,8 @@ from maedfer.errors import InputError, MissingDependencyError
 from tests.cli.helpers import Call
 
 REPOSITORY = Path(maedfer.__file__).resolve().parent.parent
-COMMANDS = """pretrain finetune evaluate crossval reproduce motion features probe predict explain settings report
-compare fewlabels ablate lists prepare crop shard synth info convert export push""".split()
+COMMANDS = """pretrain finetune evaluate crossval reproduce motion features probe predict explain plan settings
+report compare fewlabels ablate lists prepare crop shard synth info doctor convert export push""".split()
 
 
 def python(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -86,13 +86,13 @@ def test_options_may_stand_between_overrides(call: Call) -> None:
 
 
 def test_user_errors_are_one_line_and_others_are_not_hidden(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer.cli import info
+    from maedfer.doctor import build
 
     def fail(error: Exception) -> None:
         def run() -> None:
             raise error
 
-        monkeypatch.setattr(info, "build", run)
+        monkeypatch.setattr(build, "build", run)
 
     for error, line in [
         (InputError("no such thing: give another"), "no such thing: give another"),
@@ -121,12 +121,12 @@ def test_traceback_on_request(call: Call, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_interrupt_exits_130_with_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer.cli import info
+    from maedfer.doctor import build
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(info, "build", interrupted)
+    monkeypatch.setattr(build, "build", interrupted)
     assert call("info", "--build") == (130, "", "\nmaedfer: interrupted\n")
 
 
@@ -192,7 +192,7 @@ def test_a_mistyped_name_does_not_wait_for_torch() -> None:
 
 
 def test_memory_that_does_not_suffice_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from maedfer.cli import info
+    from maedfer.doctor import build
 
     allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: ...")
     for error in (MemoryError(), allocator):
@@ -200,7 +200,7 @@ def test_memory_that_does_not_suffice_is_one_line(call: Call, monkeypatch: pytes
         def fail(error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(info, "build", fail)
+        monkeypatch.setattr(build, "build", fail)
         status, _, err = call("info", "--build")
         assert (status, err.count("\n")) == (2, 1) and "the memory of this machine is not enough" in err
 
