@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,6 +95,14 @@ class EpochSampler(Sampler[SampleKey]):
             for place in self._places(batch):
                 index = place if order is None else int(order[place])
                 yield SampleKey(index, _mix(self.seed, epoch, place))
+
+    def batch(self, number: int) -> list[SampleKey]:
+        """What this process takes of one global batch of the epoch; none where there is no such batch."""
+        before, self.start_batch = self.start_batch, number
+        try:
+            return list(itertools.islice(self, len(self._places(number)) if number < self.batches else 0))
+        finally:
+            self.start_batch = before
 
     def _places(self, batch: int) -> range:
         """Places in the order that this process takes of a global batch."""

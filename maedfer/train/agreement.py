@@ -80,7 +80,8 @@ class Agreement:
         for name, flag in flags.items():
             row[self.names.index(name)] = flag
         if self.runtime.world > 1:
-            dist.all_reduce(row, op=dist.ReduceOp.MAX)
+            with self.runtime.waiting():
+                dist.all_reduce(row, op=dist.ReduceOp.MAX)
         if not self._on_gpu:
             self._sent.append((step, row.clone(), None))
             return row
@@ -101,7 +102,8 @@ class Agreement:
         while len(self._sent) > (0 if everything else self.lag):
             step, row, event = self._sent.popleft()
             if event is not None:
-                event.synchronize()
+                with self.runtime.waiting():
+                    event.synchronize()
             flags = dict(zip(self.names, row.tolist(), strict=True))
             self.seen = {name: max(value, flags[name]) for name, value in self.seen.items()}
             found.append(Agreed(step, flags))

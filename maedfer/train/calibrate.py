@@ -87,7 +87,7 @@ class Calibration:
                     "that are read as the model was trained to see them; leave it out"
                 )
         self.batches = ViewBatches(cfg, runtime, cfg.data.val)
-        runtime.on_main(lambda: self._check_clips(test))
+        runtime.on_main(lambda: self._check_clips(test), "compares the lists", long=True)
         self._validation: Predictions | None = None
         self.temperature = 1.0
 

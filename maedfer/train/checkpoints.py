@@ -183,7 +183,7 @@ class Checkpoints:
         Returns:
             What there is to say: that it could not be written, or that it can be again. `failed` has what could not.
         """
-        why = self.runtime.on_main(lambda: self._attempt(name, state))
+        why = self.runtime.on_main(lambda: self._attempt(name, state), f"is writing {_FOLDER}/{name}")
         before = self.failed.pop(name, "")
         if why:
             self.failed[name] = why
@@ -206,7 +206,7 @@ class Checkpoints:
             InputError: it could not be written: a run without its result has failed; says what is there and what not.
         """
         try:
-            return self.runtime.on_main(write)
+            return self.runtime.on_main(write, "is writing what the run came to")
         except InputError as error:
             rest = f"{self.kept()}, and what was learned after it is lost"
             if LAST not in self.failed:

@@ -77,12 +77,12 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                 if getattr(cfg.data, split)
             }
             if every_clip:
-                runtime.on_main(lambda: _check_every_clip(cfg, lists, workers, tell))
+                runtime.on_main(lambda: _check_every_clip(cfg, lists, workers, tell), "reads every clip", long=True)
             else:
                 for split, clips in lists.items():
                     _check_list(cfg, split, clips, tell)
             precision = [runtime.precision_why] if runtime.precision_why else []
-            lists_say = runtime.on_main(lambda: list_notes(cfg, lists))
+            lists_say = runtime.on_main(lambda: list_notes(cfg, lists), "compares the lists", long=True)
             for note in [*precision, *lists_say, *(Tune.of_run(cfg).notes(cfg) if cfg.task == "finetune" else [])]:
                 tell(f"note         {note}")
             if cfg.task == "evaluate":

@@ -84,7 +84,7 @@ def run_evaluate(cfg: RunConfig, calibrate: bool = False) -> RunResult:
                     lists = {"val": calibration.batches.entries, **lists}
                 notes = [
                     *other_clip_settings(cfg, model),
-                    *runtime.on_main(lambda: list_notes(cfg, lists)),
+                    *runtime.on_main(lambda: list_notes(cfg, lists), "compares the lists", long=True),
                     *_not_applied(model, calibrate),
                 ]
                 if runtime.precision_why:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import re
 import resource
+from collections.abc import Callable
 
+from maedfer._progress import duration
 from maedfer.errors import InputError
 from maedfer.train.settings import RunConfig
 
@@ -27,17 +29,21 @@ _SIGNAL = re.compile(r"killed by signal: ([\w ]+)")
 _PEER = re.compile(
     r"gloo|connection (was )?(closed|reset|refused)|broken pipe|NCCL|remote process|socket timeout", re.IGNORECASE
 )
+_LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
 _NO_COMPILER = re.compile(r"Failed to find C compiler|No working C\+\+ compiler|InvalidCxxCompiler")
 _RESUME = "the same command goes on from the last checkpoint"
 
 
-def explain(error: BaseException, cfg: RunConfig, processes: int = 1) -> InputError | None:
+def explain(
+    error: BaseException, cfg: RunConfig, processes: int = 1, late: Callable[[], str] = str
+) -> InputError | None:
     """The sentence for an error that the machine caused; None where it is another one.
 
     Args:
         error: what was raised inside a run.
         cfg: the run.
         processes: how many work together.
+        late: says which one of them is waited for, as far as that is known.
     """
     if isinstance(error, InputError) or not isinstance(error, (RuntimeError, OSError, MemoryError)):
         return None
@@ -64,6 +70,10 @@ def explain(error: BaseException, cfg: RunConfig, processes: int = 1) -> InputEr
         return _files(cfg)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
         return InputError(f"{_short(text)}: lower train.batch_size or data.workers; {_RESUME}")
+    if processes > 1 and isinstance(error, RuntimeError) and _PEER.search(text) and _LATE.search(text):
+        return InputError(
+            f"the other processes did not get on for {duration(cfg.train.timeout)} (train.timeout), {late()}; {_RESUME}"
+        )
     if processes > 1 and isinstance(error, RuntimeError) and _PEER.search(text):
         return InputError(
             f"another process of this run has ended, or cannot be reached any more ({_short(text)}): its own message "
@@ -79,6 +89,19 @@ def cannot_start(error: OSError, cfg: RunConfig) -> InputError:
     return InputError(
         f"data.workers={cfg.data.workers} loader processes cannot be started ({error.strerror or error}): lower "
         "data.workers; 0 does without such processes"
+    )
+
+
+def late_batch(clips: str, cfg: RunConfig) -> InputError:
+    """The sentence for a batch that the loader's processes do not bring within `data.timeout`.
+
+    Args:
+        clips: the names of those that it is of.
+        cfg: the run.
+    """
+    return InputError(
+        f"no batch has come from the loader's processes for {duration(cfg.data.timeout)} (data.timeout): one of them "
+        f"is reading {clips}, or waits for a file before; see whether the storage hangs; {_RESUME}"
     )
 
 

@@ -75,7 +75,7 @@ def run_features(cfg: RunConfig, out: Sequence[str | Path] = (), per_view: bool 
         if runtime.main:
             line.clear()
         found = dataclasses.replace(found, about=_about(cfg, runtime, type(loaded).__name__, model, per_view))
-        runtime.on_main(lambda: [write_features(path, found) for path in out])
+        runtime.on_main(lambda: [write_features(path, found) for path in out], "writes features", long=True)
     return found
 
 

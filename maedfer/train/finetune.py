@@ -61,7 +61,7 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         total, lists = trainer.schedule.total, trainer.lists
         with recording(cfg, runtime, total, position.step, position.ending, told, lists) as log:
             announce(trainer, log, checkpoint, loaded)
-            notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips))
+            notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips), "compares the lists", long=True)
             if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
                 runtime.on_main(lambda: write_labels(Path(cfg.output) / "labels.csv", learned, cfg.classes))
             notes = [*notes, *Tune.of_run(cfg).notes(cfg)]

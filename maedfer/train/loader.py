@@ -26,7 +26,7 @@ from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.models.encoder import region_order
 from maedfer.train.config import RunConfig
-from maedfer.train.failures import CANNOT_SEND, cannot_start
+from maedfer.train.failures import CANNOT_SEND, cannot_start, late_batch
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.slots import InSlot, Slots
@@ -36,6 +36,10 @@ Collate = Callable[[Sequence[dict[str, Any]], Join], dict[str, Any]]
 
 # Batches that each loader process prepares ahead.
 _PREFETCH = 2
+# Clips that are named of a batch that does not come.
+_NAMED = 4
+# Seconds that a loader has to say what it is late with, before the process ends.
+_GRACE = 15.0
 
 
 class TrainBatches:
@@ -50,7 +54,7 @@ class TrainBatches:
         self.cfg, self._cached = cfg, cfg.data.cache
         entries = learned_clips(cfg)
         if cfg.data.on_error == "raise":
-            runtime.on_main(lambda: look_for(entries, cfg.data.train))
+            runtime.on_main(lambda: look_for(entries, cfg.data.train), "looks for the clips", long=True)
         if isinstance(entries, SomeClips) and cfg.data.labels_epoch == "whole":
             entries = entries.again_and_again()
         self.clips = len(entries)
@@ -132,7 +136,7 @@ class ViewBatches:
         if entries is None:
             entries = clips = read_clips(cfg, file, labelled)
             if cfg.eval.on_error == "raise":
-                runtime.on_main(lambda: look_for(clips, file))
+                runtime.on_main(lambda: look_for(clips, file), "looks for the clips", long=True)
         self.views = cfg.eval.views
         self._world = runtime.world
         self._cached = cfg.data.cache
@@ -250,6 +254,7 @@ class Loader:
         collate_fn: Collate = collate,
     ) -> None:
         self.cfg, self.runtime = cfg, runtime
+        self.dataset, self.sampler = dataset, sampler
         self.training = keep_workers
         self.started = False
         workers = cfg.data.workers
@@ -267,6 +272,7 @@ class Loader:
             # Also where Python would start a server to fork from: workers share the cache, and end with this process.
             multiprocessing_context="fork" if workers else None,
             pin_memory=runtime.device.type == "cuda",
+            timeout=cfg.data.timeout if workers else 0,
             drop_last=False,
             persistent_workers=keep_workers and workers > 0,
             prefetch_factor=_PREFETCH if workers else None,
@@ -287,6 +293,8 @@ class Loader:
             cached.fill_cache(line if self.runtime.main else None)
             if self.runtime.main:
                 line.clear()
+            # Some take longer than others, who would not wait that long for the first gradients.
+            self.runtime.alarm.meet(main=False)
         what = "to learn from" if self.training else "to score"
         who = f"process {self.runtime.rank}: " if self.runtime.world > 1 else ""
 
@@ -294,16 +302,21 @@ class Loader:
             why = "the storage or the loader's processes are slow, or hang; the run goes on when it comes"
             print(f"{who}no batch of clips {what} has come for {duration(seconds)}: {why}", flush=True)
 
-        patience = Patience(tell)
+        patience, waiting = Patience(tell), f"is waiting for a batch of clips {what}"
+        limit, number = float(self.cfg.data.timeout), self.sampler.start_batch
+        if limit and self.cfg.data.workers:
+            # The loader says it first, and the run ends in good order.
+            limit += _GRACE
         try:
             iterator = self._start(patience)
             # Kept while its processes are: another time through the sampler may have other ones.
             slots = self._collating.slots  # noqa: F841
             while True:
-                with patience:
-                    batch = next(iterator, None)
+                with patience, self.runtime.about.at(waiting, limit, "data.timeout"):
+                    batch = self._next(iterator, number)
                 if batch is None:
                     return
+                number += 1
                 if isinstance(frames := batch.get("frames"), InSlot):
                     batch["frames"] = frames.take()
                 yield batch
@@ -313,6 +326,18 @@ class Loader:
             raise error.with_traceback(None) from None
         finally:
             patience.close()
+
+    def _next(self, iterator: Iterator[dict[str, Any]], number: int) -> dict[str, Any] | None:
+        try:
+            return next(iterator, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            dataset = self.dataset.dataset if isinstance(self.dataset, ScoredClips) else self.dataset
+            assert isinstance(dataset, ClipDataset)
+            names = [repr(dataset.clips[key.index].name) for key in self.sampler.batch(number)]
+            shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            raise late_batch(shown, self.cfg) from error
 
     def _start(self, patience: Patience) -> Iterator[dict[str, Any]]:
         # Processes that stay are waited for; new ones are forked before there is another thread.

@@ -32,7 +32,9 @@ class Meter:
             return []
         names = list(self.pending[0][1])
         rows = torch.stack([torch.stack([losses[name].double() for name in names]) for _, losses in self.pending])
-        values = runtime.mean(rows).tolist()
+        # A GPU is waited for here.
+        with runtime.waiting():
+            values = runtime.mean(rows).tolist()
         fetched = [
             (step, dict(zip(names, row, strict=True))) for (step, _), row in zip(self.pending, values, strict=True)
         ]

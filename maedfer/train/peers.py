@@ -1,13 +1,11 @@
-"""The processes of a run: who this one is, how it finds the others, and that all of them end when one fails."""
+"""The processes of a run: who this one is, and how it finds the others."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import sys
-import threading
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,8 +13,8 @@ import torch.distributed as dist
 from maedfer._progress import Patience, duration
 from maedfer.errors import InputError
 
-# Seconds between two looks at whether another process has failed, and those it then has to notice by itself.
-_LOOK, _GRACE = 2.0, 15.0
+# Seconds that NCCL waits longer than is said, since it ends a process with pages of its own: a sentence comes first.
+_NCCL_MORE = 60.0
 _START = "start the processes with torchrun, which sets what they need, or unset {} to run in one process"
 
 
@@ -57,8 +55,13 @@ def place() -> Place:
     return Place(rank or 0, local_rank or 0, world)
 
 
-def join(where: Place, device: torch.device) -> None:
+def join(where: Place, device: torch.device, timeout: float = 600.0) -> None:
     """Join the process group of a run of several processes.
+
+    Args:
+        where: this process.
+        device: of the model.
+        timeout: seconds that it waits for the others, here and whenever they exchange something.
 
     Raises:
         InputError: the others are not found.
@@ -83,7 +86,11 @@ def join(where: Place, device: torch.device) -> None:
     nccl = device.type == "cuda"
     try:
         with patience:
-            dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+            dist.init_process_group(
+                "nccl" if nccl else "gloo",
+                timeout=timedelta(seconds=timeout + (_NCCL_MORE if nccl else 0.0)),
+                device_id=device if nccl else None,
+            )
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -92,62 +99,6 @@ def join(where: Place, device: torch.device) -> None:
         ) from error
     finally:
         patience.close()
-
-
-class Alarm:
-    """Ends this process when another one of the run has failed and this one does not notice.
-
-    Processes that wait for each other on a GPU notice only after minutes that one has gone.
-
-    Args:
-        where: this process; nothing is done where it is alone.
-    """
-
-    def __init__(self, where: Place) -> None:
-        self.where = where
-        self.stopped = threading.Event()
-        self.store: dist.Store | None = None
-        if where.world == 1:
-            return
-        with contextlib.suppress(RuntimeError, ValueError):
-            # A connection of its own: another thread may be waiting on that of the process group.
-            self.store = dist.TCPStore(
-                os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-            )
-            threading.Thread(target=self._watch, name="maedfer-alarm", daemon=True).start()
-
-    @property
-    def key(self) -> str:
-        """Where the failure is written; a job that torchrun has started again begins without one."""
-        job = (os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", ""))
-        return "/".join(("maedfer", "failed", *job))
-
-    def raise_it(self, error: BaseException) -> None:
-        """Tell the other processes that this one has failed."""
-        self.stop()
-        if self.store is not None:
-            with contextlib.suppress(RuntimeError):
-                text = " ".join(str(error).split()) or type(error).__name__
-                self.store.set(self.key, f"process {self.where.rank} has failed: {text}")
-
-    def stop(self) -> None:
-        """Look no more."""
-        self.stopped.set()
-
-    def _watch(self) -> None:
-        assert self.store is not None
-        text = "the process that keeps the others together has gone"
-        try:
-            while not self.store.check([self.key]):
-                if self.stopped.wait(_LOOK):
-                    return
-            text = self.store.get(self.key).decode(errors="replace")
-        except RuntimeError:
-            pass
-        # Most find out by themselves, and then leave in good order.
-        if not self.stopped.wait(_GRACE):
-            print(f"maedfer: error: {text}; this one ends with it", file=sys.stderr, flush=True)
-            os._exit(2)
 
 
 def _number(name: str) -> int | None:

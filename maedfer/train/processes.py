@@ -18,12 +18,14 @@ from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models.fixed_weights import packed_weights
 from maedfer.models.low_precision import low_precision_weights
+from maedfer.train.alarm import Alarm
 from maedfer.train.augmenting import settled
 from maedfer.train.compiling import Compiling
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import explain
-from maedfer.train.peers import Alarm, Place, join, place
+from maedfer.train.peers import Place, join, place
 from maedfer.train.precision import precision_of
+from maedfer.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ class Runtime:
         precision: "fp32", "bf16" or "fp16".
         compiling: what is done to passes.
         precision_why: what there is to say of the precision, for people; "" where it is what everybody expects.
+        alarm: its signs of life, and those of the others.
     """
 
     device: torch.device
@@ -46,6 +49,7 @@ class Runtime:
     precision: str = "fp32"
     compiling: Compiling = field(default_factory=Compiling)
     precision_why: str = ""
+    alarm: Alarm = field(default_factory=lambda: Alarm(Place()))
 
     @property
     def main(self) -> bool:
@@ -71,32 +75,61 @@ class Runtime:
     def _low_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
+    @property
+    def about(self) -> Whereabouts:
+        """Where this process notes what it is doing, for those who wait for it."""
+        return self.alarm.about
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """A block that waits for the other processes, which ends the run when it takes too long."""
+        if self.world == 1:
+            return contextlib.nullcontext()
+        return self.about.at("waits for the other processes", self.alarm.patience, "train.timeout", waits=True)
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over all processes, on every one of them."""
         if self.world > 1:
             values = values.to(self.device)
-            dist.all_reduce(values)
+            with self.waiting():
+                dist.all_reduce(values)
             values = values / self.world
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes in the order of their ranks, on every one of them."""
+        """The values of all processes in the order of their ranks, on every one of them.
+
+        Raises:
+            InputError: the others do not get on, or have gone.
+        """
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        self.alarm.meet(main=False)
+        with self.waiting():
+            dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
-            dist.barrier()
-
-    def on_main(self, function: Callable[[], T]) -> T:
-        """Call `function` in the main process and give its result to all of them.
+        """Wait for all processes, for as long as they get on.
 
         Raises:
-            InputError: it raised one; every process then does.
+            InputError: they do not get on, or have gone.
+        """
+        if self.world > 1:
+            self.alarm.meet(main=False)
+            with self.waiting():
+                dist.barrier()
+
+    def on_main(self, function: Callable[[], T], doing: str = "", long: bool = False) -> T:
+        """Call `function` in the main process and give its result to all of them.
+
+        Args:
+            function: what is called.
+            doing: what that is, as in "is writing last.pt", for those who wait for it.
+            long: whether it may take any time; `train.timeout` else.
+
+        Raises:
+            InputError: it raised one, and every process then does; or the main process does not get on, or has gone.
         """
         if self.world == 1:
             return function()
@@ -104,10 +137,14 @@ class Runtime:
         error: Exception | None = None
         if self.main:
             try:
-                box[0] = function()
+                limit = 0.0 if long else self.alarm.timeout
+                with self.about.at(doing or "does what one process does for all", limit, "train.timeout"):
+                    box[0] = function()
             except Exception as caught:
                 error, box[1] = caught, str(caught)
-        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        self.alarm.meet(main=True)
+        with self.waiting():
+            dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
         if error is not None:
             raise error
         if box[1] is not None:
@@ -140,19 +177,21 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         torch.cuda.set_device(device)
     joining = where.world > 1 and not dist.is_initialized()
     if joining:
-        join(where, device)
-    alarm = Alarm(where if joining else Place())
+        join(where, device, cfg.train.timeout)
     seed_all(cfg.seed)
+    alarm = Alarm(Place())
     try:
+        if joining:
+            alarm = Alarm(where, cfg.train.lost_after, cfg.train.timeout, device)
         precision = precision_of(cfg, device)
-        yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why)
+        yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why, alarm)
         alarm.stop()
         if joining:
             # Not after an error: leaving would wait for processes that may never come.
             dist.destroy_process_group()
     except BaseException as error:
-        alarm.raise_it(error)
-        told = explain(error, cfg, where.world)
+        told = explain(error, cfg, where.world, alarm.late)
+        alarm.raise_it(told or error)
         if told is None:
             raise
         raise told from error

@@ -94,6 +94,14 @@ class DataConfig:
         "by a few grey levels. cuda needs `augment.device` to be cuda, and pictures of one size",
     )
     workers: int = setting(8, low=0, high=1024, belongs_to="machine", doc="loader processes for each training process")
+    timeout: int = setting(
+        600,
+        low=0,
+        high=31_536_000,
+        belongs_to="machine",
+        doc="seconds without a batch of clips after which the run ends, when the storage hangs; 0 = never. One process "
+        "that loads its clips itself (`workers` 0) is not ended",
+    )
     repeats: int = setting(
         1, low=1, high=1024, doc="samples drawn from a clip each time it is decoded (repeated sampling)"
     )
@@ -317,6 +325,22 @@ class TrainConfig:
         (),
         doc="layers that have LoRA, by their name or that of a part they are in, such as inter_attention or ffn; "
         "empty = qkv, proj, fc1, fc2 of all blocks",
+    )
+    timeout: int = setting(
+        600,
+        low=1,
+        high=31_536_000,
+        belongs_to="machine",
+        doc="seconds that processes wait for others that do not get on, and that one may take for what the others wait "
+        "for, such as a checkpoint, before the run ends. Reading lists and checking files may take any time",
+    )
+    lost_after: int = setting(
+        60,
+        low=0,
+        high=31_536_000,
+        belongs_to="machine",
+        doc="seconds without a sign of life after which a process of several is taken for lost, and the run ends; 0 = "
+        "never",
     )
     deterministic: bool = setting(False, doc="refuse operations that do not repeat bit for bit")
     threads: int = setting(

@@ -178,7 +178,7 @@ class Trainer:
         return bool(self.cfg.train.save_every) and self.position.epoch % self.cfg.train.save_every == 0
 
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        step = self.position.step
+        step = self.runtime.about.step = self.position.step
         set_lr(self.optimizer, self.schedule(step))
         with self.low_weights:
             noted = self._passes(batches)

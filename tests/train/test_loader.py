@@ -57,7 +57,7 @@ def test_two_processes_share_the_batch_of_one(data, tmp_path, changes):
         def __init__(self, rank, world):
             super().__init__(torch.device("cpu"), rank, world)
 
-        def on_main(self, function):
+        def on_main(self, function, doing="", long=False):
             return function()
 
     whole, parts = batch(0, 1), [batch(rank, 2) for rank in range(2)]

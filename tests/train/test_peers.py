@@ -100,9 +100,9 @@ def test_all_processes_end_when_one_fails(waiting, tmp_path):
     before = f"""
 import time
 from maedfer.errors import InputError
-from maedfer.train import peers
+from maedfer.train import alarm
 from maedfer.train.trainer import Trainer
-peers._LOOK, peers._GRACE = 0.1, 0.1 if {waiting} else 60
+alarm._BEAT, alarm._GRACE = 0.1, 0.1 if {waiting} else 60
 original = Trainer._step
 def step(self, batches):
     if self.runtime.rank == 1:
