@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def training_job(
         picture_bytes=PICTURE_BYTES * _pixels(cfg) / CLIP_SIDE**2,
         clip_frames=cfg.clip_model.clip_size[0],
         save_steps=cfg.train.save_steps,
-        more_saves=scorings + (2 * int(epochs / cfg.train.save_every) if cfg.train.save_every else 0),
+        more_saves=_more_saves(cfg, int(epochs), scorings > 0),
         notes=_notes(cfg, count, clips_per_s),
     )
 
@@ -264,6 +265,16 @@ def _scored(cfg: RunConfig, recipe: str | Path, given: int | None) -> int:
         return len(read_clips(cfg, file))
     name = _shipped(recipe)
     return PROTOCOLS[name].test_clips if name in PROTOCOLS else 0
+
+
+def _more_saves(cfg: RunConfig, epochs: int, scored: bool) -> int:
+    """Checkpoints beside one after each epoch: before it is scored or kept, and those that are kept."""
+    every, keep = cfg.eval.every, cfg.train.save_every
+    kept = epochs // keep if keep else 0
+    if not scored or not every:
+        return 2 * kept
+    both = epochs // math.lcm(every, keep) if keep else 0
+    return kept + epochs // every + kept - both
 
 
 # Blocks of the base models, decoder among them, which the launches of a pass are shared out to.

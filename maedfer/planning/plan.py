@@ -51,7 +51,7 @@ class RunPlan:
         checkpoint_gb, checkpoint_s, checkpoints: one, and how many; `interval_min` between two.
         failures, lost_h: expected in the run, and hours lost by them; `best_interval_min` by Young's rule.
         hours, gpu_hours, price: of the whole run; `eager_hours` with steps that no CUDA graph replays.
-        efficiency: of the GPUs' time, the share that one GPU with a large pass would take for the same.
+        efficiency: share of the hours in which operations are computed.
         bottleneck: a key of `parts`: what takes most beside computing, or computing where that is less than a quarter.
         parts: share of the hours by what they go into.
     """
@@ -166,8 +166,6 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
         "failures": seconds * per_second * each,
     }
     parts = {name: value / seconds for name, value in times.items()}
-    alone = sum(_pass(job, machine, job.recipe_batch * job.repeats, True))
-    best = schedule.total * batch / job.recipe_batch * alone
     eager = _step(dataclasses.replace(job, replayed=False), machine, gpus, (size, passes), source)
     rate, hours = batch / step, seconds / 3600
     return RunPlan(
@@ -207,7 +205,7 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
         eager_hours=hours + schedule.total * (eager.total - step) / 3600,
         gpu_hours=gpus * hours,
         price=gpus * hours * machine.price.value,
-        efficiency=best / (gpus * seconds),
+        efficiency=parts["compute"],
         bottleneck=_bottleneck(parts),
         parts=parts,
     )

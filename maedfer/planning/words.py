@@ -12,7 +12,7 @@ from maedfer.planning.plan import RunPlan, memory_bytes, plan_run, sharing
 
 # What the parts of a plan's time are called in the table.
 _PARTS = {
-    "compute": "nothing but computing",
+    "compute": "computing",
     "small": "small passes",
     "gradients": "gradients",
     "cores": "the loader",
@@ -84,7 +84,7 @@ def table(job: TrainingJob, machine: Machine, plans: Sequence[RunPlan], source: 
         ("  if every pass is run eagerly", lambda plan: amount(plan.eager_hours)),
         ("GPU hours", lambda plan: amount(plan.gpu_hours)),
         ("price", lambda plan: amount(plan.price)),
-        ("efficiency", lambda plan: f"{plan.efficiency:.0%}"),
+        ("efficiency: share spent computing", lambda plan: f"{plan.efficiency:.0%}"),
         ("held up by", lambda plan: _PARTS[plan.bottleneck]),
     ]
     cells = [[name, *(value(plan) for plan in plans)] for name, value in rows]
@@ -121,8 +121,8 @@ def sentences(job: TrainingJob, machine: Machine, plans: Sequence[RunPlan], sour
     halves = [gpus for gpus in sharing(job) if _efficiency(job, machine, gpus, source) >= 0.5]
     if halves and halves[-1] < sharing(job)[-1]:
         said.append(
-            f"Beyond {counted(halves[-1], 'GPU')} each does less than half of what a single one does ({batch:,} clips "
-            "a step, numbers that share them evenly): the run ends sooner and costs more."
+            f"Beyond {counted(halves[-1], 'GPU')} less than half of the time is spent computing ({batch:,} clips a "
+            "step, numbers that share them evenly): the run ends sooner, if at all, and costs more."
         )
     if batch != job.recipe_batch:
         times = batch / job.recipe_batch

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 
 from maedfer.data.protocols import PROTOCOLS
 from maedfer.models import LGIFormerConfig, MAEDFERConfig, model_config
 from maedfer.synthetic import EXPRESSIONS
 from maedfer.train.config import AugmentConfig, RunConfig, find_recipe, list_recipes, load_config, read_tree
-from maedfer.train.optim import Schedule
+from maedfer.train.optim import Schedule, run_schedule
 
 FINETUNING = {
     # Name: classes, stride.
@@ -92,6 +95,34 @@ def test_learning_rates_that_result() -> None:
     finetuning, pretraining = load("dfew"), load("voxceleb2_pretrain")
     assert Schedule(finetuning.optim, 96, 10).peak == pytest.approx(3.75e-4)
     assert Schedule(pretraining.optim, 128, 10).peak == pytest.approx(1.5e-4)
+
+
+def ways(name: str) -> list[tuple[int, list[str]]]:
+    """The processes and overrides of every training that a recipe's head shows, and of its way in less memory."""
+    head = "\n".join(re.findall(r"^# ?(.*)$", find_recipe(name).read_text(encoding="utf-8"), re.MULTILINE))
+    head = head.replace("\\\n", " ")
+    found = []
+    for line in re.findall(r"^ *((?:torchrun .*)?maedfer (?:pretrain|finetune) .*)$", head, re.MULTILINE):
+        world = [int(number) for number in re.findall(r"--(?:nnodes|nproc-per-node) (\d+)", line)]
+        found.append((math.prod(world), re.findall(r"train\.(?:batch_size|accumulate)=\d+", line)))
+    (little,) = re.findall(r"with little memory: ([^.]*\.[^.]*\.[^.]*)\. ", " ".join(head.split()))
+    return [*found, (1, little.split())]
+
+
+@pytest.mark.parametrize("name", [*FINETUNING, "voxceleb2_pretrain"])
+def test_one_four_and_sixty_four_gpus_have_the_same_schedule(name: str) -> None:
+    clips = 1_092_009 if name == "voxceleb2_pretrain" else PROTOCOLS[name].clips - PROTOCOLS[name].test_clips
+    schedules = {}
+    for world, overrides in ways(name):
+        cfg = load(name, *overrides)
+        schedule = run_schedule(cfg, clips, clips // (cfg.train.batch_size * world), world)
+        rates = tuple(schedule(step) for step in (0, 5, schedule.warmup, schedule.total // 2, schedule.total - 1))
+        schedules[world, cfg.train.accumulate] = (schedule.global_batch, schedule.total, schedule.warmup, rates)
+        # Clips of a pass are mixed in pairs.
+        assert cfg.train.batch_size % 2 == 0
+    many = 64 if name == "voxceleb2_pretrain" else 48
+    assert list(schedules) == [(1, 1), (4, 1), (many, 1), (1, 4)]
+    assert len(set(schedules.values())) == 1 and schedules[4, 1][0] == (128 if many == 64 else 96)
 
 
 def test_the_generated_faces_have_the_classes_of_their_recipe() -> None:
