@@ -120,23 +120,29 @@ class ClipDataset(Dataset[dict[str, Any]]):
             label: class number, -1 where there is none.
             index: the clip that was loaded (another one than asked for only where that is broken).
             skipped: how many broken clips were passed over for it.
+            broken: what is wrong with them, by number, where there are any: with the one that was asked for, and with
+                those that this process has not met before.
             mask: [R, ...] what `mask_fn` gave, where there is one.
 
         Raises:
             ClipError: the clip cannot be read; names the annotation's file and line, and the clip.
         """
         index, seed = (key.index, key.seed) if isinstance(key, SampleKey) else (key, 0)
-        skipped = 0
+        asked, skipped = index, 0
+        told: dict[int, str] = {}
         while True:
             try:
-                return {**self._load(index, seed), "skipped": skipped}
+                return {**self._load(index, seed), "skipped": skipped, **({"broken": told} if told else {})}
             except InputError as error:
                 message = f"{self.clips[index].where}: {error}"
                 if self.on_error == "raise":
                     raise ClipError(message) from error
                 if index not in self.broken:
-                    self.broken[index] = message
+                    self.broken[index] = told[index] = message
                     _log.warning("clip skipped: %s", message)
+                elif index == asked:
+                    # Once more, as the sample that told it first may have been thrown away.
+                    told[index] = self.broken[index]
                 skipped += 1
                 if skipped == len(self):
                     raise ClipError(f"none of the {len(self)} clips can be read; the last one: {message}") from error
@@ -285,7 +291,8 @@ def collate(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[s
     Returns:
         frames uint8 [B * R, 3, T, H, W], or as they travel; label and index int64 [B * R]; mask, program and pictures
         [B * R, ...] and lengths where samples have them, pictures counted through the batch; skipped, int64
-        scalar: how many samples are of another clip than was asked for, as that is broken.
+        scalar: how many samples are of another clip than was asked for, as that is broken; broken, of all samples,
+        where there are any.
 
     Raises:
         ClipError: frames of different sizes.
@@ -299,6 +306,8 @@ def collate(samples: Sequence[dict[str, Any]], join: Join = torch.cat) -> dict[s
         "frames": join([sample["frames"] for sample in samples]),
         "skipped": torch.tensor(sum(sample["skipped"] > 0 for sample in samples)),
     }
+    if broken := {index: why for sample in samples for index, why in sample.get("broken", {}).items()}:
+        batch["broken"] = broken
     for name in ("label", "index"):
         batch[name] = torch.tensor([sample[name] for sample in samples]).repeat_interleave(repeats)
     for name in ("mask", "program"):

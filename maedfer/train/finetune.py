@@ -122,7 +122,7 @@ def _finish(task: FinetuneTask, trainer: Trainer, log: RunLog, of_lists: list[st
             "per_class": np.bincount(learned.labels, minlength=len(cfg.classes)).tolist(),
         }
     predictions = task.predictions(model, epoch, split, cfg.eval.save_features)
-    notes = list(trainer.notes)
+    notes = [*trainer.notes, *trainer.lost_notes()]
     if cfg.eval.select == "test":
         notes.append(_TEST_SELECTION)
     elif cfg.eval.select == split:

@@ -145,13 +145,25 @@ class Ema:
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the weights of `model` after optimiser step `step`, counted from 0."""
+    def update(self, model: nn.Module, step: int, skip: Tensor | None = None) -> None:
+        """Move towards the weights of `model` after an optimiser step.
+
+        Args:
+            model: whose weights are averaged.
+            step: of the optimiser, counted from 0.
+            skip: a scalar on the device, 1 where the step was left out, so that this is as well; nobody waits for it.
+        """
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         pairs = [
             pair for pair in zip(self.model.parameters(), model.parameters(), strict=True) if pair[1].requires_grad
         ]
-        torch._foreach_lerp_([mine for mine, _ in pairs], [new for _, new in pairs], weight)
+        if skip is None:
+            torch._foreach_lerp_([mine for mine, _ in pairs], [new for _, new in pairs], weight)
+            return
+        # The same, by a factor that only the device knows.
+        way = torch._foreach_sub([new for _, new in pairs], [mine for mine, _ in pairs])
+        torch._foreach_mul_(way, weight * (1.0 - skip))
+        torch._foreach_add_([mine for mine, _ in pairs], way)
 
 
 @torch.enable_grad()

@@ -26,6 +26,7 @@ from maedfer.train.hooks import IDS_FILE, Hook, Hooks, open_hooks
 from maedfer.train.lock import LOCK_FILE
 from maedfer.train.log import RunLog, write_json
 from maedfer.train.processes import Runtime
+from maedfer.train.quarantine import QUARANTINE_FILE
 
 # Files of a run, or of one that was killed, that are there before any result of its work.
 # What is noted of the earlier parts of a run.
@@ -33,6 +34,7 @@ _OF_EARLIER = ("started", "ended", "host", "device", "processes", "precision", "
 _BEFORE_A_CHECKPOINT = (
     LOCK_FILE,
     IDS_FILE,
+    QUARANTINE_FILE,
     "config.yaml",
     "environment.json",
     "labels.csv",

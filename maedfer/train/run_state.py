@@ -21,13 +21,15 @@ from maedfer.train.processes import Runtime
 from maedfer.train.rules import RULES, changed_rules, in_present_groups
 from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips
 from maedfer.train.tasks import Task
+from maedfer.train.watch import DeadGradients, SpikeWatch
 
 
 @dataclass
 class Position:
     """How far a run is: what is done, the last epoch's mean loss, the best score so far (`best_epoch` from 1).
 
-    `ending`: the last epoch was trained, and its scores and its own checkpoint are still to come.
+    `ending`: the last epoch was trained, and its scores and its own checkpoint are still to come. `skipped`: steps that
+    were left out so far, `in_a_row`: those of them since the last one that was not; `overflows` likewise in fp16.
     """
 
     epoch: int = 0
@@ -37,6 +39,8 @@ class Position:
     best_epoch: int = 0
     overflows: int = 0
     ending: bool = False
+    skipped: int = 0
+    in_a_row: int = 0
 
 
 class Resumable(Protocol):
@@ -58,6 +62,8 @@ class Resumable(Protocol):
     conditions: dict[str, Any]
     notes: list[str]
     skipped: int
+    spikes: SpikeWatch
+    dead: DeadGradients
 
     @property
     def result(self) -> LGIFormer | MAEDFER:
@@ -79,6 +85,7 @@ def state_of(trainer: Resumable) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "meter": trainer.meter.state(),
+        "watch": {"spikes": trainer.spikes.state(), "dead": trainer.dead.state()},
         "processes": runtime.gather(
             {
                 "random": random_state(runtime.device),
@@ -132,6 +139,10 @@ def _restore(trainer: Resumable, state: dict[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.meter.load(state["meter"])
     trainer.position = Position(**state["position"])
+    # Earlier versions did not watch.
+    if "watch" in state:
+        trainer.spikes.load(state["watch"]["spikes"])
+        trainer.dead.load(state["watch"]["dead"])
     trainer.notes = [*state.get("notes", []), *_changes(trainer, state)]
     # Another number of processes has no states of its own to go on from.
     if len(state["processes"]) == trainer.runtime.world:

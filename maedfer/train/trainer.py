@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maedfer._progress import counted, duration
 from maedfer.data.annotations import Clip
-from maedfer.errors import InputError
 from maedfer.kernels import choose
 from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.models.hub import pinned
@@ -30,21 +29,22 @@ from maedfer.train.agreement import Agreement
 from maedfer.train.checkpoints import Checkpoints, LatestCheckpoint
 from maedfer.train.conditions import conditions
 from maedfer.train.environment import memory_mb, peak_flops
+from maedfer.train.guards import GuardedStep, Incidents, Recent, skipped_note
 from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, groups_of, make_optimizer, run_schedule, set_lr
 from maedfer.train.processes import process_seed, seed_all
+from maedfer.train.quarantine import Quarantine
 from maedfer.train.run_state import Position, go_on_from, state_of, weights_of
 from maedfer.train.same_clips import identity, sizes
 from maedfer.train.tasks import ForwardPass, Task
 from maedfer.train.tune import Trained, Tune, flops_per_clip
+from maedfer.train.watch import DeadGradients, SpikeWatch
 from maedfer.train.weights import brief
 
 # Steps after which losses are fetched from the device even if nothing is logged.
 _FETCH_EVERY = 50
-# Overflowing steps in a row after which an fp16 run is given up; the scaler needs a few to find its scale.
-_MOST_OVERFLOWS = 50
 
 
 class Trainer:
@@ -73,13 +73,20 @@ class Trainer:
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
         self.meter = Meter()
-        # What all processes decide alike: that a step is skipped, and that the run stops after one.
-        self.agreement = Agreement(runtime, ("skip", "stop"))
+        # What all processes decide alike: that a step is skipped, that the run stops after one, that clips are broken.
+        self.agreement = Agreement(runtime, ("skip", "stop", "broken"))
         self.trained = Trained.of(model, Tune.of_run(cfg))
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
         self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
+        self.spikes, self.dead = SpikeWatch(), DeadGradients(model)
+        self.guarded = GuardedStep(
+            model, self.optimizer, self.scaler, self.ema, self.agreement, self.dead, cfg.optim.clip_grad
+        )
+        learned = batches.dataset.clips
+        self.incidents = Incidents(runtime, learned, self.schedule.steps_per_epoch, cfg.train.max_skipped)
+        self.quarantine = Quarantine(cfg, runtime, learned)
         self.low_weights = runtime.low_weights(model)
         self.forward_pass: nn.Module = ForwardPass(task, model)
         if runtime.compiling.compiled:
@@ -119,9 +126,10 @@ class Trainer:
         """Train until the end of the schedule.
 
         Raises:
-            InputError: the loss is not finite.
+            InputError: too many steps in a row were skipped, or too many clips cannot be read.
         """
         self.log = log
+        self.quarantine.open(going_on=bool(self.position.step))
         self.pace = Pace(self.position.step, self.schedule.total)
         self.flops = flops_per_clip(self.model, profile(self.cfg.model), self.cfg.clip_model.depth)
         if self.position.ending:
@@ -129,6 +137,12 @@ class Trainer:
         while self.position.step < self.schedule.total:
             self._epoch()
         self.log.progress(self.position.step, "training is complete", "")
+        for note in self.lost_notes():
+            self.log.say(note)
+
+    def lost_notes(self) -> list[str]:
+        """What readers of a trained model's scores must know of steps and clips that were lost."""
+        return [*skipped_note(self.position, self.schedule.total), *self.quarantine.notes()]
 
     def _epoch(self) -> None:
         position, train = self.position, self.cfg.train
@@ -182,30 +196,36 @@ class Trainer:
         set_lr(self.optimizer, self.schedule(step))
         with self.low_weights:
             noted = self._passes(batches)
+        self.agreement.say("broken", float(self.quarantine.pending))
+        norm = self.guarded(step + 1, noted["loss"])
+        self.incidents.note(Recent(step + 1, self._learned, noted["loss"], norm))
         if self.cfg.optim.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.optim.clip_grad)
-            noted["grad_norm"] = norm.detach()
-        self.agreement.send(step + 1)
-        self.agreement.read()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.model, step)
+            noted["grad_norm"] = norm
         self.meter.add(step + 1, noted)
         self.position.step += 1
+        self._heed()
+
+    def _heed(self, everything: bool = False) -> None:
+        """Take note of what the processes agreed upon in the steps that can be read, or in all."""
+        for agreed in self.agreement.read(everything):
+            if agreed.flags["broken"]:
+                self.quarantine.merge(agreed.step, self.log)
+            self.incidents.learn(agreed, self.position, self.log, self.model)
 
     def _passes(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The forward and backward passes of a step; returns its losses."""
         accumulate = self.cfg.train.accumulate
         noted: dict[str, Tensor] = {}
+        self._learned: list[int] = []
         for part in range(accumulate):
             asked = time.perf_counter()
             batch = next(batches)
             clips = len(batch["index"])
             self.pace.add(clips, time.perf_counter() - asked)
             self.skipped += int(batch.pop("skipped"))
+            self._learned += (indices := batch["index"].tolist())
+            broken: Any = batch.pop("broken", {})
+            self.quarantine.meet(broken, indices, self.position.epoch + 1)
             batch = self.task.send(batch)
             with self._sync(part == accumulate - 1):
                 if self.runtime.compiling.replayed:
@@ -230,17 +250,9 @@ class Trainer:
 
     def _fetch(self) -> None:
         for step, losses in self.meter.fetch(self.runtime):
-            if math.isfinite(losses["loss"]):
-                self.position.overflows = 0
-                continue
-            self.position.overflows += 1
-            if not self.scaler.is_enabled() or self.position.overflows >= _MOST_OVERFLOWS:
-                epoch = (step - 1) // self.schedule.steps_per_epoch + 1
-                precision = "" if self.runtime.precision == "fp32" else ", or train.precision=fp32"
-                raise InputError(
-                    f"the loss is {losses['loss']} at step {step} (epoch {epoch}), training stops: "
-                    f"try a lower optim.lr, optim.clip_grad{precision}; earlier checkpoints are intact"
-                )
+            if (usual := self.spikes.look(losses["loss"])) is not None:
+                self.incidents.spike(step, losses["loss"], usual, self.spikes.told, self.log)
+        self.incidents.dead(self.position.step, self.dead.look(), self.log)
 
     def _report(self) -> None:
         self._fetch()
@@ -288,17 +300,25 @@ class Trainer:
     def save(self, name: str, weights_only: bool = False) -> bool:
         """Write the checkpoint of a name: all that a resumed run needs, or the model to be scored alone.
 
+        The last one stays what it was while steps are skipped, unless the run is at its end.
+
         Returns:
             Whether it is written; a disk that takes nothing is told, and does not end the run.
 
         Raises:
-            InputError: the losses since the last look are not finite.
+            InputError: too many steps in a row were skipped.
         """
+        self._heed(everything=True)
         self._fetch()
+        position = self.position
+        if name == "last" and position.in_a_row and position.step < self.schedule.total:
+            return False
         for text in self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)):
             self.log.say(text)
         if why := self.checkpoints.failed.get(name):
-            self.log.record("not_saved", step=self.position.step, name=name, why=why)
+            self.log.record("not_saved", step=position.step, name=name, why=why)
+        elif not weights_only:
+            self.incidents.kept = f"{self.checkpoints.path(name)} (step {position.step})"
         return not why
 
     def resume(self, checkpoint: LatestCheckpoint) -> None:
@@ -310,6 +330,7 @@ class Trainer:
         go_on_from(self, checkpoint.path)
         self.checkpoints.goes_on_from(self.position.step)
         self.notes += checkpoint.said
+        self.incidents.kept = f"{checkpoint.path} (step {self.position.step})"
 
 
 def announce(trainer: Trainer, log: RunLog, checkpoint: LatestCheckpoint | None, loaded: LoadReport | None) -> None:

@@ -185,16 +185,22 @@ def test_errors_in_workers_stay_one_line(broken: list[Clip]) -> None:
 def test_skip_takes_the_next_good_clip_and_warns_once(broken: list[Clip], caplog: pytest.LogCaptureFixture) -> None:
     dataset = ClipDataset(broken, "train", 4, 2, on_error="skip")
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
+        for told in ([1, 2], [1]):
             sample = dataset[SampleKey(1, 8)]
             assert (sample["index"], sample["label"], sample["skipped"]) == (3, 1, 2)
+            # What is wrong with the clip that was asked for is told each time, with those on the way once.
+            why = sample.pop("broken")
+            assert list(why) == told and "list.csv:2: " in why[1]
             assert same({**sample, "skipped": 0}, dataset[SampleKey(3, 8)])
         # Past the end, from the beginning.
         assert dataset[SampleKey(4, 8)]["index"] == 0
     assert [record.getMessage().count("list.csv:") for record in caplog.records] == [1, 1, 1]
     assert sorted(dataset.broken) == [1, 2, 4]
     # A sample counts once, however many clips were passed over for it.
-    assert collate([dataset[1], dataset[3]])["skipped"] == 1
+    assert collate([dataset[1], dataset[3]])["skipped"] == 1 and collate([dataset[1], dataset[3]])["broken"].keys() == {
+        1
+    }
+    assert "broken" not in collate([dataset[0], dataset[3]])
     hopeless = ClipDataset([broken[1], broken[4]], "train", 4, 2, on_error="skip")
     with pytest.raises(InputError, match="none of the 2 clips can be read"):
         hopeless[0]

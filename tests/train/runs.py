@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image
 
 from maedfer.train import RunConfig, RunResult, load_config
+from maedfer.train.tasks import FinetuneTask, PretrainTask, Task
 from maedfer.train.trainer import Trainer
 from tests.helpers import REPOSITORY
 
@@ -157,6 +160,48 @@ def _child(task: str, settings: list[str], before: str, environment: dict[str, s
 
 class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
+
+
+def spoil_losses(
+    steps: Mapping[int, float],
+    clips: Mapping[str, float] | None = None,
+    rank: int = 0,
+    patch: Callable[[Any, str, Any], None] = setattr,
+) -> None:
+    """Multiply losses by numbers such as NaN or 100 from now on, so that training meets a bad batch.
+
+    For a run in this process, `patch` is `monkeypatch.setattr`. In processes of their own it is among the statements
+    `before` of `in_process`: "from tests.train.runs import spoil_losses; spoil_losses({4: float('nan')})".
+
+    Args:
+        steps: by number of the step, from 1, in the process `rank`.
+        clips: by name of a clip, in every pass that has it.
+        rank: of that process.
+        patch: sets an attribute.
+    """
+    factor = [1.0]
+    trainers: list[Trainer] = []
+    step, send = Trainer._step, Task.send
+
+    def stepping(self: Trainer, batches: Any) -> None:
+        trainers[:] = [self]
+        step(self, batches)
+
+    def sending(self: Task, batch: Any) -> Any:
+        for trainer in trainers:
+            names = {trainer.batches.dataset.clips[index].name for index in batch["index"].tolist()}
+            mine = steps.get(trainer.position.step + 1, 1.0) if self.runtime.rank == rank else 1.0
+            factor[0] = math.prod([mine, *(number for name, number in (clips or {}).items() if name in names)])
+        return send(self, batch)
+
+    patch(Trainer, "_step", stepping)
+    patch(Task, "send", sending)
+    for task in (PretrainTask, FinetuneTask):
+
+        def spoiled(model: Any, batch: Any, losses: Any = task.losses) -> Any:
+            return {name: value * factor[0] for name, value in losses(model, batch).items()}
+
+        patch(task, "losses", staticmethod(spoiled))
 
 
 def kill_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

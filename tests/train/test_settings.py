@@ -43,6 +43,7 @@ def test_what_a_resumed_run_may_change() -> None:
     # Nothing that a run ends with depends on these.
     assert free >= set(
         """output report data.train data.val data.test data.root data.workers data.backend data.cache data.on_error
+        data.max_broken train.max_skipped
         model.impl model.full_attention model.checkpoint_blocks
         model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
         augment.device train.batch_size train.accumulate train.compile train.cuda_graphs

@@ -205,7 +205,11 @@ def test_broken_clips_of_shards_stop_the_run_or_are_counted(data, tmp_path):
         run_finetune(tiny("finetune", data, tmp_path / "run", *changes))
     with pytest.raises(InputError, match="1 of 14 clips of data.train"):
         dry_run(tiny("finetune", data, tmp_path / "new", *changes), print, every_clip=True)
-    run_finetune(tiny("finetune", data, tmp_path / "run", *changes, "data.on_error=skip", "data.workers=1"))
+    run_finetune(
+        tiny(
+            "finetune", data, tmp_path / "run", *changes, "data.on_error=skip", "data.max_broken=0.1", "data.workers=1"
+        )
+    )
     assert [record["skipped"] for record in records(tmp_path / "run", "epoch")] == [1]
     # Where a shard is missing, the run does not begin.
     (folder / "shard-000001.tar").unlink()

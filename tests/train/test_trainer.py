@@ -396,25 +396,6 @@ def test_pretrained_weights_are_handed_over_and_told(data, tmp_path, capsys):
         run_finetune(tiny("finetune", data, tmp_path / "z", "train.init=absent.pth"))
 
 
-def test_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
-    original = FinetuneTask.losses
-    calls = []
-
-    def broken(model, batch):
-        calls.append(1)
-        losses = original(model, batch)
-        return {"loss": losses["loss"] * (float("nan") if len(calls) >= 5 else 1)}
-
-    monkeypatch.setattr(FinetuneTask, "losses", staticmethod(broken))
-    with pytest.raises(InputError, match=r"the loss is nan at step 5 \(epoch 2\), training stops") as error:
-        run_finetune(tiny("finetune", data, tmp_path / "run", "train.log_every=50", "train.save_steps=1"))
-    assert "\n" not in str(error.value)
-    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert last["position"]["step"] == 4
-    assert all(value.isfinite().all() for value in last["model"].values())
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["outcome"] == "stopped"
-
-
 @pytest.mark.parametrize("broken_from", [1000, 5])
 def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkeypatch, broken_from):
     """The loss scaler on the CPU: a step that overflows is left out; a run that only overflows is stopped."""
@@ -430,7 +411,9 @@ def test_overflow_in_float16_skips_steps_but_not_for_ever(data, tmp_path, monkey
     monkeypatch.setattr(FinetuneTask, "losses", staticmethod(overflow))
     cfg = tiny("finetune", data, tmp_path / "run", "optim.epochs=30", "eval.every=0", "optim.clip_grad=1")
     if broken_from < 1000:
-        with pytest.raises(InputError, match="the loss is inf at step 52"):
+        # In float16 the gradient of step 2 overflows by itself.
+        message = "the loss is inf at step 51 .* stops: 50 steps in a row overflowed; .* precision=fp32$"
+        with pytest.raises(InputError, match=message):
             run_finetune(cfg)
         return
     result = run_finetune(cfg)
@@ -462,7 +445,8 @@ def test_broken_clips_are_replaced_and_counted(tmp_path, capsys):
     data = write_clips(tmp_path / "clips", 8)
     for frame in (data / "clip_7").iterdir():
         frame.write_bytes(b"not a picture")
-    run_finetune(tiny("finetune", data, tmp_path / "run", "data.on_error=skip", "optim.epochs=1"))
+    skip = ["data.on_error=skip", "data.max_broken=0.125"]
+    run_finetune(tiny("finetune", data, tmp_path / "run", *skip, "optim.epochs=1"))
     assert records(tmp_path / "run", "epoch")[0]["skipped"] == 1
     assert "epoch 1: 1 clip could not be read and was replaced by others" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"train\.csv:8: .*clip_7") as error:
