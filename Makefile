@@ -5,6 +5,7 @@ PIP_ARGS ?=
 TEST_WORKERS ?= 2
 TEST_ARGS ?=
 FUZZ_ARGS ?=
+SOAK_ARGS ?=
 
 PY := $(VENV)/bin/python
 OLDEST := .venv-oldest
@@ -23,7 +24,7 @@ endef
 CSRC = $$(find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest sanitize fuzz gpu lint format clean distclean
+.PHONY: help setup demo test test-oldest sanitize fuzz soak gpu lint format clean distclean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -71,6 +72,9 @@ sanitize: $(STAMP) ## csrc on a CPU under the sanitizers of addresses and undefi
 
 fuzz: $(STAMP) ## hundreds of bad command lines, 2,000 damaged files, 2,000 damaged clips and 40 kills; some 7 minutes
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --processes $(TEST_WORKERS) $(FUZZ_ARGS)
+
+soak: $(STAMP) ## 2,000 steps of runs that are killed, stopped, starved and damaged, and 2,000 that are watched; some 10 minutes
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak --processes $(TEST_WORKERS) $(SOAK_ARGS)
 
 gpu: $(STAMP) ## all tests that need a GPU, then all benchmarks: benchmarks/results/gpu.json
 	$(PY) -m benchmarks.gpu $(TEST_ARGS)
