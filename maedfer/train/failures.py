@@ -92,6 +92,14 @@ def cannot_start(error: OSError, cfg: RunConfig) -> InputError:
     )
 
 
+def lost_while_sending(cfg: RunConfig) -> InputError:
+    """The sentence for a loader process that ended while it handed a batch over."""
+    return InputError(
+        "a loader process was killed while it handed a batch over, most often because memory ran out: lower "
+        f"data.workers ({cfg.data.workers}) or train.batch_size; {_RESUME}"
+    )
+
+
 def late_batch(clips: str, cfg: RunConfig) -> InputError:
     """The sentence for a batch that the loader's processes do not bring within `data.timeout`.
 

@@ -26,7 +26,7 @@ from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.models.encoder import region_order
 from maedfer.train.config import RunConfig
-from maedfer.train.failures import CANNOT_SEND, cannot_start, late_batch
+from maedfer.train.failures import CANNOT_SEND, cannot_start, late_batch, lost_while_sending
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.slots import InSlot, Slots
@@ -330,6 +330,12 @@ class Loader:
     def _next(self, iterator: Iterator[dict[str, Any]], number: int) -> dict[str, Any] | None:
         try:
             return next(iterator, None)
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            # Tensors of a batch are fetched by a socket of the process that made it. What a clip's reader raised comes
+            # with that process's trace.
+            if not self.cfg.data.workers or str(error).startswith("Caught "):
+                raise
+            raise lost_while_sending(self.cfg) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise

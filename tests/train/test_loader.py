@@ -250,3 +250,20 @@ def test_clips_are_read_into_memory_with_a_line_of_progress(data, tmp_path, monk
     monkeypatch.setattr(loader.ProgressLine, "__call__", lambda self, share: shares.append(share))
     next(batches.epoch(0))
     assert len(shares) == 14 and shares[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError(errno.ECONNRESET, "reset"), FileNotFoundError(2, "socket")]
+)
+def test_a_process_that_ends_while_it_hands_a_batch_over_is_told(error, data, tmp_path, monkeypatch):
+    def lost(iterator):
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._BaseDataLoaderIter.__next__", lost)
+    batches = TrainBatches(tiny("finetune", data, tmp_path, "data.workers=1"), ALONE).epoch(0)
+    with pytest.raises(InputError, match="a loader process was killed while it handed a batch over"):
+        next(batches)
+    # Without such processes, it is a defect of something else.
+    batches = TrainBatches(tiny("finetune", data, tmp_path), ALONE).epoch(0)
+    with pytest.raises(type(error)):
+        next(batches)
