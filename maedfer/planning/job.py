@@ -74,7 +74,7 @@ class TrainingJob:
         scored: views that are scored each time, and `scorings` how often.
         parameters, trained: numbers of the model, and those of them (LoRA's too) that are trained.
         ema: whether a moving average of the weights is kept.
-        clip_seconds: of an H100 for a sample of a step, beside `pass_seconds`.
+        clip_seconds: for a sample of a step, beside `pass_seconds`; of an H100 where `on_h100`, else of the GPU itself.
         pass_seconds: of a pass however few clips it has; `host_seconds` where its kernels are launched one by one.
         score_seconds: of an H100 for a view.
         activation_bytes: kept for the backward pass of a sample.
@@ -101,6 +101,7 @@ class TrainingJob:
     trained: int
     ema: bool
     clip_seconds: float
+    on_h100: bool
     pass_seconds: float
     host_seconds: float
     score_seconds: float
@@ -187,6 +188,7 @@ def training_job(
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         ema=cfg.train.ema > 0,
         clip_seconds=clip_seconds,
+        on_h100=clips_per_s is None,
         pass_seconds=alone,
         # What was given has all of it in.
         host_seconds=alone if clips_per_s else whole.eager_ms / 1000 * share,

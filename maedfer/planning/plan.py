@@ -3,7 +3,8 @@
 A step is its passes, then what of the all-reduce no backward pass hides; the loader works beside it, and the slower of
 the two counts. Gradients go round a ring: each GPU sends 2 (N - 1) / N of their bytes, over the links of a machine or,
 with several machines, over their network where that is slower, in buckets of 25 MiB (DistributedDataParallel's) that
-each cross 2 log2 N messages. Sharded weights (FSDP2) are gathered twice and gradients scattered once: 3 (N - 1) / N.
+each cross 2 log2 N messages. Sharded weights (FSDP2) are gathered twice, in bfloat16, and gradients scattered once, in
+float32: (N - 1) / N of the bytes each time, as many in all.
 Failures come at a constant rate; one loses half of the time between two checkpoints and the restart, and the best time
 between checkpoints is Young's, sqrt(2 C M) for a checkpoint of C seconds and M seconds between failures (Communications
 of the ACM 17, 1974; Daly 2006 has it with more terms).
@@ -141,13 +142,13 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
     scoring = job.scorings * job.scored * job.score_seconds / (machine.speed.value * gpus)
     # A checkpoint follows each epoch, and some come in between.
     checkpoint = job.state_bytes / (machine.write.value * 1e6)
-    between = schedule.steps_per_epoch * step
+    epoch = between = min(work, schedule.steps_per_epoch * step)
     if job.save_steps:
         between = min(between, job.save_steps * step)
     if machine.save_every.value:
         between = min(between, 60 * machine.save_every.value)
-    between = min(between, work)
-    saves = max(1, math.ceil(work / between - 1e-9)) + job.more_saves
+    saves = math.ceil(work / epoch - 1e-9) + job.more_saves
+    saves += math.floor(work / between + 1e-9) if between < epoch else 0
     each = between / 2 + 60 * machine.restart.value
     per_second = gpus / (machine.mtbf.value * 3600)
     if per_second * each >= 1:
@@ -191,7 +192,7 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
         node_mb_s=rate * cost.read_bytes / 1e6 / nodes,
         room_gb=job.clips * machine.frames.value * job.picture_bytes / 1e9,
         sent_mb=_sent(job, gpus) / 1e6,
-        sharded_mb=3 * (gpus - 1) / gpus * 4 * job.parameters / 1e6,
+        sharded_mb=(gpus - 1) / gpus * (2 * _BF16 * job.parameters + job.gradient_bytes) / 1e6,
         link_gb_s=_link(machine, gpus) if gpus > 1 else 0.0,
         memory_gb=memory / 1e9,
         checkpoint_gb=job.state_bytes / 1e9,
@@ -257,7 +258,7 @@ def _divisors(number: int) -> list[int]:
 
 def _pass(job: TrainingJob, machine: Machine, samples: int, replayed: bool) -> tuple[float, float]:
     """Seconds of the operations of a pass, and what it takes beside them."""
-    compute = samples * job.clip_seconds / machine.speed.value
+    compute = samples * job.clip_seconds / (machine.speed.value if job.on_h100 else 1)
     if job.replayed and replayed:
         return compute, job.pass_seconds
     # The processor that launches kernels works beside the GPU.

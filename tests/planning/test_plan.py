@@ -82,8 +82,8 @@ def test_bytes_of_a_ring() -> None:
         assert all(row == want for row in values)
         plan = plan_run(job("dfew"), H100, gpus)
         assert plan.sent_mb == pytest.approx(sent[0] / gpus * 4 * 84_878_343 / 1e6)
-        # Two gathers and a scatter, each of which is half of that.
-        assert plan.sharded_mb == pytest.approx(1.5 * plan.sent_mb)
+        # Two gathers in half of the bytes, and a scatter, which is half of an all-reduce.
+        assert plan.sharded_mb == pytest.approx(plan.sent_mb)
 
 
 def test_links() -> None:
@@ -189,6 +189,17 @@ def test_numbers_that_cannot_share_a_batch() -> None:
     assert recomputed.clip_seconds == pytest.approx(4 / 3 * job().clip_seconds)
 
 
+def test_checkpoints_are_those_that_training_writes() -> None:
+    """One after each epoch; one more before an epoch is scored or kept, and one that is kept."""
+    assert plan_run(job("dfew"), H100, 1).checkpoints == 100 + 100
+    assert plan_run(job(), H100, 1).checkpoints == 50 + 5 + 5
+    both = job("dfew", "eval.every=4", "train.save_every=6")
+    before = {epoch for epoch in range(1, 101) if epoch % 4 == 0 or epoch % 6 == 0}
+    assert plan_run(both, H100, 1).checkpoints == 100 + len(before) + 100 // 6
+    often = job("dfew", "eval.every=0", "train.save_steps=10")
+    assert plan_run(often, H100, 1).checkpoints == 100 + 970
+
+
 def test_more_clips_and_larger_batches() -> None:
     ten = plan_run(job(clips=10 * CLIPS), FREE, 8)
     assert ten.hours == pytest.approx(10 * plan_run(job(), FREE, 8).hours, rel=1e-3)
@@ -226,6 +237,8 @@ def test_a_rate_that_was_measured_elsewhere() -> None:
     given = training_job("voxceleb2_pretrain", [], None, None, 1000.0)
     plan = plan_run(given, FREE, 1)
     assert plan.clips_per_s == pytest.approx(1000) and plan.eager_hours == plan.hours
+    # It is the rate of whatever GPU it was measured on.
+    assert plan_run(given, Machine.of_gpu("l40s", {"disk": 1e9, "cores": 1e9}), 1).step_ms == plan.step_ms
     eight = plan_run(given, FREE, 8)
     assert eight.compute_ms + eight.small_ms == pytest.approx(16 / 1000 * 1000 + 7 / 8 * eight.small_ms, rel=1e-3)
     for override, key in (("train.precision=fp32", "train.precision"), ("model.impl=torch", "model.impl")):
