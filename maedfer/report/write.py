@@ -8,6 +8,7 @@ from maedfer.report import page as html
 from maedfer.report import sections as parts
 from maedfer.report.evidence import Evidence
 from maedfer.report.explained import explained
+from maedfer.report.incidents import incidents
 from maedfer.report.run_data import read_run
 
 
@@ -33,6 +34,7 @@ def write_report(run_dir: str | Path) -> Path:
         "selection": parts.selection(run),
         "folds": parts.folds(run),
         "curves": parts.curves(run),
+        "incidents": incidents(run),
         "scores": parts.per_class(run, evidence.of_classes()),
         "class_map": evidence.of_class_map(),
         "intervals": evidence.of_scores(),
