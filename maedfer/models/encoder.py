@@ -210,13 +210,19 @@ class Encoder(HoldsTables):
             out = z
         return out
 
-    def draw_keep(self, batch: int) -> Tensor | None:
+    def draw_keep(self, batch: int, share: tuple[int, int] = (0, 1)) -> Tensor | None:
         """Draw the factors of stochastic depth for one pass of `batch` clips, outside of what is compiled.
+
+        Args:
+            batch: B.
+            share: (i, n) draws for n times as many clips and gives those of the i-th batch, from 0: n processes with
+                generators alike then draw what one process draws for all of their clips.
 
         Returns:
             float32, a row for each region or clip of each branch, [n, batch]; None where nothing is dropped.
         """
-        return draw_keep(self.blocks, (batch, self.config.num_regions), self.region_order.device)
+        shape = (batch * share[1], self.config.num_regions)
+        return draw_keep(self.blocks, shape, self.region_order.device, share)
 
     def run_blocks(self, z: Tensor, representative_only: bool = False, keep: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the residual stream after each block."""

@@ -35,7 +35,7 @@ from maedfer.models.attention import (
 )
 from maedfer.models.intact import has_global_hooks, is_called_alone, is_hooked, is_plain_leaf
 from maedfer.models.low_rank import LoraLinear
-from maedfer.models.stochastic_depth import Keep, draw_factors, split_factors
+from maedfer.models.stochastic_depth import Keep, draw_factors, share_of_clips, split_factors
 
 
 class BlockParts:
@@ -48,6 +48,8 @@ class BlockParts:
         drop_path: the probability of dropping a residual branch in training.
         training: whether it is trained.
         run: the block's forward pass, whatever a class that derives from it makes of `forward`.
+        recompute: in training keep none of its activations, and run it once more in the backward pass.
+        unit: what is called in the block's place where its weights are sharded (units.py).
     """
 
     impl: Impl
@@ -56,6 +58,8 @@ class BlockParts:
     drop_path: float
     training: bool
     run: Callable[..., Tensor]
+    recompute: bool = False
+    unit: Any = None
 
     @property
     def first_norm(self) -> nn.LayerNorm:
@@ -168,6 +172,7 @@ class Step(NamedTuple):
             themselves.
         representative_only: nothing but the representative tokens is read of what it gives.
         next_norm: the LayerNorm that the next block begins with, where this one does it.
+        unit: is called in its place where its weights are sharded.
     """
 
     block: Any
@@ -175,6 +180,7 @@ class Step(NamedTuple):
     is_ours: bool
     representative_only: bool
     next_norm: nn.LayerNorm | None
+    unit: Any = None
 
     @property
     def prunes(self) -> bool:
@@ -185,21 +191,32 @@ class Step(NamedTuple):
 def plan(blocks: Iterable[nn.Module], *, representative_only: bool = False) -> list[Step]:
     """How `run_fused` runs blocks: each in its schedule where that can be, joined with a next one that is too."""
     row: list[Any] = list(blocks)
-    # Wrappers pass attributes on but are no blocks themselves. Weights of a sharded block are whole only once it is
-    # called: it runs as one then, and is not asked before.
-    called = [not isinstance(block, BlockParts) or is_called(block) or not block.is_fused for block in row]
+    called = [_must_be_called(block) for block in row]
     steps = []
     for number, block in enumerate(row):
         last = number + 1 == len(row)
         joined = not last and not called[number] and not called[number + 1]
         next_norm = row[number + 1].first_norm if joined else None
-        steps.append(Step(block, called[number], is_ours(block), representative_only and last, next_norm))
+        unit = block.unit if isinstance(block, BlockParts) else None
+        steps.append(Step(block, called[number], is_ours(block), representative_only and last, next_norm, unit))
     return steps
 
 
-def draw_keep(blocks: Iterable[Any], shape: Sequence[int], device: torch.device) -> Tensor | None:
-    """Draw stochastic depth's factors for one pass of `run_fused` over a stream of leading dimensions `shape`."""
-    return draw_factors([block for block in blocks if is_ours(block)], shape, device)
+def _must_be_called(block: Any) -> bool:
+    """Whether a block has to be called for what it does, so that it is joined with no other one."""
+    # Wrappers pass attributes on but are no blocks themselves. Weights of a sharded block are whole only once it is
+    # called: it runs as one then, and is not asked before; its unit was, before they were sharded.
+    if isinstance(block, BlockParts) and block.unit is not None:
+        return not block.unit.is_fused
+    return not isinstance(block, BlockParts) or is_called(block) or not block.is_fused
+
+
+def draw_keep(
+    blocks: Iterable[Any], shape: Sequence[int], device: torch.device, share: tuple[int, int] = (0, 1)
+) -> Tensor | None:
+    """Draw stochastic depth's factors for one pass of `run_fused`; `share` as of `share_of_clips`."""
+    ours = [block for block in blocks if is_ours(block)]
+    return share_of_clips(draw_factors(ours, shape, device), ours, shape, share)
 
 
 def run_fused(
@@ -230,13 +247,22 @@ def run_fused(
     factors = draw_factors(ours, shape, z.device) if keep is None else keep
     keeps = iter(split_factors(factors, ours, shape))
     for step in steps:
-        run = _call if step.is_called else run_block
         settings = (attend_to, step.representative_only, step.next_norm, next(keeps) if step.is_ours else None)
-        if recompute:
-            z, normed = checkpoint(run, step.block, z, normed, *settings, use_reentrant=False)
-        else:
-            z, normed = run(step.block, z, normed, *settings)
+        again = getattr(step.block, "recompute", False) and step.block.training and torch.is_grad_enabled()
+        run = run_recomputed if recompute or again else run_step
+        given = (step.is_called, z, normed, *settings)
+        z, normed = run(step.block, *given) if step.unit is None else step.unit(run, *given)
         yield z
+
+
+def run_step(block: Any, is_called: bool, *given: Any) -> tuple[Tensor, Tensor | None]:
+    """Run a block as a `Step` of `plan` says; given are the other arguments of `run_block`."""
+    return (_call if is_called else run_block)(block, *given)
+
+
+def run_recomputed(block: Any, is_called: bool, *given: Any) -> tuple[Tensor, Tensor | None]:
+    """`run_step` that keeps no activations, and runs once more in the backward pass."""
+    return checkpoint(_call if is_called else run_block, block, *given, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 def run_block(

@@ -72,9 +72,12 @@ class LGIFormer(PretrainedModel):
         only = self.reads_representative_only
         return self._pool(self.encoder(clips, representative_only=only, mix=mix, keep=keep))
 
-    def draw_keep(self, batch: int) -> Tensor | None:
-        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped."""
-        return self.encoder.draw_keep(batch)
+    def draw_keep(self, batch: int, share: tuple[int, int] = (0, 1)) -> Tensor | None:
+        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped.
+
+        `share` as of `Encoder.draw_keep`.
+        """
+        return self.encoder.draw_keep(batch, share)
 
     @property
     def reads_representative_only(self) -> bool:

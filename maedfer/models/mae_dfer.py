@@ -117,9 +117,12 @@ class MAEDFER(HoldsTables, PretrainedModel):
         check_wanted(wanted, frames, self.config.encoder)
         return self._decode(visible, self.encode(frames, visible, keep), wanted)
 
-    def draw_keep(self, batch: int) -> Tensor | None:
-        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped."""
-        return self.encoder.draw_keep(batch)
+    def draw_keep(self, batch: int, share: tuple[int, int] = (0, 1)) -> Tensor | None:
+        """Draw the factors of stochastic depth for one pass of `batch` clips; None where nothing is dropped.
+
+        `share` as of `Encoder.draw_keep`.
+        """
+        return self.encoder.draw_keep(batch, share)
 
     def encode(self, frames: Tensor, visible: Tensor, keep: Tensor | None = None) -> Tensor:
         """The encoder's normalised output for the visible tokens, regions one after the other: [B, M * V, C]."""

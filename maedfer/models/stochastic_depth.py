@@ -86,6 +86,27 @@ def draw_factors(blocks: Iterable[Dropping], shape: Sequence[int], device: torch
     return factors
 
 
+def share_of_clips(
+    factors: Tensor | None, blocks: Iterable[Dropping], shape: Sequence[int], share: tuple[int, int]
+) -> Tensor | None:
+    """What `draw_factors` drew for a part of the clips, as if it had drawn for those alone.
+
+    Args:
+        factors: of all clips.
+        blocks, shape: as they were drawn for.
+        share: which part, from 0, and how many there are, equal ones.
+    """
+    part, parts = share
+    if factors is None or parts == 1:
+        return factors
+    # The factors of a branch lie clip by clip, whatever their rows.
+    pieces, start = [], 0
+    for count in (rows for block in blocks for rows in _branches(block, shape)):
+        pieces.append(factors[start : start + count].reshape(parts, count, -1)[part])
+        start += count
+    return torch.cat(pieces)
+
+
 def split_factors(factors: Tensor | None, blocks: Iterable[Dropping], shape: Sequence[int]) -> list[Keep]:
     """What `draw_factors` drew for each block, as views.
 
@@ -125,9 +146,14 @@ def scaled(branch: Tensor, keep: Tensor | None) -> Tensor:
 
 def _rows(block: Dropping, shape: Sequence[int]) -> int:
     """Rows of factors that a block takes."""
+    return sum(_branches(block, shape))
+
+
+def _branches(block: Dropping, shape: Sequence[int]) -> list[int]:
+    """Rows of factors that each branch of a block takes."""
     if block.drop_path == 0.0 or not block.training:
-        return 0
-    return sum(math.prod(shape[1:dims]) for dims in block.branches(len(shape)).values())
+        return []
+    return [math.prod(shape[1:dims]) for dims in block.branches(len(shape)).values()]
 
 
 def _clips(shape: Sequence[int]) -> int:

@@ -28,11 +28,16 @@ class Compiling:
     why: str = ""
 
     @classmethod
-    def of_run(cls, cfg: RunConfig, device: torch.device) -> Compiling:
+    def of_run(cls, cfg: RunConfig, device: torch.device, world: int = 1) -> Compiling:
         """What the settings come to on a device.
 
+        Args:
+            cfg: the run.
+            device: of the model.
+            world: number of processes.
+
         Raises:
-            InputError: graphs were asked for without a GPU, or without its kernels.
+            InputError: graphs were asked for without a GPU, or without its kernels, or of weights that lie in parts.
         """
         train, on_gpu = cfg.train, device.type == "cuda"
         if train.cuda_graphs == "true" and not on_gpu:
@@ -47,8 +52,14 @@ class Compiling:
             raise InputError(
                 f"train.cuda_graphs replays Triton's kernels, and model.impl comes to {computes!r} here: leave it out"
             )
+        sharded = train.sharding == "full" and world > 1
+        if train.cuda_graphs == "true" and sharded:
+            raise InputError(
+                "train.cuda_graphs needs weights that stay where they are, and with train.sharding=full they are "
+                "brought together anew in every pass: leave one of them out"
+            )
         scoring = compiled and by_kernels if train.cuda_graphs == "auto" else train.cuda_graphs == "true"
-        replayed = scoring and compiled and train.accumulate == 1
+        replayed = scoring and compiled and train.accumulate == 1 and not sharded
         if cfg.task == "evaluate":
             why = "batches replayed as CUDA graphs" if scoring else "batches run eagerly"
         elif not compiled:
@@ -59,6 +70,8 @@ class Compiling:
             why = "compiled, not replayed (train.cuda_graphs=false)"
         elif not by_kernels:
             why = "compiled, not replayed (CUDA graphs are for Triton's kernels)"
+        elif sharded:
+            why = "blocks compiled, not replayed (weights are brought together anew in every pass)"
         else:
             why = "compiled, not replayed (gradients of train.accumulate passes cannot be added up in CUDA graphs)"
         return cls(compiled, replayed, scoring, why)

@@ -14,14 +14,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from maedfer.data.annotations import Clip
 from maedfer.errors import InputError, some
 from maedfer.train import watch
 from maedfer.train.agreement import Agreed, Agreement
 from maedfer.train.log import RunLog
-from maedfer.train.optim import Ema
+from maedfer.train.optim import Ema, local
+from maedfer.train.parallel import whole
 from maedfer.train.processes import Runtime
 from maedfer.train.run_state import Position
 from maedfer.train.watch import DeadGradients
@@ -57,9 +60,12 @@ def gradient_norms(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, Tensor]:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.zeros(()), torch.zeros(0)
-    each = torch.stack(torch._foreach_norm(gradients))
-    if hasattr(each, "full_tensor"):
-        each = each.full_tensor()
+    each = torch.stack(torch._foreach_norm(local(gradients)))
+    if isinstance(gradients[0], DTensor):
+        # Of all parts at once: each would be added up by itself otherwise.
+        squares = each.square()
+        dist.all_reduce(squares, group=gradients[0].device_mesh.get_group())
+        each = squares.sqrt()
     return torch.linalg.vector_norm(each), each
 
 
@@ -236,7 +242,7 @@ class Incidents:
         return f"the loss is {loss}{where}", loss
 
     def _end(self, step: int, why: str, what: str, model: nn.Module) -> str:
-        spoiled = next((name for name, value in model.named_parameters() if not value.isfinite().all()), None)
+        spoiled = next((name for name, value in model.named_parameters() if not whole(value).isfinite().all()), None)
         held = f"{self.kept} holds the last good weights" if self.kept else "no checkpoint was written yet"
         if spoiled is not None:
             held = f"the weights are not finite any more ({spoiled}); {self.kept or 'no checkpoint'} is from before"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer
@@ -157,13 +158,19 @@ class Ema:
         pairs = [
             pair for pair in zip(self.model.parameters(), model.parameters(), strict=True) if pair[1].requires_grad
         ]
+        mine, new = local(pair[0] for pair in pairs), local(pair[1] for pair in pairs)
         if skip is None:
-            torch._foreach_lerp_([mine for mine, _ in pairs], [new for _, new in pairs], weight)
+            torch._foreach_lerp_(mine, new, weight)
             return
         # The same, by a factor that only the device knows.
-        way = torch._foreach_sub([new for _, new in pairs], [mine for mine, _ in pairs])
+        way = torch._foreach_sub(new, mine)
         torch._foreach_mul_(way, weight * (1.0 - skip))
-        torch._foreach_add_([mine for mine, _ in pairs], way)
+        torch._foreach_add_(mine, way)
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process has of tensors that may lie in parts; changing it changes them."""
+    return [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
 
 
 @torch.enable_grad()

@@ -51,7 +51,9 @@ def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         if checkpoint is not None:
             trainer.resume(checkpoint)
         else:
-            save_reconstructions(output / "reconstructions_start.npz", model, batches, runtime)
+            save_reconstructions(
+                output / "reconstructions_start.npz", trainer.parallel.assembled(model), batches, runtime
+            )
         position = trainer.position
         total, lists = trainer.schedule.total, trainer.lists
         with recording(cfg, runtime, total, position.step, position.ending, told, lists) as log:

@@ -58,7 +58,7 @@ class Runtime:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The arithmetic of a forward pass."""
-        dtype = self._low_dtype
+        dtype = self.low_dtype
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def low_weights(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
@@ -68,11 +68,12 @@ class Runtime:
         """
         if self.device.type == "cpu":
             return packed_weights(model)
-        dtype = self._low_dtype
+        dtype = self.low_dtype
         return contextlib.nullcontext() if dtype is None else low_precision_weights(model, dtype)
 
     @property
-    def _low_dtype(self) -> torch.dtype | None:
+    def low_dtype(self) -> torch.dtype | None:
+        """The dtype of products under autocast, None without."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     @property
@@ -164,7 +165,7 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     where = place()
     device = _device(cfg.train.device, where)
     choose(cfg.clip_model.impl, device)
-    compiling = Compiling.of_run(cfg, device)
+    compiling = Compiling.of_run(cfg, device, where.world)
     settled(cfg, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)

@@ -17,9 +17,11 @@ from maedfer.train.conditions import changed_conditions
 from maedfer.train.config import RunConfig, saved_tree
 from maedfer.train.meter import Meter
 from maedfer.train.optim import Ema, Schedule
+from maedfer.train.parallel import Parallel
 from maedfer.train.processes import Runtime
 from maedfer.train.rules import RULES, changed_rules, in_present_groups
 from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips
+from maedfer.train.sharded_state import gathered, load_weights, parts_of
 from maedfer.train.tasks import Task
 from maedfer.train.watch import DeadGradients, SpikeWatch
 
@@ -51,6 +53,7 @@ class Resumable(Protocol):
     task: Task
     model: LGIFormer | MAEDFER
     ema: Ema | None
+    parallel: Parallel
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     schedule: Schedule
@@ -78,11 +81,16 @@ def weights_of(trainer: Resumable) -> dict[str, Any]:
 def state_of(trainer: Resumable) -> dict[str, Any]:
     """All that a resumed run needs; every process takes part."""
     runtime = trainer.runtime
-    return {
-        **_head(trainer),
+    tensors: dict[str, Any] = {
         "model": trainer.model.state_dict(),
         "ema": None if trainer.ema is None else trainer.ema.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
+    }
+    if trainer.parallel.sharded:
+        tensors = gathered(tensors, runtime.main)
+    return {
+        **_head(trainer),
+        **tensors,
         "scaler": trainer.scaler.state_dict(),
         "meter": trainer.meter.state(),
         "watch": {"spikes": trainer.spikes.state(), "dead": trainer.dead.state()},
@@ -128,13 +136,13 @@ def _head(trainer: Resumable) -> dict[str, Any]:
 
 
 def _restore(trainer: Resumable, state: dict[str, Any]) -> None:
-    trainer.model.load_state_dict(state["model"])
+    load_weights(trainer.model, state["model"])
     if trainer.ema is not None:
-        trainer.ema.model.load_state_dict(state["ema"])
+        load_weights(trainer.ema.model, state["ema"])
     state["optimizer"] = in_present_groups(state, trainer.cfg, trainer.model, trainer.optimizer)
     for group in state["optimizer"]["param_groups"]:
         group["fused"] = trainer.runtime.device.type == "cuda"
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.optimizer.load_state_dict(parts_of(state["optimizer"], trainer.optimizer))
     if trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.meter.load(state["meter"])
@@ -144,12 +152,17 @@ def _restore(trainer: Resumable, state: dict[str, Any]) -> None:
         trainer.spikes.load(state["watch"]["spikes"])
         trainer.dead.load(state["watch"]["dead"])
     trainer.notes = [*state.get("notes", []), *_changes(trainer, state)]
-    # Another number of processes has no states of its own to go on from.
-    if len(state["processes"]) == trainer.runtime.world:
-        mine = state["processes"][trainer.runtime.rank]
-        set_random_state(mine["random"], trainer.runtime.device)
+    processes, rank = state["processes"], trainer.runtime.rank
+    if len(processes) == trainer.runtime.world:
+        mine = processes[rank]
         trainer.task.load_state_dict(mine["losses"])
         trainer.skipped = mine["skipped"]
+    else:
+        # How batches are mixed is drawn by every process for itself, and another number of them starts anew; what is
+        # drawn for all of them goes on.
+        mine = processes[0]
+        trainer.skipped = 0 if rank else sum(one["skipped"] for one in processes)
+    set_random_state(mine["random"], trainer.runtime.device)
 
 
 def _changes(trainer: Resumable, state: dict[str, Any]) -> list[str]:

@@ -89,6 +89,18 @@ class TrainConfig:
         doc="arithmetic of the forward pass; auto = bf16 where the GPU has it, else fp16; on a CPU fp32, but bf16 to "
         "score clips and compute features where the processor has AMX-BF16 or AVX512-BF16",
     )
+    sharding: Literal["none", "full"] = setting(
+        "none",
+        belongs_to="machine",
+        doc="what several processes have of the model: none = each all of it (DistributedDataParallel); full = each a "
+        "part of the weights, their gradients and the optimiser's state (FSDP2), for models that do not fit otherwise",
+    )
+    recompute: bool = setting(
+        False,
+        belongs_to="machine",
+        doc="run every block, the decoder's too, once more in the backward pass instead of keeping its activations: "
+        "the same results, less memory, a third more work",
+    )
     compile: Switch = setting(
         "auto",
         belongs_to="machine",

@@ -16,8 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from maedfer._progress import counted, duration
 from maedfer.data.annotations import Clip
@@ -34,11 +33,12 @@ from maedfer.train.loader import TrainBatches
 from maedfer.train.log import RunLog
 from maedfer.train.meter import Meter, Pace
 from maedfer.train.optim import Ema, groups_of, make_optimizer, run_schedule, set_lr
-from maedfer.train.processes import process_seed, seed_all
+from maedfer.train.parallel import Parallel
+from maedfer.train.processes import seed_all
 from maedfer.train.quarantine import Quarantine
 from maedfer.train.run_state import Position, go_on_from, state_of, weights_of
 from maedfer.train.same_clips import identity, sizes
-from maedfer.train.tasks import ForwardPass, Task
+from maedfer.train.tasks import Task
 from maedfer.train.tune import Trained, Tune, flops_per_clip
 from maedfer.train.watch import DeadGradients, SpikeWatch
 from maedfer.train.weights import brief
@@ -77,9 +77,13 @@ class Trainer:
         self.agreement = Agreement(runtime, ("skip", "stop", "broken"))
         self.trained = Trained.of(model, Tune.of_run(cfg))
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
-        self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.ema = Ema(model, cfg.train.ema) if cfg.train.ema else None
+        self.parallel = Parallel(task, model)
+        if self.ema is not None:
+            self.parallel.shard_alike(self.ema.model)
+        # Of the parts, where weights lie in parts.
+        self.optimizer = make_optimizer(groups_of(model, cfg), cfg.optim, runtime.device)
         self.spikes, self.dead = SpikeWatch(), DeadGradients(model)
         self.guarded = GuardedStep(
             model, self.optimizer, self.scaler, self.ema, self.agreement, self.dead, cfg.optim.clip_grad
@@ -87,23 +91,16 @@ class Trainer:
         learned = batches.dataset.clips
         self.incidents = Incidents(runtime, learned, self.schedule.steps_per_epoch, cfg.train.max_skipped)
         self.quarantine = Quarantine(cfg, runtime, learned)
-        self.low_weights = runtime.low_weights(model)
-        self.forward_pass: nn.Module = ForwardPass(task, model)
-        if runtime.compiling.compiled:
-            self.forward_pass.compile(mode="reduce-overhead" if runtime.compiling.replayed else None)
-        if runtime.world > 1:
-            devices = [runtime.device] if runtime.device.type == "cuda" else None
-            # Buffers are tables that never change.
-            self.forward_pass = DistributedDataParallel(
-                self.forward_pass, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        # Stochastic depth must differ between processes; weights were made before this, alike in all of them.
-        seed_all(cfg.seed + process_seed(runtime.rank))
+        # What is drawn in the loop, stochastic depth, is drawn alike in all processes.
+        seed_all(cfg.seed)
 
     @property
     def result(self) -> LGIFormer | MAEDFER:
-        """The model to score and save: the moving average where there is one, which may have LoRA."""
-        return self.ema.model if self.ema is not None else self.model
+        """The model to score and save: the moving average where there is one, which may have LoRA.
+
+        Where weights lie in parts this is a whole copy, and all processes take part in making it.
+        """
+        return self.parallel.assembled(self.ema.model if self.ema is not None else self.model)
 
     def describe(self) -> str:
         """What is trained, and how, as a line for people."""
@@ -112,6 +109,7 @@ class Trainer:
         return (
             f"{cfg.model_name}, {self.trained}, on {runtime.device} in {runtime.precision} "
             f"by {choose(cfg.clip_model.impl, runtime.device)}"
+            + (f", {self.parallel.words}" if self.parallel.words else "")
             + (f", {runtime.compiling.why}: " if runtime.compiling.why else ": ")
             + f"{counted(self.batches.clips, 'clip')}, {counted(schedule.total, 'step')} of "
             f"{counted(schedule.global_batch, 'clip')} ({cfg.train.batch_size} x "
@@ -194,7 +192,7 @@ class Trainer:
     def _step(self, batches: Iterator[dict[str, Tensor]]) -> None:
         step = self.runtime.about.step = self.position.step
         set_lr(self.optimizer, self.schedule(step))
-        with self.low_weights:
+        with self.parallel.low_weights:
             noted = self._passes(batches)
         self.agreement.say("broken", float(self.quarantine.pending))
         norm = self.guarded(step + 1, noted["loss"])
@@ -227,26 +225,21 @@ class Trainer:
             broken: Any = batch.pop("broken", {})
             self.quarantine.meet(broken, indices, self.position.epoch + 1)
             batch = self.task.send(batch)
-            with self._sync(part == accumulate - 1):
+            # Not inside of what is compiled, where other numbers are drawn.
+            if (keep := self.parallel.draw_keep(clips)) is not None:
+                batch["keep"] = keep
+            self.parallel.settle(batch)
+            with self.parallel.exchange(part == accumulate - 1):
                 if self.runtime.compiling.replayed:
                     # What the last pass left in the graphs' memory may be written over.
                     torch.compiler.cudagraph_mark_step_begin()
-                # Not inside of what is compiled, where other numbers are drawn.
-                if (keep := self.model.draw_keep(clips)) is not None:
-                    batch["keep"] = keep
                 with self.runtime.autocast():
-                    losses = self.forward_pass(batch)
+                    losses = self.parallel.forward_pass(batch)
                 self.scaler.scale(losses["loss"] / accumulate).backward()
             for name, value in losses.items():
                 share = value.detach().float() / accumulate
                 noted[name] = noted[name] + share if name in noted else share
         return noted
-
-    def _sync(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        # Gradients are exchanged between processes once a step, in its last backward pass.
-        if last or not isinstance(self.forward_pass, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.forward_pass.no_sync()
 
     def _fetch(self) -> None:
         for step, losses in self.meter.fetch(self.runtime):

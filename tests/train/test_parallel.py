@@ -1,0 +1,113 @@
+"""Sharded runs against copied ones, on 1, 2 and 4 processes: four are started once, and join in pairs and all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maedfer.train import run_pretrain
+from tests.train.crowd import Crowd, in_crowd
+from tests.train.runs import overrides, records, tiny, write_clips
+
+KINDS = ("none", "full")
+# Gradients of a tiny model are added up in another order, and Adam divides small ones by small ones.
+COMMON = ["optim.epochs=2", "optim.lr=1e-3", "optim.clip_grad=0.3", "train.ema=0.5", "train.save_steps=1"]
+DROPPING = "model.encoder.drop_path=0.3"
+
+
+def settings(folder: Path, name: str, world: int, *changes: str) -> list[str]:
+    batch = f"train.batch_size={4 // world}"
+    return [*overrides("pretrain", folder / "clips", folder / name), *COMMON, DROPPING, batch, *changes]
+
+
+def runs(crowd: Crowd, folder: Path) -> None:
+    """All the runs: NAME is HOW_KINDwhere; `cut` ones are killed before step 4 and go on."""
+
+    def run(name: str, world: int, *changes: str, until: int | None = None) -> None:
+        crowd.run("pretrain", settings(folder, name, world, *changes), until)
+
+    def cut(kind: str, world: int) -> None:
+        """A run that is whole, and one that is cut, of which a copy is kept, and goes on."""
+        sharding = f"train.sharding={kind}"
+        run(f"whole_{kind}{world}", world, sharding)
+        run(f"cut_{kind}{world}", world, sharding, until=4)
+        torch.distributed.barrier()
+        if torch.distributed.get_rank() == 0:
+            shutil.copytree(folder / f"cut_{kind}{world}", folder / f"moved_{kind}{world}")
+        torch.distributed.barrier()
+        run(f"cut_{kind}{world}", world, sharding)
+
+    with crowd.in_groups_of(2) as group:
+        cut(KINDS[group], 2)
+    with crowd.in_groups_of(4):
+        for kind, other in zip(KINDS, reversed(KINDS), strict=True):
+            cut(kind, 4)
+            run(f"moved_{kind}2", 4, f"train.sharding={other}")
+        run("recomputed_full4", 4, "train.sharding=full", "train.recompute=true")
+    with crowd.in_groups_of(2) as group:
+        run(f"moved_{KINDS[group]}4", 2, f"train.sharding={KINDS[1 - group]}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("parallel")
+    write_clips(place / "clips")
+    in_crowd(4, runs, place, joins=4)
+    run_pretrain(tiny("pretrain", place / "clips", place / "one", *COMMON, DROPPING))
+    return place
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    return [record["loss"] for record in records(folder / name, "step")]
+
+
+def weights(folder: Path, name: str) -> dict[str, Any]:
+    return load_file(folder / name / "model" / "model.safetensors")
+
+
+def assert_same(folder: Path, left: str, right: str) -> None:
+    ours, theirs = weights(folder, left), weights(folder, right)
+    assert losses(folder, left) == losses(folder, right)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_went_on_repeats_the_whole_one(kind: str, world: int, folder: Path) -> None:
+    name = f"{kind}{world}"
+    assert [record["step"] for record in records(folder / f"cut_{name}", "step")] == [1, 2, 3, 4, 5, 6]
+    assert_same(folder, f"cut_{name}", f"whole_{name}")
+
+
+@pytest.mark.parametrize("name", ["none4", "full2", "full4"])
+def test_any_number_of_processes_comes_to_the_same_losses(name: str, folder: Path) -> None:
+    """Stochastic depth included, which is drawn by the place of a clip."""
+    for before in ("one", "whole_none2"):
+        assert losses(folder, f"whole_{name}") == pytest.approx(losses(folder, before), abs=1e-5)
+    for key in ("lr", "grad_norm"):
+        left, right = ([r[key] for r in records(folder / run, "step")] for run in (f"whole_{name}", "one"))
+        assert left == pytest.approx(right, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["none2", "full2", "none4", "full4"])
+def test_a_run_goes_on_with_another_number_of_processes_sharded_or_not(name: str, folder: Path) -> None:
+    """From 2 to 4 and from 4 to 2, from copied to sharded and back."""
+    assert losses(folder, f"moved_{name}") == pytest.approx(losses(folder, f"whole_{name}"), abs=1e-5)
+    first = records(folder / f"moved_{name}", "start")
+    assert not first or first[-1]["step"] == 4
+
+
+def test_recomputed_blocks_change_nothing(folder: Path) -> None:
+    assert_same(folder, "recomputed_full4", "whole_full4")
+
+
+def test_the_first_line_says_what_is_around_the_model(folder: Path) -> None:
+    text = "".join(path.read_text() for path in folder.glob("crowd_*.txt"))
+    assert text.count("by native, copied to 2 processes: ") == 4
+    assert text.count("sharded over 4 processes in 3 blocks: ") == 5
+    assert "layer by layer" not in text
