@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from maedfer.train.config import RunConfig
 from maedfer.train.failures import explain
 from maedfer.train.peers import Place, join, place
 from maedfer.train.precision import precision_of
+from maedfer.train.repeatable import repeatable
 from maedfer.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
@@ -169,11 +169,6 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
     settled(cfg, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    if cfg.train.deterministic:
-        # cuBLAS reads this when it first starts; without it deterministic mode refuses matrix products.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     joining = where.world > 1 and not dist.is_initialized()
@@ -185,7 +180,8 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         if joining:
             alarm = Alarm(where, cfg.train.lost_after, cfg.train.timeout, device)
         precision = precision_of(cfg, device)
-        yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why, alarm)
+        with repeatable(cfg.train.deterministic):
+            yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why, alarm)
         alarm.stop()
         if joining:
             # Not after an error: leaving would wait for processes that may never come.
@@ -196,8 +192,6 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         if told is None:
             raise
         raise told from error
-    finally:
-        torch.use_deterministic_algorithms(was_deterministic)
 
 
 def is_main() -> bool:

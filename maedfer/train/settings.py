@@ -194,7 +194,11 @@ class TrainConfig:
         doc="seconds without a sign of life after which a process of several is taken for lost, and the run ends; 0 = "
         "never",
     )
-    deterministic: bool = setting(False, doc="refuse operations that do not repeat bit for bit")
+    deterministic: bool = setting(
+        False,
+        doc="the same bits twice on one machine, with as many processes and threads: what does not repeat bit for bit "
+        "is refused, nothing is chosen by its speed",
+    )
     threads: int = setting(
         0, low=0, high=4096, belongs_to="machine", doc="CPU threads of each process; 0 = as torch decides"
     )
