@@ -42,7 +42,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--gpus", metavar="N[,N...]", type=_counts, required=True, help="numbers of GPUs, a column each"
     )
-    parser.add_argument("--gpu", metavar="NAME", default="h100", help="a100, b200, h100, h200, l40s (default: h100)")
+    parser.add_argument(
+        "--gpu", metavar="NAME", default="h100", help="a100, b200, h100, h200, l40s, rtx4090 (default: h100)"
+    )
     parser.add_argument("--clips", metavar="N", type=_count, help="clips to learn from (default: data.train, or known)")
     parser.add_argument("--scored", metavar="N", type=_count_or_none, help="clips scored after an epoch")
     parser.add_argument("--clips-per-s", metavar="X", type=_rate, help="what one GPU trains with the recipe's batch")

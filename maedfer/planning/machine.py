@@ -62,6 +62,7 @@ SHEETS = {
     "h100": GpuSheet(989, 3.35, 80, 450, 400, 112, "data sheets: H100 SXM, DGX H100"),
     "h200": GpuSheet(989, 4.8, 141, 450, 400, 112, "data sheets: H200 SXM, DGX H200"),
     "l40s": GpuSheet(362, 0.864, 48, 32, 25, 64, "data sheet: L40S on PCIe 4; network and cores assumed"),
+    "rtx4090": GpuSheet(165, 1.008, 24, 32, 3, 64, "data sheet: RTX 4090 on PCIe 4; network and cores assumed"),
 }
 
 

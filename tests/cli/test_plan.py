@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from maedfer.cli import main
 from maedfer.cli.plan import _OPTIONS
-from maedfer.planning import Machine
+from maedfer.planning import SHEETS, Machine
 from tests.cli.helpers import Call
 
 
@@ -27,7 +28,10 @@ def test_table_for_people(call: Call) -> None:
     assert done.out.startswith(brief.rstrip()) and "Assumed" not in brief
 
 
-def test_options_are_the_fields_of_a_machine() -> None:
+def test_options_are_the_fields_of_a_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert f"{', '.join(SHEETS)} (default: h100)" in " ".join(capsys.readouterr().out.split())
     fields = [option.removeprefix("--").replace("-", "_") for option, _ in Machine.of_gpu("h100").assumptions()]
     assert fields == list(_OPTIONS)
 
