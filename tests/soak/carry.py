@@ -88,7 +88,7 @@ def carry(
         if not any(ended.codes):
             _at_the_end(output, story)
             return story
-        if ended.hung or len(story.wrong) > 20:
+        if ended.hung or len(story.wrong) > 2:
             return story
         start = latest.find(output, story.edited)
         # Not in the first pause, so that a run also goes on from a checkpoint that is left alone.

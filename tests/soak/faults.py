@@ -38,7 +38,7 @@ PASSING = ("full", "full_output", "read_only", "quota", "clip_damaged")
 # What is done to the latest checkpoint while the run does not go on.
 DAMAGES = ("flipped", "cut", "emptied", "edited", "removed")
 # Of calls that write: as many as two saves have. Before the last steps, so that there are so many.
-_CALLS, _LAST = 40, 12
+_CALLS, _LAST = 24, 12
 
 
 def possible(world: int, workers: int) -> list[str]:
@@ -57,7 +57,8 @@ def ending(draw: random.Random, kinds: Sequence[str], steps: int, world: int) ->
             draw.randrange(1, max(2, steps - _LAST)),
             round(draw.random(), 3),
             draw.randrange(_CALLS),
-            draw.randrange(world),
+            # The first one writes.
+            0 if kind == "kill_writing" else draw.randrange(world),
             # A rank alone is the matter of a kind of its own.
             kind.startswith("kill") or (kind != "rank_killed" and draw.random() < 0.5),
         )

@@ -66,7 +66,12 @@ class Job:
     def settings(self, data: Path, output: Path, workers: int | None = None) -> list[str]:
         """The run's settings on the command line."""
         lines = [*overrides(self.task, data, output), f"seed={SEED}", "optim.clip_grad=1.0", "train.ema=0.9"]
-        lines += [f"optim.epochs={self.epochs}", f"train.save_steps={self.interval}", "data.on_error=skip"]
+        lines += [
+            f"optim.epochs={self.epochs}",
+            f"train.save_steps={self.interval}",
+            "data.on_error=skip",
+            "data.max_broken=0.5",
+        ]
         lines += [f"train.batch_size={self.batch}", f"train.accumulate={self.accumulate}"]
         return [
             *lines,

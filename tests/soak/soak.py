@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def soak(job: Job, folder: Path, seed: int, wanted: Wanted, seen: Callable[[int]
     broke = [fault.nth for fault in passing if fault.kind == "clip_damaged"]
     clean, story.wrong = run_clean(job, folder / "clean", before, poisoned, to_replay(story.history, job, broke))
     story.counts["poisoned steps"] += len(poisoned)
-    story.wrong += _learned(story, job, clips, set(clips[:_BROKEN]))
+    story.wrong += _learned(story, job, clips, set(clips[:_BROKEN])) + _skipped(story, job, poisoned)
     if not story.wrong:
         told = not any(story.counts[kind] for kind in ("full", "quota"))
         runs = folder / "faults" / "run", folder / "clean" / "run"
@@ -120,6 +120,16 @@ def poison(draw: random.Random, job: Job, count: int) -> dict[int, tuple[int, st
     """Steps whose loss or gradient is no number."""
     steps = draw.sample(range(1, job.steps), count)
     return {step: (draw.randrange(job.world), draw.choice(("loss", "gradient"))) for step in sorted(steps)}
+
+
+def _skipped(story: Story, job: Job, poisoned: Collection[int]) -> list[str]:
+    """Steps that changed the weights although their loss or gradient was no number, and others that did not."""
+    wrong = []
+    for history in story.history:
+        same = {number for number in range(1, job.steps) if history[number].weights == history[number - 1].weights}
+        if same != set(poisoned):
+            wrong.append(f"{job}: the steps {sorted(same)} left the weights as they were, and not {sorted(poisoned)}")
+    return wrong
 
 
 def _learned(story: Story, job: Job, clips: Sequence[int], first: set[int]) -> list[str]:

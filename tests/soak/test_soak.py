@@ -22,7 +22,7 @@ def _happened(counts: Counter[str], *names: str) -> dict[str, int]:
 def test_a_run_comes_to_the_same_whatever_happens_to_it(tmp_path: Path) -> None:
     job = Job("finetune", 8, workers=1)
     kinds, passing, damages = faults.possible(1, 1), faults.PASSING, ("edited",)
-    story = soak(job, tmp_path, 3, Wanted(kinds, passing, 0, damages))
+    story = soak(job, tmp_path, 3, Wanted(kinds, passing, 2, damages))
     assert not story.wrong
     assert not _happened(story.counts, *kinds, *passing, *(f"checkpoint {how}" for how in damages))
     assert story.counts["fallbacks"] >= len(damages)
@@ -44,7 +44,7 @@ def test_a_run_comes_to_the_same_whatever_happens_to_it(tmp_path: Path) -> None:
 def test_two_processes_come_to_the_same(tmp_path: Path) -> None:
     job = Job("pretrain", 6, world=2, accumulate=2)
     kinds = ["kill_writing", "rank_killed"]
-    story = soak(job, tmp_path, 1, Wanted(kinds, ["clip_damaged"]))
+    story = soak(job, tmp_path, 1, Wanted(kinds, ["clip_damaged"], 1))
     assert not story.wrong
     assert not _happened(story.counts, *kinds, "clip_damaged")
 
