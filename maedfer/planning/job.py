@@ -74,6 +74,7 @@ class TrainingJob:
         scored: views that are scored each time, and `scorings` how often.
         parameters, trained: numbers of the model, and those of them (LoRA's too) that are trained.
         ema: whether a moving average of the weights is kept.
+        sharded: several processes share weights, gradients and optimiser (`train.sharding=full`).
         clip_seconds: for a sample of a step, beside `pass_seconds`; of an H100 where `on_h100`, else of the GPU itself.
         pass_seconds: of a pass however few clips it has; `host_seconds` where its kernels are launched one by one.
         score_seconds: of an H100 for a view.
@@ -100,6 +101,7 @@ class TrainingJob:
     parameters: int
     trained: int
     ema: bool
+    sharded: bool
     clip_seconds: float
     on_h100: bool
     pass_seconds: float
@@ -161,7 +163,7 @@ def training_job(
     flops = flops_per_clip(model, costs, cfg.clip_model.depth)
     share = _blocks(cfg.model) / _BLOCKS[cfg.task]
     alone = launch_seconds() * whole.launches * share
-    clip_seconds = flops * _seconds_per_flop(whole) * (4 / 3 if cfg.clip_model.checkpoint_blocks else 1)
+    clip_seconds = flops * _seconds_per_flop(whole) * (4 / 3 if _recomputes(cfg) else 1)
     if clips_per_s is not None:
         clip_seconds = max(0.0, _batch(base) / clips_per_s - alone) / (_batch(base) * cfg.data.repeats)
     elif cfg.train.precision == "fp32" or cfg.clip_model.impl not in ("auto", "triton"):
@@ -187,6 +189,7 @@ def training_job(
         parameters=costs.parameters,
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         ema=cfg.train.ema > 0,
+        sharded=cfg.train.sharding == "full",
         clip_seconds=clip_seconds,
         on_h100=clips_per_s is None,
         pass_seconds=alone,
@@ -308,13 +311,17 @@ def _stream(costs: ModelProfile, config: LGIFormerConfig | MAEDFERConfig) -> tup
     return one * encoder.depth + decoded * config.decoder_depth, max(one, decoded)
 
 
+def _recomputes(cfg: RunConfig) -> bool:
+    return cfg.train.recompute or cfg.clip_model.checkpoint_blocks
+
+
 def _activations(cfg: RunConfig, costs: ModelProfile) -> float:
     """Bytes kept for a sample, as many for a number of the residual stream as the base model of the task keeps."""
     numbers, widest = _stream(costs, cfg.model)
     vit = isinstance(cfg.model, LGIFormerConfig) and cfg.model.architecture == "vit"
     whole = VIT_MEMORY if vit else PASSES[cfg.task]
     kept = (whole.memory_bytes - _FP32 * whole.parameters) / whole.clips / _STREAMS["vit" if vit else cfg.task]
-    if cfg.clip_model.checkpoint_blocks:
+    if _recomputes(cfg):
         return _KEPT * numbers + kept * widest
     return kept * numbers
 
@@ -366,7 +373,8 @@ def _notes(cfg: RunConfig, clips: int, clips_per_s: float | None) -> tuple[str, 
             f"Compute: the kernels of {whole.clips} clips take {whole.kernels_ms:.1f} ms ({base}; {KERNELS}). That a "
             "compiled and replayed step takes no longer is assumed, as replayed scoring did not; it was not measured. "
             f"Run eagerly the step took {whole.eager_ms:.0f} ms ({GPU.partition('benchmarks')[0].strip(', ')}): "
-            "train.compile=false plans with that. --clips-per-s takes your own."
+            "train.compile=false plans with that, and so do passes that are compiled and not replayed. --clips-per-s "
+            "takes your own."
         )
         if cfg.model_name != base or cfg.clip_model.clip_size != (16, 160, 160):
             notes.append("Another model or clip: as many operations a second as that one; not measured.")

@@ -4,7 +4,7 @@ A step is its passes, then what of the all-reduce no backward pass hides; the lo
 the two counts. Gradients go round a ring: each GPU sends 2 (N - 1) / N of their bytes, over the links of a machine or,
 with several machines, over their network where that is slower, in buckets of 25 MiB (DistributedDataParallel's) that
 each cross 2 log2 N messages. Sharded weights (FSDP2) are gathered twice, in bfloat16, and gradients scattered once, in
-float32: (N - 1) / N of the bytes each time, as many in all.
+float32: (N - 1) / N of the bytes each time, as many in all; their passes are not replayed.
 Failures come at a constant rate; one loses half of the time between two checkpoints and the restart, and the best time
 between checkpoints is Young's, sqrt(2 C M) for a checkpoint of C seconds and M seconds between failures (Communications
 of the ACM 17, 1974; Daly 2006 has it with more terms).
@@ -46,7 +46,7 @@ class RunPlan:
         read_mb_s: of all machines from where clips lie; `read_videos_mb_s` and `read_raw_mb_s` from videos and raw
             shards; `node_mb_s` of one machine.
         room_gb: that the clips take in shards, with every frame.
-        sent_mb: of gradients by each GPU in a step, `sharded_mb` with weights sharded (FSDP2).
+        sent_mb: by each GPU in a step, `sharded_mb` with weights sharded (FSDP2).
         link_gb_s: that this goes over.
         memory_gb: of a GPU.
         checkpoint_gb, checkpoint_s, checkpoints: one, and how many; `interval_min` between two.
@@ -192,7 +192,7 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
         node_mb_s=rate * cost.read_bytes / 1e6 / nodes,
         room_gb=job.clips * machine.frames.value * job.picture_bytes / 1e9,
         sent_mb=_sent(job, gpus) / 1e6,
-        sharded_mb=(gpus - 1) / gpus * (2 * _BF16 * job.parameters + job.gradient_bytes) / 1e6,
+        sharded_mb=_sent(dataclasses.replace(job, sharded=True), gpus) / 1e6,
         link_gb_s=_link(machine, gpus) if gpus > 1 else 0.0,
         memory_gb=memory / 1e9,
         checkpoint_gb=job.state_bytes / 1e9,
@@ -223,9 +223,13 @@ def sharing(job: TrainingJob, most: int = 4096) -> list[int]:
     return [gpus for gpus in range(1, min(batch, most) + 1) if batch % gpus == 0]
 
 
-def memory_bytes(job: TrainingJob, samples: int) -> float:
-    """Of a GPU that passes so many samples: weights in both arithmetics, gradients, AdamW's averages, activations."""
-    return job.state_bytes + job.gradient_bytes + _BF16 * job.parameters + samples * job.activation_bytes
+def memory_bytes(job: TrainingJob, samples: int, gpus: int = 1) -> float:
+    """Of a GPU that passes so many samples: weights in both arithmetics, gradients, AdamW's averages, activations.
+
+    Sharded, it has its part of the first three; weights in bfloat16 come and go, and are counted in whole.
+    """
+    state = (job.state_bytes + job.gradient_bytes) / (gpus if job.sharded else 1)
+    return state + _BF16 * job.parameters + samples * job.activation_bytes
 
 
 def _fit(job: TrainingJob, machine: Machine, gpus: int) -> tuple[int, int, float]:
@@ -242,12 +246,12 @@ def _fit(job: TrainingJob, machine: Machine, gpus: int) -> tuple[int, int, float
     share, room = batch // gpus, _USED * machine.memory.value * 1e9
     for passes in _divisors(share):
         size = share // passes
-        memory = memory_bytes(job, size * job.repeats)
+        memory = memory_bytes(job, size * job.repeats, gpus)
         if memory <= room:
             return size, passes, memory
     raise InputError(
         f"a clip takes {memory / 1e9:.1f} GB in training, and of {machine.memory.value:g} GB a tenth is left free: set "
-        "model.checkpoint_blocks=true, or give a GPU with more memory (--memory)"
+        "train.recompute=true, or train.sharding=full, or give a GPU with more memory (--memory)"
     )
 
 
@@ -268,7 +272,7 @@ def _pass(job: TrainingJob, machine: Machine, samples: int, replayed: bool) -> t
 def _step(job: TrainingJob, machine: Machine, gpus: int, size: tuple[int, int], source: Source) -> StepSeconds:
     """What a step of (clips of a pass, passes) takes."""
     clips, passes = size
-    compute, small = _pass(job, machine, clips * job.repeats, passes == 1)
+    compute, small = _pass(job, machine, clips * job.repeats, passes == 1 and not (job.sharded and gpus > 1))
     gradients = _exposed(job, machine, gpus, compute)
     busy = passes * (compute + small) + gradients
     batch, cost = clips * passes * gpus, job.loading[source]
@@ -287,8 +291,9 @@ def _nodes(machine: Machine, gpus: int) -> int:
 
 
 def _sent(job: TrainingJob, gpus: int) -> float:
-    """Bytes of gradients that each GPU sends in a step."""
-    return 2 * (gpus - 1) / gpus * job.gradient_bytes
+    """Bytes that each GPU sends in a step: gradients, and weights where they are sharded."""
+    weights = 2 * _BF16 * job.parameters if job.sharded else job.gradient_bytes
+    return (gpus - 1) / gpus * (weights + job.gradient_bytes)
 
 
 def _link(machine: Machine, gpus: int) -> float:

@@ -70,8 +70,8 @@ def table(job: TrainingJob, machine: Machine, plans: Sequence[RunPlan], source: 
         ("  by each machine", lambda plan: amount(plan.node_mb_s)),
         ("  from videos instead", lambda plan: amount(plan.read_videos_mb_s)),
         ("  from raw shards instead", lambda plan: amount(plan.read_raw_mb_s)),
-        ("gradients sent by a GPU a step, MB", lambda plan: amount(plan.sent_mb)),
-        ("  with weights sharded (FSDP2)", lambda plan: amount(plan.sharded_mb)),
+        ("sent by a GPU a step, MB", lambda plan: amount(plan.sent_mb)),
+        ("  with train.sharding=full (FSDP2)", lambda plan: amount(plan.sharded_mb)),
         ("  over a link of GB/s", lambda plan: amount(plan.link_gb_s) if plan.link_gb_s else "-"),
         ("memory of a GPU, GB", lambda plan: f"{amount(plan.memory_gb)} of {machine.memory.value:g}"),
         ("a checkpoint, GB", lambda plan: amount(plan.checkpoint_gb)),
@@ -136,10 +136,14 @@ def sentences(job: TrainingJob, machine: Machine, plans: Sequence[RunPlan], sour
             "Clips of a pass are mixed with each other (mixup, CutMix): where it has an odd number, one stays as it "
             "is. The schedule is the same, the augmentation is weaker."
         )
+    if job.sharded and plans[-1].gpus > 1:
+        said.append(
+            "Passes with sharded weights are not replayed as CUDA graphs: train.sharding=none has them replayed."
+        )
     if job.replayed and any(plan.accumulate > 1 for plan in plans):
         said.append("Where train.accumulate is above 1, passes are not replayed as CUDA graphs.")
     state = memory_bytes(job, 0) / 1e9
-    if state <= 0.5 * machine.memory.value:
+    if state <= 0.5 * machine.memory.value and not job.sharded:
         said.append(
             f"Weights, gradients and optimiser take {amount(state)} of {machine.memory.value:g} GB: there is no need "
             "to shard them."
@@ -160,7 +164,7 @@ def _bottleneck(job: TrainingJob, plan: RunPlan, source: Source) -> str:
     if plan.bottleneck == "compute":
         return f"computing takes {plan.parts['compute']:.0%} of the time"
     if plan.bottleneck == "small":
-        if job.replayed and plan.accumulate == 1:
+        if job.replayed and plan.accumulate == 1 and not (job.sharded and plan.gpus > 1):
             return f"{passes} is small: the {amount(plan.small_ms)} ms that it takes however few they are go to {share}"
         return f"waiting for the processor that launches kernels takes {share}, as passes are not replayed"
     if plan.bottleneck == "gradients":

@@ -184,9 +184,18 @@ def test_numbers_that_cannot_share_a_batch() -> None:
         plan_run(job("dfew"), H100, 64)
     with pytest.raises(InputError, match=r"a clip takes 1\.7 GB in training"):
         plan_run(job(), Machine.of_gpu("h100", {"memory": 1}), 1)
-    recomputed = job("voxceleb2_pretrain", "model.encoder.checkpoint_blocks=true")
+    recomputed = job("voxceleb2_pretrain", "train.recompute=true")
     assert plan_run(recomputed, H100, 1).memory_gb < 0.6 * plan_run(job(), H100, 1).memory_gb
     assert recomputed.clip_seconds == pytest.approx(4 / 3 * job().clip_seconds)
+    # Weights, gradients and averages in four parts: what is left in whole are bfloat16 weights and activations.
+    whole, sharded = (plan_run(job("dfew", *more), H100, 4) for more in ((), ("train.sharding=full",)))
+    assert whole.memory_gb - sharded.memory_gb == pytest.approx(3 / 4 * 16 * 84_878_343 / 1e9)
+    assert sharded.sent_mb == whole.sharded_mb and sharded.step_ms > 6 * whole.step_ms
+    alone = plan_run(job("dfew", "train.sharding=full"), H100, 1)
+    assert (alone.memory_gb, alone.step_ms) == (
+        plan_run(job("dfew"), H100, 1).memory_gb,
+        plan_run(job("dfew"), H100, 1).step_ms,
+    )
 
 
 def test_checkpoints_are_those_that_training_writes() -> None:
