@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,35 @@ def serve_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def leave_signals_to_parent() -> None:
+    """Make a process that was forked end when its parent says so or ends, and by no signal that is for the whole job.
+
+    A terminal, torchrun and Slurm send SIGINT or SIGTERM to all processes of a job. The parent has yet to save then,
+    and ends this one when it needs it no more: by SIGTERM too, which is told from others' by who sent it. SIGTERM must
+    be blocked already, as it is in what is forked inside of `signals_blocked`.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """A block in which signals for the whole job wait, so that none comes to a process that was just forked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_for(parent: int) -> None:
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent:
+            os._exit(0)
 
 
 def in_processes(jobs: Iterable[Job], work: Callable[[Job], Any], workers: int, died: Any) -> Iterator[tuple[Job, Any]]:

@@ -22,6 +22,27 @@ class MissingDependencyError(ImportError):
     """An optional package is needed for what was asked; the message gives the install command."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop by a signal, and has ended so that the same command goes on with it.
+
+    It is a KeyboardInterrupt, as Ctrl-C is one of the signals: what catches errors does not catch it, and what ends for
+    Ctrl-C ends for it.
+
+    Attributes:
+        text: where the run stands.
+        signal: number of the signal.
+        status: what a command ends with, 128 and the signal; 0 where Slurm has the job again.
+        together: whether all processes of the run end alike.
+    """
+
+    def __init__(self, text: str, signal: int, together: bool = False) -> None:
+        super().__init__(text)
+        self.text, self.signal, self.status, self.together = text, int(signal), 128 + int(signal), together
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional `module`, or raise `MissingDependencyError` naming what to install.
 

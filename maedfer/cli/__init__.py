@@ -42,7 +42,7 @@ from maedfer.cli import (
     synth,
 )
 from maedfer.cli._parser import Parser, examples, parse
-from maedfer.errors import InputError, MissingDependencyError, shortened, unknown
+from maedfer.errors import InputError, MissingDependencyError, Stopped, shortened, unknown
 
 # What a command line, a file or a machine can get wrong; anything else is a defect of the program and shows its trace.
 _USER_ERRORS = (InputError, MissingDependencyError, OSError)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 where some of many inputs have failed, 2 for what the user can mend (one line on stderr),
-        130 when interrupted.
+        130 when interrupted, 128 and the signal's number when a run was stopped by one and saved.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
@@ -81,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             # Here, not when Python ends, so that a full disk or a closed pipe is told like any other failure.
             sys.stdout.flush()
+    except Stopped as stop:
+        if os.environ.get("RANK", "").strip() in ("", "0"):
+            _complain(f"maedfer: {one_line(stop)}")
+        return stop.status
     except KeyboardInterrupt:
         more = _GOES_ON.get(argv[0], "") if argv else ""
         _complain(f"\nmaedfer: interrupted{more}")

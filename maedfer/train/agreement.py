@@ -15,7 +15,8 @@ copied without waiting, and read a few steps later, the same number of steps in 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -108,3 +109,28 @@ class Agreement:
             self.seen = {name: max(value, flags[name]) for name, value in self.seen.items()}
             found.append(Agreed(step, flags))
         return found
+
+
+def until_stopped(batches: Iterable[Any], count: int, runtime: Runtime) -> Iterator[Any]:
+    """Batches of which several processes have one each at a time, until one of them was asked to stop.
+
+    Args:
+        batches: of this process.
+        count: how many it has; another one may have more.
+        runtime: the processes.
+
+    Raises:
+        Stopped: one was, and all of them know.
+    """
+    agreement = Agreement(runtime, ("stop",))
+    iterator = iter(batches)
+    for number in range(max(runtime.gather(count))):
+        # Not `yield from`: those who have fewer batches take part to the end.
+        if (batch := next(iterator, None)) is not None:
+            yield batch
+        agreement.say("stop", float(runtime.signals.asked))
+        agreement.send(number)
+        agreement.read()
+        if asked := int(agreement.seen["stop"]):
+            runtime.signals.asked = asked
+            raise runtime.signals.stopped()

@@ -169,7 +169,8 @@ class Checkpoints:
         self.failed: dict[str, str] = {}
         # A `last` that this process has written, or found whole: what is to become `previous`.
         self._whole: Path | None = None
-        self._step = 0
+        # That of the `last` of this run, as far as this process knows.
+        self.step = 0
 
     def path(self, name: str) -> Path:
         """Where the checkpoint of a name is, or would be."""
@@ -190,12 +191,12 @@ class Checkpoints:
             rest = self.kept() if name == LAST else "without it"
             return [f"{_FOLDER}/{name}{self.form.suffix} could not be written ({why}): the run goes on, {rest}"]
         if name == LAST:
-            self._step = _step_of(state)
+            self.step = _step_of(state)
         return [f"{_FOLDER}/{name}{self.form.suffix} could be written again"] if before else []
 
     def kept(self) -> str:
         """Which checkpoint is there to go on from, in words."""
-        step = f" of step {self._step}" if self._step else ""
+        step = f" of step {self.step}" if self.step else ""
         here = existing(self.run, LAST, PREVIOUS)
         return f"{_FOLDER}/{here[0].name}{step} is as it was" if here else "and there is no checkpoint yet"
 
@@ -213,9 +214,9 @@ class Checkpoints:
                 rest = f"{_FOLDER}/{LAST}{self.form.suffix} has all of it, and the same command ends the run"
             raise InputError(f"{error}; training is complete, and its result could not be saved: {rest}") from error
 
-    def goes_on_from(self, step: int) -> None:
-        """Know of which step the checkpoint is that the run goes on from."""
-        self._step = step
+    def goes_on_from(self, path: Path, step: int) -> None:
+        """Know of which step the checkpoint is that the run goes on from, which may be another run's."""
+        self.step = step if path.parent.resolve() == self.folder.resolve() else 0
 
     def _attempt(self, name: str, state: Mapping[str, Any]) -> str:
         temporary = temporary_beside(self.folder / f"{name}{self.form.suffix}")

@@ -25,6 +25,7 @@ from maedfer.train.lock import hold
 from maedfer.train.log import RunLog
 from maedfer.train.processes import start
 from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
+from maedfer.train.signals import Signals
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer, announce
 from maedfer.train.tune import Tune
@@ -46,9 +47,11 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
 
     Raises:
         InputError: naming what cannot be used, or why training had to stop.
+        Stopped: a signal asked for it (SIGINT, SIGTERM, SIGHUP, SIGUSR1), and where the run stands is saved. It is a
+            KeyboardInterrupt. Handlers are set for the time of the call where it is made in the main thread.
     """
     check_config(cfg)
-    with start(cfg) as runtime, hold(cfg.output, runtime):
+    with Signals().listening() as signals, start(cfg, signals) as runtime, hold(cfg.output, runtime):
         cfg = settled(cfg, runtime.device)
         told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))

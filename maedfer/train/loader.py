@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maedfer._progress import Patience, ProgressLine, duration
+from maedfer._workers import leave_signals_to_parent, signals_blocked
 from maedfer.data.annotations import Clip
 from maedfer.data.augment.transforms import EvalTransform, PretrainAugment, TrainAugment
 from maedfer.data.augment.travel import Travelling
@@ -25,6 +26,7 @@ from maedfer.data.sampler import EpochSampler, SampleKey
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig, running_cell_mask, tube_mask
 from maedfer.models.encoder import region_order
+from maedfer.train.agreement import until_stopped
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import CANNOT_SEND, cannot_start, late_batch, lost_while_sending
 from maedfer.train.processes import Runtime
@@ -84,6 +86,10 @@ class TrainBatches:
         self.sampler.start_batch = start
         return self._loader.batches(self.dataset if self._cached else None)
 
+    def close(self) -> None:
+        """End the loader's processes."""
+        self._loader.close()
+
 
 def train_dataset(cfg: RunConfig, clips: Sequence[Clip]) -> ClipDataset:
     """The data set that a run trains on: frames changed at random, and masks when pre-training."""
@@ -138,7 +144,7 @@ class ViewBatches:
             if cfg.eval.on_error == "raise":
                 runtime.on_main(lambda: look_for(clips, file), "looks for the clips", long=True)
         self.views = cfg.eval.views
-        self._world = runtime.world
+        self._runtime, self._world = runtime, runtime.world
         self._cached = cfg.data.cache
         frames, *size = cfg.clip_model.clip_size
         self.dataset = ClipDataset(
@@ -176,7 +182,10 @@ class ViewBatches:
         return min(1.0, done * self._world / len(self.entries))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._loader.batches(self.dataset if self._cached else None)
+        batches = self._loader.batches(self.dataset if self._cached else None)
+        if self._runtime.world == 1 or not self._runtime.signals.active:
+            return batches
+        return until_stopped(batches, self._sampler.batches - self._sampler.start_batch, self._runtime)
 
 
 class ScoredClips(Dataset[dict[str, Any]]):
@@ -345,6 +354,14 @@ class Loader:
             shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             raise late_batch(shown, self.cfg) from error
 
+    def close(self) -> None:
+        """End the processes that stay between epochs; another epoch would start new ones."""
+        iterator: Any = self.loader._iterator
+        self.loader._iterator = None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+        self.started = False
+
     def _start(self, patience: Patience) -> Iterator[dict[str, Any]]:
         # Processes that stay are waited for; new ones are forked before there is another thread.
         waits = patience if self.started else contextlib.nullcontext()
@@ -352,7 +369,7 @@ class Loader:
             if self.cfg.data.workers and not self.started:
                 # Of a process's batches, those that are prepared, and the one that is taken.
                 self._collating.slots = Slots(self.cfg.data.workers, _PREFETCH + 1, self._batch_bytes)
-            with waits:
+            with waits, signals_blocked():
                 iterator = iter(self.loader)
         except OSError as error:
             _forget_half_made(error)
@@ -400,7 +417,11 @@ class _Collating:
 
 
 def _end_rather_than_lose_a_batch(worker: int) -> None:
-    """Let a loader process that cannot send a batch end, which is noticed, in place of going on without it."""
+    """Let a loader process that cannot send a batch end, which is noticed, in place of going on without it.
+
+    Signals that are for the whole run are for its parent.
+    """
+    leave_signals_to_parent()
 
     def end(error: BaseException, batch: object) -> None:
         print(f"maedfer: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from maedfer.train.loader import TrainBatches
 from maedfer.train.lock import hold
 from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
+from maedfer.train.signals import Signals
 from maedfer.train.tasks import PretrainTask, split_masks
 from maedfer.train.trainer import Trainer, announce
 
@@ -37,9 +38,11 @@ def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
 
     Raises:
         InputError: naming what cannot be used, or why training had to stop.
+        Stopped: a signal asked for it (SIGINT, SIGTERM, SIGHUP, SIGUSR1), and where the run stands is saved. It is a
+            KeyboardInterrupt. Handlers are set for the time of the call where it is made in the main thread.
     """
     check_config(cfg)
-    with start(cfg) as runtime, hold(cfg.output, runtime):
+    with Signals().listening() as signals, start(cfg, signals) as runtime, hold(cfg.output, runtime):
         cfg = settled(cfg, runtime.device)
         told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))

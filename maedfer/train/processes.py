@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from maedfer.errors import InputError
+from maedfer.errors import InputError, Stopped
 from maedfer.kernels import choose
 from maedfer.models.fixed_weights import packed_weights
 from maedfer.models.low_precision import low_precision_weights
@@ -25,6 +26,7 @@ from maedfer.train.failures import explain
 from maedfer.train.peers import Place, join, place
 from maedfer.train.precision import precision_of
 from maedfer.train.repeatable import repeatable
+from maedfer.train.signals import Signals
 from maedfer.train.whereabouts import Whereabouts
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class Runtime:
         compiling: what is done to passes.
         precision_why: what there is to say of the precision, for people; "" where it is what everybody expects.
         alarm: its signs of life, and those of the others.
+        signals: that ask it to stop.
     """
 
     device: torch.device
@@ -50,6 +53,7 @@ class Runtime:
     compiling: Compiling = field(default_factory=Compiling)
     precision_why: str = ""
     alarm: Alarm = field(default_factory=lambda: Alarm(Place()))
+    signals: Signals = field(default_factory=Signals)
 
     @property
     def main(self) -> bool:
@@ -154,8 +158,12 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def start(cfg: RunConfig) -> Iterator[Runtime]:
+def start(cfg: RunConfig, signals: Signals | None = None) -> Iterator[Runtime]:
     """Join the process group that torchrun started (if any), seed everything, and clean up in the end.
+
+    Args:
+        cfg: the run.
+        signals: that ask it to stop, where it listens to any.
 
     Raises:
         InputError: the device is not there, or cannot do the precision, or not what model.impl asks for, or is no GPU
@@ -180,18 +188,29 @@ def start(cfg: RunConfig) -> Iterator[Runtime]:
         if joining:
             alarm = Alarm(where, cfg.train.lost_after, cfg.train.timeout, device)
         precision = precision_of(cfg, device)
-        with repeatable(cfg.train.deterministic):
-            yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why, alarm)
-        alarm.stop()
-        if joining:
-            # Not after an error: leaving would wait for processes that may never come.
-            dist.destroy_process_group()
+        heard = signals or Signals()
+        try:
+            with repeatable(cfg.train.deterministic):
+                yield Runtime(device, where.rank, where.world, precision.name, compiling, precision.why, alarm, heard)
+        finally:
+            if _ends_alike(sys.exc_info()[1]):
+                alarm.stop()
+                if joining:
+                    # Not after an error: leaving would wait for processes that may never come.
+                    dist.destroy_process_group()
     except BaseException as error:
+        if _ends_alike(error):
+            raise
         told = explain(error, cfg, where.world, alarm.late)
         alarm.raise_it(told or error)
         if told is None:
             raise
         raise told from error
+
+
+def _ends_alike(error: BaseException | None) -> bool:
+    """Whether all processes end as this one does."""
+    return error is None or (isinstance(error, Stopped) and error.together)
 
 
 def is_main() -> bool:

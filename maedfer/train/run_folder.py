@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maedfer.errors import InputError, some
+from maedfer.errors import InputError, Stopped, some
 from maedfer.train.checkpoint import remove_leftovers
 from maedfer.train.checkpoints import LatestCheckpoint, existing, latest
 from maedfer.train.conditions import conditions
@@ -172,6 +173,9 @@ def recording(
         log.tell("start", step=step, task=cfg.task, output=str(output.absolute()), total=total, config=saved_tree(cfg))
         yield log
         outcome = "complete"
+    except Stopped as stop:
+        facts["signal"] = signal.Signals(stop.signal).name
+        raise
     finally:
         log.close(outcome)
         if runtime.main:

@@ -38,6 +38,7 @@ from maedfer.train.processes import seed_all
 from maedfer.train.quarantine import Quarantine
 from maedfer.train.run_state import Position, go_on_from, state_of, weights_of
 from maedfer.train.same_clips import identity, sizes
+from maedfer.train.stopping import Stopping
 from maedfer.train.tasks import Task
 from maedfer.train.tune import Trained, Tune, flops_per_clip
 from maedfer.train.watch import DeadGradients, SpikeWatch
@@ -75,6 +76,7 @@ class Trainer:
         self.meter = Meter()
         # What all processes decide alike: that a step is skipped, that the run stops after one, that clips are broken.
         self.agreement = Agreement(runtime, ("skip", "stop", "broken"))
+        self.stopping = Stopping(self)
         self.trained = Trained.of(model, Tune.of_run(cfg))
         self.schedule = run_schedule(cfg, batches.clips, len(batches), runtime.world)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
@@ -124,16 +126,18 @@ class Trainer:
         """Train until the end of the schedule.
 
         Raises:
+            Stopped: a signal came; where the run stands is saved.
             InputError: too many steps in a row were skipped, or too many clips cannot be read.
         """
         self.log = log
         self.quarantine.open(going_on=bool(self.position.step))
         self.pace = Pace(self.position.step, self.schedule.total)
         self.flops = flops_per_clip(self.model, profile(self.cfg.model), self.cfg.clip_model.depth)
-        if self.position.ending:
-            self._end_epoch()
-        while self.position.step < self.schedule.total:
-            self._epoch()
+        with self.stopping.watching():
+            if self.position.ending:
+                self._end_epoch()
+            while self.position.step < self.schedule.total:
+                self._epoch()
         self.log.progress(self.position.step, "training is complete", "")
         for note in self.lost_notes():
             self.log.say(note)
@@ -155,6 +159,8 @@ class Trainer:
                     self._report()
                 elif step % _FETCH_EVERY == 0:
                     self._fetch()
+                if self.stopping.asked and remaining:
+                    self.stopping.end(self.stopping.asked)
                 # The end of an epoch saves by itself.
                 if train.save_steps and step % train.save_steps == 0 and remaining:
                     self.save("last")
@@ -172,6 +178,7 @@ class Trainer:
             # not trained again.
             position.ending = True
             self.save("last")
+            self.stopping.between_epochs()
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -181,6 +188,7 @@ class Trainer:
         if self._is_kept():
             self.save(f"epoch_{self.position.epoch:03d}")
         self.save("last")
+        self.stopping.between_epochs()
         self.pace.restart()
 
     def _is_scored(self) -> bool:
@@ -217,7 +225,8 @@ class Trainer:
         self._learned: list[int] = []
         for part in range(accumulate):
             asked = time.perf_counter()
-            batch = next(batches)
+            with self.stopping.waiting(part):
+                batch = next(batches)
             clips = len(batch["index"])
             self.pace.add(clips, time.perf_counter() - asked)
             self.skipped += int(batch.pop("skipped"))
@@ -278,7 +287,8 @@ class Trainer:
 
     def _score(self) -> None:
         position = self.position
-        score = self.task.score(without_lora(self.result), position.epoch, position.step, self.log)
+        with self.stopping.scoring():
+            score = self.task.score(without_lora(self.result), position.epoch, position.step, self.log)
         if score is not None and (position.best is None or score > position.best):
             before = position.best, position.best_epoch
             position.best, position.best_epoch = score, position.epoch
@@ -321,7 +331,7 @@ class Trainer:
             InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
         go_on_from(self, checkpoint.path)
-        self.checkpoints.goes_on_from(self.position.step)
+        self.checkpoints.goes_on_from(checkpoint.path, self.position.step)
         self.notes += checkpoint.said
         self.incidents.kept = f"{checkpoint.path} (step {self.position.step})"
 
