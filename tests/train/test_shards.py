@@ -58,7 +58,7 @@ class Part(Runtime):
     def __init__(self, rank, world):
         super().__init__(torch.device("cpu"), rank, world)
 
-    def on_main(self, function):
+    def on_main(self, function, *_, **__):
         return function()
 
 
@@ -67,7 +67,8 @@ def same(left, right):
 
 
 def copies(batches):
-    return [{name: value.clone() for name, value in batch.items()} for batch in batches]
+    # What is wrong with clips on the way is told once by each process.
+    return [{name: value.clone() for name, value in batch.items() if name != "broken"} for batch in batches]
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
