@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maedfer import kernels as kernels
     from maedfer import layers as layers
     from maedfer import models as models
+    from maedfer import planning as planning
     from maedfer import prediction as prediction
     from maedfer import preparation as preparation
     from maedfer import report as report
@@ -68,6 +69,6 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {"models": [name for name in __all__ if name not in _PREDICTION], "prediction": _PREDICTION},
-    "data doctor errors evaluation explanation faces kernels layers models prediction preparation report studies "
-    "synthetic train".split(),
+    "data doctor errors evaluation explanation faces kernels layers models planning prediction preparation "
+    "report studies synthetic train".split(),
 )

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def printed(command: str) -> str:
     return out.getvalue()
 
 
+@cache
 def plans(clips: int, batch: int) -> list[RunPlan]:
     """From 1 to 512 GPUs, those that share the batch."""
     job = training_job("voxceleb2_pretrain", [f"train.batch_size={batch}"], clips)
