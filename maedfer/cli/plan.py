@@ -27,8 +27,8 @@ def add_commands(commands: Any) -> None:
         "Plan the run of a RECIPE, with overrides as for the run itself, on so many GPUs. Nothing is run: a step is\n"
         "what was measured on one GPU, where anything was, and all else is assumed. Every assumption is printed with\n"
         "where it is from and the option that changes it. docs/plan.md has two runs planned, and what the model is.\n\n"
-        "The global batch is that of the recipe as one process runs it (train.batch_size x train.accumulate), and is\n"
-        "shared out to the GPUs, so that schedule and learning rate stay those of the recipe.",
+        "The global batch is that of the recipe as one process runs it (train.batch_size x train.accumulate, or\n"
+        "train.global_batch), and is shared out to the GPUs, so that schedule and learning rate stay the recipe's.",
         examples(
             "maedfer plan voxceleb2_pretrain --gpus 1,8,64",
             "maedfer plan voxceleb2_pretrain train.batch_size=4096 --gpus 8,64,512 --clips 10920090",

@@ -228,7 +228,7 @@ def _settings(recipe: str | Path, overrides: list[str]) -> RunConfig:
 
 def _batch(cfg: RunConfig) -> int:
     """Clips of a step, as one process runs the settings."""
-    return cfg.train.batch_size * cfg.train.accumulate
+    return cfg.train.global_batch or cfg.train.batch_size * cfg.train.accumulate
 
 
 def _shipped(recipe: str | Path) -> str:

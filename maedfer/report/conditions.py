@@ -15,7 +15,8 @@ from maedfer.train.settings import RunConfig
 
 # Settings that belong to the machine and still decide what is compared: clips, global batch, the weights scored.
 _DECIDING = frozenset(
-    "data.train data.val data.test train.batch_size train.accumulate eval.checkpoint eval.runs".split()
+    "data.train data.val data.test train.batch_size train.accumulate train.global_batch".split()
+    + "eval.checkpoint eval.runs".split()
 )
 # Settings in which the seeds of one condition may differ.
 FREE = (keys_of(RunConfig, "machine") | {"seed"}) - _DECIDING

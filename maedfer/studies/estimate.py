@@ -80,9 +80,9 @@ def _clips(cfg: RunConfig) -> int:
     """Clips that a run goes through, those that are scored as the part of a step that they take."""
     learned = len(learned_clips(cfg))
     whole = len(read_clips(cfg, cfg.data.train, labelled=False)) if cfg.data.labels_epoch == "whole" else learned
-    trained = cfg.optim.epochs * whole
+    train, trained = cfg.train, cfg.optim.epochs * whole
     if cfg.train.max_steps:
-        trained = min(trained, cfg.train.max_steps * cfg.train.batch_size * cfg.train.accumulate)
+        trained = min(trained, cfg.train.max_steps * (train.global_batch or train.batch_size * train.accumulate))
     if cfg.task == "pretrain":
         return trained
     file = cfg.data.val or cfg.data.test

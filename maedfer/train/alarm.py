@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -57,7 +57,7 @@ class Alarm:
         self.about = Whereabouts()
         self.stopped = threading.Event()
         self.ending = threading.Lock()
-        self.host = platform.node()
+        self.host = socket.gethostname()
         self.talks = self.meetings = 0
         self.forgotten = 1
         self.store: dist.Store | None = None

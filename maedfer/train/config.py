@@ -226,11 +226,39 @@ def _check_together(cfg: RunConfig) -> None:
             "train.cuda_graphs and train.accumulate exclude each other: gradients that are added up would lie in "
             "memory that the next graph writes over"
         )
+    if cfg.train.global_batch and cfg.train.accumulate > 1:
+        raise InputError(
+            f"train.accumulate ({cfg.train.accumulate}) follows from train.global_batch ({cfg.train.global_batch}) and "
+            "the number of processes: leave the one or the other out"
+        )
     if cfg.task != "evaluate" and cfg.optim.warmup_epochs > cfg.optim.epochs:
         raise InputError(
             f"optim.warmup_epochs ({cfg.optim.warmup_epochs:g}) is above optim.epochs ({cfg.optim.epochs}): "
             "lower the one or raise the other"
         )
+
+
+def for_processes(cfg: RunConfig, world: int) -> RunConfig:
+    """The run with `train.accumulate` as `train.global_batch` has it for so many processes.
+
+    Raises:
+        InputError: their batches do not make that up.
+    """
+    train = cfg.train
+    if not train.global_batch or cfg.task == "evaluate":
+        return cfg
+    passes, rest = divmod(train.global_batch, train.batch_size * world)
+    if rest or not passes:
+        raise InputError(
+            f"train.global_batch ({train.global_batch}) is no multiple of train.batch_size ({train.batch_size}) x "
+            f"{world} {'process' if world == 1 else 'processes'}: give a batch_size by which it is"
+        )
+    if passes > 1 and train.cuda_graphs == "true":
+        raise InputError(
+            f"train.cuda_graphs needs one pass a step, and train.global_batch ({train.global_batch}) takes {passes} of "
+            f"train.batch_size ({train.batch_size}) x {world} {'process' if world == 1 else 'processes'}"
+        )
+    return dataclasses.replace(cfg, train=dataclasses.replace(train, accumulate=passes, global_batch=0))
 
 
 def _task_tree(task: str, name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from maedfer.evaluation.score import score_views
 from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_resumable
 from maedfer.train.checkpoints import LatestCheckpoint
-from maedfer.train.config import RunConfig
+from maedfer.train.config import RunConfig, for_processes
 from maedfer.train.environment import memory_mb
 from maedfer.train.evaluate import model_to_score, other_clip_settings, read_class_map, read_runs
 from maedfer.train.every_clip import Look, read_every_clip
@@ -66,6 +66,7 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, workers=0))
         tell = say if runtime.main else _say_nothing
         checkpoint = runtime.on_main(lambda: _check_output(cfg, tell))
+        cfg = for_processes(cfg, runtime.world)
         if cfg.task == "evaluate" and cfg.eval.runs:
             for folder, part in zip(cfg.eval.runs, read_runs(cfg.eval.runs), strict=True):
                 tell(f"eval.runs    {folder}: {counted(len(part.names), 'clip')}")

@@ -16,7 +16,7 @@ from maedfer.models import LGIFormer
 from maedfer.models.lora import without_lora
 from maedfer.train.augmenting import settled
 from maedfer.train.checkpoint import load_checkpoint
-from maedfer.train.config import RunConfig, check_config
+from maedfer.train.config import RunConfig, check_config, for_processes
 from maedfer.train.evaluate import write_results
 from maedfer.train.hooks import Hook
 from maedfer.train.list_notes import list_notes
@@ -55,6 +55,8 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         cfg = settled(cfg, runtime.device)
         told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
+        # config.yaml has what was asked for.
+        cfg = for_processes(cfg, runtime.world)
         task = FinetuneTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
         trainer = Trainer(task, model, TrainBatches(cfg, runtime))

@@ -26,8 +26,9 @@ from maedfer.train.environment import now
 from maedfer.train.processes import Runtime
 
 LOCK_FILE = ".lock"
-# Seconds that a process which was killed a moment ago may take to vanish.
-_GRACE = 1.0
+# Seconds that a process which was killed a moment ago may take to vanish; and one of a job that is started again, which
+# may be on another machine that is out of reach, and ends by itself when it notices.
+_GRACE, _GRACE_OF_JOB = 1.0, 120.0
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 _log = logging.getLogger("maedfer")
@@ -157,7 +158,8 @@ class _FolderLock:
 
     def acquire(self, create: bool) -> None:
         """Open the file and take the write lock; without a file where the file system has no locks."""
-        deadline = time.monotonic() + _GRACE
+        grace = _GRACE_OF_JOB if _started_again() else _GRACE
+        deadline, told = time.monotonic() + grace, False
         while True:
             try:
                 self.file = os.open(
@@ -193,6 +195,9 @@ class _FolderLock:
             if refusal is not None:
                 if time.monotonic() > deadline:
                     raise refusal from None
+                if grace > _GRACE and not told:
+                    told = True
+                    _log.warning("%s; waiting for it, as this job was started again", refusal.args[0].partition(":")[0])
                 time.sleep(0.05)
 
     def let_go(self) -> None:
@@ -221,6 +226,13 @@ class _FolderLock:
             f"output folder {str(self.folder)!r} is in use by {_holders(file)}: wait until that run has ended, end it, "
             "or give another output folder"
         )
+
+
+def _started_again() -> bool:
+    """Whether torchrun or Slurm has started this job before."""
+    return any(
+        os.environ.get(name, "0") not in ("", "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
 
 
 def _note() -> bytes:

@@ -12,7 +12,7 @@ from maedfer._files import atomic_path
 from maedfer.data.sampler import SampleKey
 from maedfer.models import MAEDFER
 from maedfer.train.augmenting import received, settled
-from maedfer.train.config import RunConfig, check_config
+from maedfer.train.config import RunConfig, check_config, for_processes
 from maedfer.train.hooks import Hook
 from maedfer.train.loader import TrainBatches
 from maedfer.train.lock import hold
@@ -46,6 +46,8 @@ def run_pretrain(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
         cfg = settled(cfg, runtime.device)
         told = hooks_of_run(cfg, runtime, hooks)
         checkpoint = runtime.on_main(lambda: open_run(cfg))
+        # config.yaml has what was asked for.
+        cfg = for_processes(cfg, runtime.world)
         task = PretrainTask(cfg, runtime)
         model, loaded = task.build(initial=checkpoint is None)
         batches = TrainBatches(cfg, runtime)

@@ -21,7 +21,7 @@ from maedfer.models.low_precision import low_precision_weights
 from maedfer.train.alarm import Alarm
 from maedfer.train.augmenting import settled
 from maedfer.train.compiling import Compiling
-from maedfer.train.config import RunConfig
+from maedfer.train.config import RunConfig, for_processes
 from maedfer.train.failures import explain
 from maedfer.train.peers import Place, join, place
 from maedfer.train.precision import precision_of
@@ -173,7 +173,7 @@ def start(cfg: RunConfig, signals: Signals | None = None) -> Iterator[Runtime]:
     where = place()
     device = _device(cfg.train.device, where)
     choose(cfg.clip_model.impl, device)
-    compiling = Compiling.of_run(cfg, device, where.world)
+    compiling = Compiling.of_run(for_processes(cfg, where.world), device, where.world)
     settled(cfg, device)
     if cfg.train.threads:
         torch.set_num_threads(cfg.train.threads)

@@ -25,7 +25,7 @@ class OptimConfig:
         high=100,
         by_task={"pretrain": 3e-4},
         doc="peak learning rate for a global batch of `lr_batch` clips, scaled linearly to the actual one (batch_size "
-        "* processes * accumulate; repeats do not count)",
+        "* processes * accumulate, or global_batch; repeats do not count)",
     )
     lr_batch: int = setting(
         256,
@@ -77,6 +77,15 @@ class TrainConfig:
     )
     accumulate: int = setting(
         1, low=1, high=1_000_000, belongs_to="machine", doc="forward passes for one optimiser step"
+    )
+    global_batch: int = setting(
+        0,
+        low=0,
+        high=10_000_000,
+        belongs_to="machine",
+        doc="clips of an optimiser step over all processes: `accumulate` is then what that takes of `batch_size` and "
+        "the number of processes, so that one command means the same run on any number; 0 = batch_size * processes * "
+        "accumulate",
     )
     ema: float = setting(
         0.0,

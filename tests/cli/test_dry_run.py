@@ -68,6 +68,10 @@ def test_what_would_stop_the_run_does(call: Call, frames: Path, trained: Path, t
     assert "label 1 is out of range" in refused("data.classes=[calm]")
     assert "8 clips are fewer than one batch of 9" in refused("train.batch_size=9")
     assert "8 training clips do not fill one batch of 12" in refused("train.accumulate=3")
+    assert "train.global_batch (6) is no multiple of train.batch_size (4) x 1 process" in refused(
+        "train.batch_size=4", "train.global_batch=6"
+    )
+    assert "8 training clips do not fill one batch of 12" in refused("train.batch_size=4", "train.global_batch=12")
     assert "is longer than the run" in refused("train.max_steps=1")
     assert "does not exist" in refused(f"train.init={tmp_path}/none")
     (tmp_path / "file").write_text("")

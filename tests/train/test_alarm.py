@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import platform
 import re
 import signal
 import socket
@@ -91,7 +90,7 @@ SCENARIOS: dict[str, tuple[int, list[str], str, list[str | None]]] = {
 }
 
 
-def _child(settings, code, environment, output):
+def processes_of(settings, code, environment, output):
     os.environ.update(environment)
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -114,7 +113,7 @@ def test_processes_that_are_lost_or_stuck_end_all_with_a_sentence(tmp_path):
             environment = {"OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(processes)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             output = tmp_path / f"{number}_{rank}"
-            worker = context.Process(target=_child, args=(settings, code, environment, str(output)))
+            worker = context.Process(target=processes_of, args=(settings, code, environment, str(output)))
             worker.start()
             started[name].append((worker, output))
     deadline = time.monotonic() + _HANGS
@@ -134,7 +133,7 @@ def test_processes_that_are_lost_or_stuck_end_all_with_a_sentence(tmp_path):
                 assert code == -signal.SIGKILL, told
                 continue
             assert code in ((0,) if sentence == "left in good order" else (1, 2)), told
-            assert re.search(sentence.replace("HOST", platform.node()), text), told
+            assert re.search(sentence.replace("HOST", socket.gethostname()), text), told
             assert "Traceback" not in text, told
 
 

@@ -19,7 +19,8 @@ def test_two_processes_give_the_losses_of_one(task, data, tmp_path):
     changes = ["optim.epochs=2"] if task == "pretrain" else [*PLAIN, "model.drop_path=0"]
     run = {"pretrain": run_pretrain, "finetune": run_finetune}[task]
     run(tiny(task, data, tmp_path / "one", *changes, "train.batch_size=4"))
-    settings = [*overrides(task, data, tmp_path / "two"), *changes, "train.batch_size=1", "train.accumulate=2"]
+    passes = "train.accumulate=2" if task == "finetune" else "train.global_batch=4"
+    settings = [*overrides(task, data, tmp_path / "two"), *changes, "train.batch_size=1", passes]
     done = (
         torchrun(task, settings, tmp_path / "run.py") if task == "finetune" else in_process(task, settings, processes=2)
     )

@@ -102,6 +102,24 @@ def test_a_kill_frees_the_folder_at_once(tmp_path, elsewhere):
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_job_that_is_started_again_waits_for_what_is_left_of_it(name, tmp_path, elsewhere, monkeypatch, caplog):
+    process = elsewhere(ALONE)
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(InputError, match="is in use by process"):
+        check_free(tmp_path / "run")
+    monkeypatch.setenv(name, "1")
+    threading.Timer(0.5, process.kill).start()
+    with hold(tmp_path / "run", ALONE):
+        assert process.exitcode == -signal.SIGKILL or not process.is_alive()
+    assert f"run' is in use by process {process.pid} on" in caplog.text and "waiting for it" in caplog.text
+    # It does not wait for ever.
+    elsewhere(ALONE)
+    monkeypatch.setattr(lock, "_GRACE_OF_JOB", 0.3)
+    with pytest.raises(InputError, match="is in use by process"):
+        check_free(tmp_path / "run")
+
+
 def test_processes_of_an_earlier_job_keep_a_new_one_out(tmp_path, elsewhere):
     main = elsewhere(ALONE)
     rank = elsewhere(Second())
@@ -217,7 +235,7 @@ def look(self, log):
     if self.runtime.main and not os.fork():
         lock._GRACE = 0.0
         try:
-            lock.check_free(self.folder.parent)
+            lock.check_free(self.cfg.output)
         except ValueError as error:
             print(error, flush=True)
         os._exit(0)

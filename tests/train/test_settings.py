@@ -46,7 +46,8 @@ def test_what_a_resumed_run_may_change() -> None:
         data.max_broken train.max_skipped
         model.impl model.full_attention model.checkpoint_blocks
         model.encoder.impl model.encoder.full_attention model.encoder.checkpoint_blocks
-        augment.device train.batch_size train.accumulate train.compile train.cuda_graphs
+        augment.device train.batch_size train.accumulate train.global_batch train.timeout train.lost_after data.timeout
+        train.compile train.cuda_graphs
         train.device train.resume train.save_every train.save_steps train.log_every train.threads train.tensorboard
         train.log_to eval.batch_size eval.save_features eval.checkpoint eval.runs""".split()
     )

@@ -11,6 +11,7 @@ from torch._dynamo import lookup_backend
 from maedfer.errors import InputError
 from maedfer.train import processes, run_finetune, run_pretrain
 from maedfer.train.checkpoint import load_checkpoint
+from maedfer.train.config import for_processes
 from maedfer.train.precision import Precision
 from maedfer.train.tasks import FinetuneTask
 from maedfer.train.trainer import Trainer
@@ -214,6 +215,12 @@ def test_cuda_graphs_are_refused_where_they_cannot_be(data, tmp_path):
         tiny("finetune", data, tmp_path, "train.cuda_graphs=true", "train.compile=false")
     with pytest.raises(InputError, match="train.cuda_graphs and train.accumulate exclude each other"):
         tiny("finetune", data, tmp_path, "train.cuda_graphs=true", "train.accumulate=2")
+    with pytest.raises(InputError, match="train.accumulate .2. follows from train.global_batch .8. and the number"):
+        tiny("finetune", data, tmp_path, "train.global_batch=8", "train.accumulate=2")
+    graphs = tiny("finetune", data, tmp_path, "train.cuda_graphs=true", "train.global_batch=8")
+    with pytest.raises(InputError, match="cuda_graphs needs one pass a step, and train.global_batch .8. takes 2 of"):
+        for_processes(graphs, 1)
+    assert for_processes(graphs, 2).train.accumulate == 1
     with pytest.raises(InputError, match="train.cuda_graphs needs a CUDA device"):
         run_finetune(tiny("finetune", data, tmp_path, "train.cuda_graphs=true"))
 
