@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -90,6 +93,7 @@ def join(where: Place, device: torch.device, timeout: float = 600.0) -> None:
                 "nccl" if nccl else "gloo",
                 timeout=timedelta(seconds=timeout + (_NCCL_MORE if nccl else 0.0)),
                 device_id=device if nccl else None,
+                **_store_of_agents(where, timeout),
             )
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -99,6 +103,51 @@ def join(where: Place, device: torch.device, timeout: float = 600.0) -> None:
         ) from error
     finally:
         patience.close()
+
+
+def _store_of_agents(where: Place, timeout: float) -> dict[str, Any]:
+    """How a process group finds torchrun's store, which has the addresses of processes that were there before.
+
+    One store serves all the times that torchrun starts processes (as of PyTorch 2.14), who would look for each other
+    at the places of their predecessors. The number of restarts tells the times apart on one machine only: a machine
+    that came later has counted fewer.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    patience = timedelta(seconds=timeout)
+    store = dist.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=patience)
+    name = agree_on_name(store, where, timeout)
+    return {"store": dist.PrefixStore(f"maedfer/group/{name}", store), "rank": where.rank, "world_size": where.world}
+
+
+def agree_on_name(store: dist.Store, where: Place, timeout: float) -> str:
+    """A new name that all processes know, in a store that may hold what other processes of the same ranks left there.
+
+    Each one draws a number; process 0 tells its own to every number that it finds, until all have said that they know.
+
+    Raises:
+        RuntimeError: that takes longer than `timeout` seconds.
+    """
+    mine = secrets.token_hex(8)
+    store.set(f"maedfer/here/{where.rank}", mine)
+    if where.rank:
+        store.wait([f"maedfer/told/{mine}"], timedelta(seconds=timeout))
+        name = store.get(f"maedfer/told/{mine}").decode()
+        store.add(f"maedfer/known/{name}", 1)
+        return name
+    keys = [f"maedfer/here/{rank}" for rank in range(1, where.world)]
+    told: set[bytes] = set()
+    deadline = time.monotonic() + timeout
+    while store.add(f"maedfer/known/{mine}", 0) < where.world - 1:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {where.world} processes have come within {timeout:g} s")
+        if store.check(keys):
+            for number in set(store.multi_get(keys)) - told:
+                store.set(f"maedfer/told/{number.decode()}", mine)
+                told.add(number)
+        time.sleep(0.05)
+    return mine
 
 
 def _number(name: str) -> int | None:

@@ -20,7 +20,7 @@ from tests.train.test_alarm import processes_of
 
 # Names that are addresses need no list of names, which the machine's own namespace of files would have to hold.
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-_HANGS = 300
+_HANGS = 600
 # As torchrun would start `-m maedfer`, but that one process is killed, once, in the middle of its second epoch.
 KILLED = """
 import os, signal, sys
@@ -49,6 +49,7 @@ def hosts():
             held.append(
                 subprocess.Popen(["unshare", "-n", "-u", "sh", "-c", command], stdout=-1, stderr=subprocess.DEVNULL)
             )
+            assert held[-1].stdout is not None
             if held[-1].stdout.readline() != b"ready\n":
                 pytest.skip("this user may have no network namespaces")
         one, two = (host.pid for host in held)

@@ -1,11 +1,13 @@
+import threading
 import time
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from maedfer.errors import InputError
 from maedfer.train import load_config, peers
-from maedfer.train.peers import Place, place
+from maedfer.train.peers import Place, agree_on_name, place
 from maedfer.train.processes import is_main, start
 from tests.train.runs import in_process, overrides, write_clips
 
@@ -91,6 +93,30 @@ def test_processes_that_are_not_found(environment, monkeypatch):
         start(cfg),
     ):
         pass
+
+
+def test_processes_agree_on_a_name_beside_what_those_before_them_left():
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def agree(rank, found):
+        store = dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
+        found[rank] = agree_on_name(store, Place(rank, rank, 3), 60.0)
+
+    names = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        found: dict[int, str] = {}
+        threads = [threading.Thread(target=agree, args=(rank, found)) for rank in order]
+        for thread in threads:
+            thread.start()
+            # Process 0 may find numbers of those before, or the new ones.
+            time.sleep(0.2)
+        for thread in threads:
+            thread.join(60)
+        assert len(found) == 3 and len(set(found.values())) == 1
+        names.append(found[0])
+    assert len(set(names)) == 3
+    with pytest.raises(RuntimeError, match="not all of 3 processes have come within 0.2 s"):
+        agree_on_name(server, Place(0, 0, 3), 0.2)
 
 
 @pytest.mark.parametrize("waiting", [False, True])
