@@ -33,7 +33,7 @@ class Fault:
 
 
 # Faults after which the run has to be started again, and those that it has to live with.
-ENDING = ("kill", "kill_writing", "loader_killed", "rank_killed")
+ENDING = ("kill", "kill_writing", "term", "int", "usr1", "term_twice", "loader_killed", "rank_killed")
 PASSING = ("full", "full_output", "read_only", "quota", "clip_damaged")
 # What is done to the latest checkpoint while the run does not go on.
 DAMAGES = ("flipped", "cut", "emptied", "edited", "removed")

@@ -9,6 +9,7 @@ import io
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -90,7 +91,7 @@ class Harm:
             _send(signal.SIGKILL, [*others, self.process])
         elif fault.kind in SIGNALS:
             for _ in range(2 if fault.kind == "term_twice" else 1):
-                _send(SIGNALS[fault.kind], [*others, self.process])
+                _ask(SIGNALS[fault.kind], [*others, self.process])
                 # The second one comes while the first one's checkpoint is written, or after that.
                 time.sleep(fault.moment * self.cycle)
         elif fault.kind == "loader_killed":
@@ -175,6 +176,11 @@ def _send(number: int, processes: Sequence[int]) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
+
+
+def _ask(number: int, processes: Sequence[int]) -> None:
+    # Not by this process: what its own children hear from it is another matter.
+    subprocess.run(["sh", "-c", f"kill -{number:d} {' '.join(map(str, processes))}"], check=False)
 
 
 def _lead_to_full(which: Callable[[str], bool]) -> list[tuple[int, int]]:

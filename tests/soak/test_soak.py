@@ -21,7 +21,7 @@ def _happened(counts: Counter[str], *names: str) -> dict[str, int]:
 
 def test_a_run_comes_to_the_same_whatever_happens_to_it(tmp_path: Path) -> None:
     job = Job("finetune", 8, workers=1)
-    kinds, passing, damages = faults.possible(1, 1), faults.PASSING, ("edited",)
+    kinds, passing, damages = faults.possible(1, 1), faults.PASSING, ("cut", "edited")
     story = soak(job, tmp_path, 3, Wanted(kinds, passing, 2, damages))
     assert not story.wrong
     assert not _happened(story.counts, *kinds, *passing, *(f"checkpoint {how}" for how in damages))
