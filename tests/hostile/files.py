@@ -101,6 +101,7 @@ def kinds() -> dict[str, Kind]:
         "config.json": Kind(model, "config.json", _model, text=True),
         "model.safetensors": Kind(model, "model.safetensors", _model),
         "last.pt": Kind("world/run_unfinished", "checkpoints/last.pt", _checkpoint),
+        "previous.pt": Kind("world/run_unfinished", "checkpoints/previous.pt", _one_before),
         "published.pth": Kind("published", "published.pth", _published("published.pth")),
         "published.safetensors": Kind("published", "published.safetensors", _published("published.safetensors")),
     }
@@ -418,6 +419,14 @@ def _classify(model: Any) -> None:
     if clip.in_channels * np.prod(clip.clip_size) < 10**6:
         with torch.no_grad():
             model.forward_features(torch.zeros(1, clip.in_channels, *clip.clip_size))
+
+
+def _one_before(folder: Path) -> None:
+    from maedfer.train.checkpoints import latest
+
+    (folder / "checkpoints" / "last.pt").unlink()
+    found = latest(folder)
+    assert found is not None and found.path.name == "previous.pt" and found.said
 
 
 def _checkpoint(folder: Path) -> None:
