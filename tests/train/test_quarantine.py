@@ -72,10 +72,9 @@ def test_broken_clips_are_put_down_once_also_by_a_run_that_is_resumed(tmp_path, 
     shutil.rmtree(data / "clip_11")
     kept.rename(data / "clip_11")
     result = run_finetune(tiny("finetune", data, tmp_path / "cut", *changes))
-    left = [row.clip for row in read_quarantine(tmp_path / "cut" / "quarantine.csv")]
-    if "clip_11" not in left:
-        assert left == ["clip_8"] and "can be read again, and learned from: clip_11" in capsys.readouterr().out
-        assert any(note.startswith("1 of 14 clips to learn from") for note in scores(result)["notes"])
+    assert [row.clip for row in read_quarantine(tmp_path / "cut" / "quarantine.csv")] == ["clip_8"]
+    assert "can be read again, and learned from: clip_11; no longer in quarantine.csv" in capsys.readouterr().out
+    assert any(note.startswith("1 of 14 clips to learn from") for note in scores(result)["notes"])
 
 
 def test_more_broken_clips_than_allowed_stop_the_run_before_and_after_they_are_mended(tmp_path, capsys):
