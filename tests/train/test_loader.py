@@ -267,3 +267,32 @@ def test_a_process_that_ends_while_it_hands_a_batch_over_is_told(error, data, tm
     batches = TrainBatches(tiny("finetune", data, tmp_path), ALONE).epoch(0)
     with pytest.raises(type(error)):
         next(batches)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "evaluate"])
+def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp_path, monkeypatch):
+    data = write_clips(tmp_path / "clips", 6)
+    read = ClipDataset.__getitem__
+
+    def hang(self, key):
+        # As on a file of a server that is gone.
+        if key.index == 4:
+            time.sleep(300)
+        return read(self, key)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", hang)
+    changes = ["data.workers=1", "data.timeout=8", "train.batch_size=6"]
+    if task == "pretrain":
+        batches = TrainBatches(tiny(task, data, tmp_path / "run", *changes), ALONE).epoch(0)
+        clips = r"'clip_\d', 'clip_\d', 'clip_\d', 'clip_\d' and 2 more"
+    else:
+        cfg = tiny("finetune", data, tmp_path / "run", *changes, "eval.batch_size=2")
+        batches = iter(ViewBatches(cfg, ALONE, str(data / "train.csv")))
+        assert [len(next(batches)["index"]) for _ in range(2)] == [4, 4]
+        clips = "'clip_4', 'clip_5', or"
+    message = (
+        rf"no batch has come from the loader's processes for 8 s \(data\.timeout\): one of them is reading {clips}"
+    )
+    with pytest.raises(InputError, match=message):
+        next(batches)
+    assert ALONE.about.stay is None
