@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from maedfer.errors import InputError
+from maedfer.train.alarm import Alarm
+from maedfer.train.peers import Place
 from maedfer.train.whereabouts import Sign, Whereabouts
 
 # Seconds after which a scenario that takes a few is taken for one that hangs.
@@ -151,3 +154,25 @@ def test_a_sign_of_life_says_what_was_noted(stays):
     after = Sign.of(about, 5, "here", 9)
     assert (after.step, after.count, after.doing) == (3, len(stays), "")
     assert Sign.read(5, after.line()) == after
+
+
+class _Store:
+    """Stands for the store of the processes, in which an error comes up."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def add(self, key: str, amount: int) -> int:
+        raise RuntimeError(self.text)
+
+
+def test_a_loader_process_that_is_killed_while_others_are_waited_for_is_not_taken_for_them() -> None:
+    # A handler of PyTorch's raises it, wherever the process is.
+    alarm = Alarm(Place())
+    alarm.name, alarm.keeper = "maedfer/x", "the process that keeps the others together, at a host,"
+    alarm.store = _Store("DataLoader worker (pid 7) is killed by signal: Killed. ")  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        alarm.meet(main=True)
+    alarm.store = _Store("Connection reset by peer")  # type: ignore[assignment]
+    with pytest.raises(InputError, match="keeps the others together, at a host, has gone"):
+        alarm.meet(main=True)
