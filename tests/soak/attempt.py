@@ -118,15 +118,16 @@ def _torchrun(folder: Path, world: int, restarts: int) -> tuple[list[int], bool]
 
 def _child(folder: str, rank: int, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    # A scheduler's job is a session of its own.
+    os.setsid()
     sys.exit(_run(Path(folder), rank))
 
 
 def _run(folder: Path, rank: int) -> int:
-    # Torch's own streams are those of the system, and a scheduler's job is a session of its own.
+    # What torch writes goes to the system's streams.
     with open(folder / f"rank_{rank}.txt", "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.setsid()
     plan = Plan.read(folder / "plan.json")
     install(plan, folder, rank)
     from maedfer.cli import main

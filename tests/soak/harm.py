@@ -185,16 +185,17 @@ def _ask(number: int, processes: Sequence[int]) -> None:
 
 def _lead_to_full(which: Callable[[str], bool]) -> list[tuple[int, int]]:
     """Let every handle of such files lead to a device that is always full; gives them with what they were."""
-    full = os.open("/dev/full", os.O_WRONLY)
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if which(os.readlink(f"/proc/self/fd/{name}")):
-                found.append((int(name), os.dup(int(name))))
-    for handle, _ in found:
+                found.append(int(name))
+    kept = [(handle, os.dup(handle)) for handle in found]
+    full = os.open("/dev/full", os.O_WRONLY)
+    for handle in found:
         os.dup2(full, handle)
     os.close(full)
-    return found
+    return kept
 
 
 def _put_back(handles: Sequence[tuple[int, int]]) -> None:
