@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from maedfer.errors import InputError
 
+# Bytes of what is read at once. Lists of ten million clips have less.
+_LARGEST = 4 << 30
+# Bytes that any archive may unpack to, and how many of each packed one larger ones may: zeros alone have a thousand.
+_UNPACKED, _DENSEST = 256 << 20, 50
 # Where nothing can be written any more, whatever it is.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -22,12 +29,41 @@ def read_file(path: str | Path) -> bytes:
     """The content of a file that is given by its name; a pipe is one too.
 
     Raises:
-        OSError: it cannot be read, or is a device, which may have no end.
+        OSError: it cannot be read, is a device, which may have no end, or is larger than any list, journal or network.
     """
     with open(path, "rb") as file:
-        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if stat.S_ISCHR(status.st_mode):
             raise OSError(errno.EINVAL, "it is a device, not a file", str(path))
+        if status.st_size > _LARGEST:
+            raise OSError(errno.EFBIG, f"it has {status.st_size / 2**30:.0f} GiB, more than is read whole", str(path))
         return file.read()
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """What JSON of a file says, as `json.loads` with these options gives it.
+
+    Raises:
+        json.JSONDecodeError: it is none, or nested too deeply, which json has an error of another kind for.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+
+
+def check_archive(file: str | Path | BinaryIO) -> None:
+    """Refuse an archive of arrays (.npz) that is made to fill the memory: a few bytes that become gigabytes.
+
+    Raises:
+        ValueError: it unpacks to far more than arrays that were computed ever do.
+        OSError, zipfile.BadZipFile: it cannot be read, or is none.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    unpacked, packed = (sum(sizes) for sizes in ([e.file_size for e in entries], [e.compress_size for e in entries]))
+    if unpacked > max(_UNPACKED, _DENSEST * packed):
+        raise ValueError(f"it would unpack {packed / 2**20:.1f} MiB to {unpacked / 2**20:.0f}, and is not unpacked")
 
 
 @contextlib.contextmanager

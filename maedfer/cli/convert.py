@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maedfer._files import read_file
+from maedfer._files import parse_json, read_file
 from maedfer._values import expand_home
 from maedfer.cli._parser import add_command, examples, path
 from maedfer.errors import InputError
@@ -147,7 +146,7 @@ def _model_args(text: str | None) -> dict[str, Any] | None:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{where} is neither JSON nor a readable file: {reason}") from error
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from error
     if not isinstance(values, dict):

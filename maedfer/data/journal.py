@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from maedfer._files import read_file
+from maedfer._files import parse_json, read_file
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError
 
@@ -116,9 +116,9 @@ class Journal(OwnedFolder):
             if not whole and content[: len(beginning)] != beginning[: len(content)]:
                 raise ValueError
             lines = whole.split(b"\n")[:-1]
-            settings = dict(json.loads(lines[0])[self._head]) if lines else None
+            settings = dict(parse_json(lines[0])[self._head]) if lines else None
             # One by one: there may be a million.
-            found = [read(json.loads(line)) for line in lines[1:]]
+            found = [read(parse_json(line)) for line in lines[1:]]
         except DAMAGED:
             raise InputError(f"{shown(self._path)} is no journal of {self._about}: choose another folder") from None
         if settings is not None and settings != self._settings:

@@ -6,7 +6,6 @@ memory as well: here it is the file itself, of which the system holds what is lo
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import sys
@@ -17,6 +16,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from maedfer._files import parse_json
 from maedfer.errors import InputError
 from maedfer.models.config import LGIFormerConfig
 from maedfer.models.fixed_weights import packed_weights
@@ -51,7 +51,7 @@ class WeightsInFile:
         begin = 8 + int.from_bytes(self._map[:8], "little")
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self.tensors: dict[str, Tensor] = {}
-        for name, entry in json.loads(self._map[8:begin]).items():
+        for name, entry in parse_json(self._map[8:begin]).items():
             if name != "__metadata__":
                 if entry["dtype"] != "F32":
                     raise ValueError(f"{name} is of {entry['dtype']}")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, parse_json
 from maedfer._values import expand_home
 from maedfer.dataclass_tree import field_types, from_dict, to_dict, without
 from maedfer.errors import InputError, some
@@ -323,7 +323,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

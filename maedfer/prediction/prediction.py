@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, parse_json
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, require
 from maedfer.prediction.options import PredictionOptions, options_from
@@ -239,7 +239,7 @@ class Prediction:
 
 def _read_summary(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maedfer._files import atomic_path, remove_temporaries
+from maedfer._files import atomic_path, parse_json, remove_temporaries
 from maedfer.data.video.base import shown
 from maedfer.errors import InputError, shortened
 from maedfer.prediction.feature_file import FeatureLog
@@ -247,7 +247,7 @@ def _told(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{shown(path)}: cannot be read ({error.strerror})") from error
     except ValueError as error:

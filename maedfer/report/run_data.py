@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maedfer._files import check_archive, parse_json
 from maedfer.dataclass_tree import former_names, rename
 from maedfer.errors import InputError, require, shortened
 from maedfer.evaluation.metrics import intervals, scores
 from maedfer.models import profile
 from maedfer.report.page import leaves
 from maedfer.train.config import RunConfig, resolve
+from maedfer.train.recipes import check_size
 
 Record = dict[str, Any]
 
@@ -191,7 +192,7 @@ def read_log(path: Path) -> tuple[list[Record], int | None]:
 
 def _record(line: str) -> Record | None:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
@@ -216,6 +217,7 @@ def read_arrays(path: Path, wanted: Iterable[str], optional: Iterable[str] = ())
     if not path.is_file():
         return {}
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in (*wanted, *optional) if name in file.files}
     except Exception as error:  # numpy, zipfile and zlib each raise their own.
@@ -280,7 +282,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
         raise InputError(f"{str(path)!r} is not JSON ({error}): delete it or write it anew") from error
     if not isinstance(value, dict):
@@ -298,6 +300,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     yaml = require("yaml", "train")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_size(value, repr(str(path)))
+    except RecursionError:
+        raise InputError(f"{str(path)!r} is nested too deeply for settings") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):

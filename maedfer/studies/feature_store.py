@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from maedfer._files import atomic_path, remove_temporaries
+from maedfer._files import atomic_path, parse_json, remove_temporaries
 from maedfer.dataclass_tree import keys_of, to_dict, without
 from maedfer.errors import InputError
 from maedfer.models import LGIFormer, LGIFormerConfig
@@ -59,7 +59,7 @@ class FeatureSet:
     def read(cls, folder: Path) -> FeatureSet | None:
         """A set that is there; None where the folder is none, or not whole."""
         try:
-            known = json.loads((folder / SET_FILE).read_text(encoding="utf-8"))
+            known = parse_json((folder / SET_FILE).read_text(encoding="utf-8"))
             shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
             return cls(folder, known["about"], shapes, known["clips"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -127,7 +127,7 @@ class FeatureSet:
         kept = b""
         for line in log.read_bytes().splitlines(keepends=True) if log.is_file() else []:
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 done, lost = int(record["done"]), record["lost"]
             except (ValueError, KeyError, TypeError):
                 break

@@ -7,7 +7,6 @@ ended it.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import re
@@ -21,6 +20,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from maedfer._files import parse_json
 from maedfer._progress import counted, duration
 from maedfer._values import is_address
 from maedfer._workers import serve_parent
@@ -311,7 +311,7 @@ def _left(failed: Sequence[tuple[Job, str]], count: int) -> str:
 
 def _outcome(folder: Path) -> object:
     try:
-        facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        facts = parse_json((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return facts.get("outcome") if isinstance(facts, dict) else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer._files import parse_json
 from maedfer.train.config import load_config
 from maedfer.train.evaluate import run_evaluate
 
@@ -35,5 +35,5 @@ def pool_runs(runs: Sequence[Path], output: Path) -> None:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """What metrics.json of a run holds."""
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = parse_json((folder / "metrics.json").read_text(encoding="utf-8"))
     return found

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from maedfer._files import parse_json
 from maedfer._workers import serve_parent
 from maedfer.errors import InputError, require
 from maedfer.synthetic.acting import EXPRESSIONS, TWINS
@@ -161,7 +162,7 @@ def _is_written(out: Path, settings: _Settings) -> bool:
     if not any(out.iterdir()):
         return False
     try:
-        found = json.loads((out / "dataset.json").read_text())["settings"]
+        found = parse_json((out / "dataset.json").read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out} is not empty and holds no data set of this kind: choose another folder") from None
     own = settings.as_json()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, parse_json
 from maedfer.dataclass_tree import leaves
 from maedfer.errors import InputError, require
 
@@ -285,7 +285,7 @@ def open_hooks(names: Sequence[str], given: Sequence[Hook] = (), tensorboard: bo
 
 def _ids(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / IDS_FILE).read_text(encoding="utf-8"))
+        found = parse_json((folder / IDS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from maedfer._files import parse_json
 from maedfer.errors import InputError
 from maedfer.train.environment import now
 from maedfer.train.processes import Runtime
@@ -245,7 +246,7 @@ def _holders(file: int) -> str:
     notes = []
     for line in os.read(file, 1 << 20).splitlines():
         with contextlib.suppress(ValueError):
-            note = json.loads(line)
+            note = parse_json(line)
             if isinstance(note, dict) and {"host", "pid", "started"} <= note.keys():
                 notes.append(note)
     # The main process may be gone while others of its job still live.

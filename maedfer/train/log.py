@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maedfer._files import atomic_path, is_full
+from maedfer._files import atomic_path, is_full, parse_json
 from maedfer._progress import counted, is_terminal
 from maedfer.errors import InputError
 from maedfer.train.hooks import IDS_FILE, Hooks
@@ -174,7 +174,7 @@ def truncate_log(path: Path, step: int, unscored: bool = False) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except json.JSONDecodeError:
             continue
         if not isinstance(record, dict) or record.get("step", 0) > step:

@@ -6,12 +6,12 @@ A processor multiplies bfloat16 faster than float32 where it has instructions fo
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from maedfer._files import parse_json
 from maedfer.errors import InputError
 from maedfer.models import arithmetic
 from maedfer.train.settings import RunConfig
@@ -87,7 +87,7 @@ def precision_here(cfg: RunConfig) -> str:
 def recorded_precision(folder: str | Path) -> str | None:
     """What a run computed in, as its folder says; None where it does not."""
     try:
-        facts = json.loads((Path(folder) / "environment.json").read_text(encoding="utf-8"))
+        facts = parse_json((Path(folder) / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     name = facts.get("precision") if isinstance(facts, dict) else None

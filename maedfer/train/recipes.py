@@ -10,8 +10,9 @@ from maedfer._values import Plain, expand_home
 from maedfer.errors import InputError, require, unknown
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-# A list in a section of a section of the tree has its items there.
-_DEEPEST = 5
+# A list in a section of a section of the tree has its items there; and values of a tree, of which settings have some
+# hundreds.
+_DEEPEST, _MOST = 5, 100_000
 
 
 def list_recipes() -> list[str]:
@@ -106,7 +107,7 @@ def _load(text: str, where: str) -> Any:
     Reader.add_constructor("tag:yaml.org,2002:str", scalar)
     try:
         tree = yaml.load(text, Reader)
-        _check_depth(tree, where, 0)
+        check_size(tree, where)
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -116,9 +117,21 @@ def _load(text: str, where: str) -> Any:
     return tree
 
 
-def _check_depth(tree: Any, where: str, depth: int) -> None:
-    # A section may refer to itself in YAML.
-    if depth > _DEEPEST:
-        raise InputError(f"{where} is nested too deeply for settings")
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple, set)) else ():
-        _check_depth(value, where, depth + 1)
+def check_size(tree: Any, where: str) -> None:
+    """Refuse a tree that is nested deeper than settings, or has more in it: in YAML, a section may stand for others, or
+    for itself.
+
+    Raises:
+        InputError: it is so.
+    """
+    left = _MOST
+    waiting = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise InputError(f"{where} is nested too deeply for settings")
+        inner = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple, set)) else ()
+        left -= len(inner)
+        if left < 0:
+            raise InputError(f"{where} has more than {_MOST} values, more than any settings")
+        waiting += [(value, depth + 1) for value in inner]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maedfer._files import parse_json
 from maedfer.errors import InputError, Stopped, some
 from maedfer.train.checkpoint import remove_leftovers
 from maedfer.train.checkpoints import LatestCheckpoint, existing, latest
@@ -207,7 +207,7 @@ def _counts_for_nothing(path: Path) -> bool:
 def _earlier(path: Path) -> list[dict[str, Any]]:
     # A run that was resumed keeps a short note of where its earlier parts ran.
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     if not isinstance(facts, dict):

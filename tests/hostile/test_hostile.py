@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from maedfer.cli import build_parser
-from tests.hostile import commands, files
+from tests.hostile import commands, files, malice
 from tests.hostile.apart import try_all
 
 # Of the rows of commands.txt, one in so many; and damages of each kind of file.
@@ -48,6 +48,12 @@ def test_damaged_files_are_read_or_refused(base: Path) -> None:
 def test_good_files_are_read(base: Path) -> None:
     """What is damaged is right before, so that it is the damage that is tried."""
     assert try_all([(kind, None, base) for kind in files.kinds()], files.attempt, batch=20) == [""] * len(files.kinds())
+
+
+def test_files_that_were_made_to_do_harm_are_refused() -> None:
+    names = list(malice.harms())
+    wrong = try_all(names, malice.attempt, batch=12, memory=1 << 30)
+    assert not [f"{name}: {why}" for name, why in zip(names, wrong, strict=True) if why]
 
 
 def _misbehave(how: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from maedfer._files import parse_json
 from maedfer._workers import DIED, in_processes
 from maedfer.data.list_text import read_text, split_fields
 from maedfer.data.shards.layout import (
@@ -305,7 +305,7 @@ class _Tar:
         who = self._index.subject(number)
         wanted |= {"subject": who} if who else {}
         try:
-            found = dict(json.loads(content))
+            found = dict(parse_json(content))
         except (ValueError, TypeError, RecursionError):
             return "is no JSON"
         other = [key for key, value in wanted.items() if key not in found or found[key] != value]

@@ -38,6 +38,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from maedfer._files import check_archive, parse_json
 from maedfer._values import is_address
 from maedfer.data.video.base import MAX_PIXELS, shown
 from maedfer.errors import InputError
@@ -320,6 +321,7 @@ def read_index(store: ShardStore) -> ShardIndex:
             "both again, or make the shards anew"
         )
     try:
+        check_archive(io.BytesIO(content))
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             there = [name for name in _ARRAYS if name not in WHO or any(one in file for one in WHO)]
             clips = ClipArrays(**{name: file[name] for name in there})
@@ -341,7 +343,7 @@ def parse_set(content: bytes, place: str) -> ShardSet:
         InputError: it is another file, of another version, or damaged.
     """
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         mark, version = found.pop("mark"), found.pop("version")
         if mark != MARK:
             raise ValueError

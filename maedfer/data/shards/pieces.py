@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from maedfer._files import atomic_path
+from maedfer._files import atomic_path, parse_json
 from maedfer.data.shards.layout import BLOCK, key_text
 from maedfer.data.shards.options import ShardOptions
 from maedfer.data.video import VideoReader, open_video
@@ -141,7 +141,7 @@ def read_piece(file: BinaryIO) -> Piece:
     record = file.read(length)
     if hashlib.sha256(record).digest() != digest:
         raise ValueError
-    piece = piece_of(json.loads(record))
+    piece = piece_of(parse_json(record))
     if piece.length != end - length:
         raise ValueError
     return piece

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from maedfer._files import atomic_path, remove_temporaries
+from maedfer._files import atomic_path, parse_json, remove_temporaries
 from maedfer.data.journal import OwnedFolder
 from maedfer.data.shards.layout import BLOCK, FRAME, FRAMES_START, INDEX_FILE, WORK_FOLDER, ShardFile, key_text
 from maedfer.data.shards.pieces import Piece, is_intact, piece_of, read_piece
@@ -82,7 +82,7 @@ class Unfinished(OwnedFolder):
         if found == self._plan:
             return
         if not self._plan.startswith(found):
-            refuse_other(self.folder, found, json.loads(self._plan))
+            refuse_other(self.folder, found, parse_json(self._plan))
         # Nothing yet, or what a process has left that was killed while it wrote.
         file.truncate(0)
         file.write(self._plan)
@@ -201,7 +201,7 @@ def refuse_other(folder: Path, found: bytes | str, plan: Mapping[str, Any]) -> N
         InputError: always.
     """
     try:
-        there = dict(json.loads(found))
+        there = dict(parse_json(found))
         settings = dict(there["settings"])
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{shown(folder)} holds other files: choose another folder, or delete it") from None
@@ -243,7 +243,7 @@ def _read_record(path: Path) -> ShardRecord:
     content, _, digest = path.read_bytes().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode("ascii") != digest:
         raise InputError(f"{shown(path)}: is damaged: delete {shown(path.parent.parent)} and begin again")
-    found = json.loads(content)
+    found = parse_json(content)
     return ShardRecord(
         file=ShardFile(**found["file"]),
         end=found["end"],

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from maedfer._files import atomic_path, read_file
+from maedfer._files import atomic_path, parse_json, read_file
 from maedfer._progress import counted
 from maedfer._workers import DIED, in_processes
 from maedfer.data.annotations import Clip, clip_key
@@ -293,7 +293,7 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> ShardSet:
     """What is known of shards that were written before by the same plan."""
     content = read_file(out / INDEX_FILE)
     about = parse_set(content, shown(out / INDEX_FILE))
-    found = json.loads(content)
+    found = parse_json(content)
     if any(found.get(name) != value for name, value in plan.items()):
         refuse_other(out, content, plan)
     # A process may have been killed before it could do so.

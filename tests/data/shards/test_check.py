@@ -138,6 +138,13 @@ def renamed(tar: Path, at: int, **changes: Any) -> None:
         ({"name": "000000000.000000.jpg"}, "member '000000000.000000.jpg' is there twice"),
         ({"name": "000000000.txt"}, "member '000000000.txt' does not belong"),
         ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "000000000.000001.jpg is a link, a folder or a device"),
+        ({"type": tarfile.LNKTYPE, "linkname": "../x"}, "000000000.000001.jpg is a link, a folder or a device"),
+        (
+            {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 8},
+            "000000000.000001.jpg is a link, a folder or a device",
+        ),
+        # Of a header that goes on for gigabytes, nothing is read.
+        ({"type": tarfile.XHDTYPE, "size": 8**11 - 1}, "000000000.000001.jpg is a link, a folder or a device"),
         ({"size": 10**9}, "000000000.000001.jpg has 1000000000 bytes, which are more than there are"),
         ({"size": 1}, "000000000.000001.jpg is not where the index has it, or of another length"),
     ],
