@@ -78,14 +78,25 @@ def run(args: argparse.Namespace) -> int:
         if item.partition("=")[0] in ("data.train", "output", "seed", "model.target", "data.stride"):
             raise InputError(f"{item.partition('=')[0]} is decided by the study: leave it out")
     devices, options = device_names(args.devices), _options(args)
+    from maedfer._progress import counted
     from maedfer.data.annotations import read_annotations
+    from maedfer.data.shards.unfinished import is_finished
     from maedfer.data.video.base import look_at
     from maedfer.studies.grid import is_done, shares
-    from maedfer.studies.motion import SIZE, prepare_study
+    from maedfer.studies.motion import SIZE, people, prepare_study
 
     shares(args.processes, devices)
     look_at(Path(file))
     clips = read_annotations(file, args.root, labelled=False, subject=args.subject or "")
+    if args.dry_run and not all(is_finished(Path(args.out) / "faces" / f"half_{half}") for half in (1, 2)):
+        who = {clip.subject or clip.name for clip in clips}
+        count = 2 * options.seeds * len(options.targets)
+        todo = "to be decoded" if args.no_crop else "faces to be cut out"
+        print(
+            f"{counted(len(clips), 'video')} of {people(len(who))}, {todo}; "
+            f"then {counted(count, 'pre-training')} of {counted(options.steps, 'step')}"
+        )
+        return 0
     opener = None if args.no_crop else _opener(args, SIZE)
     decoding = "cutting faces out" if opener is not None else "decoding"
     with shown_progress() as (_, progress):

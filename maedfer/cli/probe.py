@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
         "knn        votes of the nearest clips by cosine similarity, as in DINO\n"
         "linear     L2-regularised logistic regression on standardised features, as in CLIP\n"
         "attentive  a learnable query attends to the tokens of a clip, as in V-JEPA\n\n"
-        "DIR gets probe.json, probe.csv, scores.csv and scores.tex, report.html, and runs/, a folder a probe, with\n"
+        "DIR gets probe.json, probe.csv, table.csv and table.tex, report.html, and runs/, a folder a probe, with\n"
         "pred.csv, for `maedfer compare`; with several layers depth.png. Earlier results there are replaced.",
         examples(
             "maedfer probe runs/voxceleb2 data.train=train.csv data.test=test.csv --out probes/voxceleb2",

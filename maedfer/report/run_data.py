@@ -116,7 +116,9 @@ class RunData:
     @property
     def trained(self) -> str:
         """How many of the weights were trained, for people; "" where all of them were, or nothing says it."""
-        told = [item for item in self.events if item.get("kind") == "trained" and item.get("tune")]
+        of_all = ("", "all")
+        events = [item for item in self.events if item.get("kind") == "trained"]
+        told = [item for item in events if item.get("tune", "all") not in of_all]
         count, share = (number(told[-1].get(key)) for key in ("trained", "share")) if told else (None, None)
         if count is None or share is None:
             return ""

@@ -186,14 +186,14 @@ def _cell(
     pretrain, finetune = names["pretrain"], names["finetune"]
     name = pretrain if pretrain == finetune else f"{pretrain}+{finetune}"
     first = Job("pretrain", recipes["pretrain"][0], out / "pretrain" / pretrain,
-                (*recipes["pretrain"][1], *own["pretrain"]), f"pre-training, {pretrain}")  # fmt: skip
+                (*recipes["pretrain"][1], *own["pretrain"]), f"pre-training, {where}")  # fmt: skip
     runs = tuple(
         Job(
             "finetune",
             recipes["finetune"][0],
             out / "finetune" / name / f"seed_{seed}",
             (*recipes["finetune"][1], *own["finetune"], f"train.init={first.output}", f"seed={seed}"),
-            f"fine-tuning, {name}, seed {seed}",
+            f"fine-tuning, {where}, seed {seed}",
         )
         for seed in seeds
     )

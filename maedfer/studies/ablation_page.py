@@ -181,7 +181,7 @@ def _picture(plan: AblationStudy, table: AblationTable, scores: Mapping[str, Map
             for metric in METRICS
         }
         drawing = figures.curves([Panel("UAR and WAR", table.axis, lines, percent=True)], width=4.6, height=3.0)
-        band = ", the band its 95 % interval" if len(plan.seeds) > 1 else ""
+        band = ", the band its 95 % interval" if len(plan.seeds) > 2 else ""
         return html.figure(drawing, name, alt, f"Mean over seeds{band}.")
     drawing = figures.seed_comparison({metric.upper(): by_row for metric, by_row in scores.items()}, width=10.0)
     caption = "A dot is a seed, the bar the mean, the band one sample standard deviation to either side"

@@ -307,7 +307,7 @@ def _write_page(plan: LabelStudy, scores: Mapping[str, Mapping[str, np.ndarray]]
         drawing.savefig(path, format="png", dpi=200)
     said = sentences(plan, scores)
     alt = "UAR and WAR over the number of labels"
-    band = ", the band its 95 % interval" if len(plan.seeds) > 1 else ""
+    band = ", the band its 95 % interval" if len(plan.seeds) > 2 else ""
     caption = f"Labels on a logarithmic axis; a dot is a seed, the line the mean{band}; dotted: the UAR of guessing."
     body = [
         html.listing(said),

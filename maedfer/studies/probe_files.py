@@ -60,7 +60,7 @@ def write_study(
     groups = group_probes(scored, metric)
     differences = differences_to_random(groups)
     sentences = [sentence(group, differences.get((group.kind, group.layer)), groups) for group in told(groups)]
-    tables = {"scores": score_table(groups, about)}
+    tables = {"table": score_table(groups, about)}
     if differences:
         tables["random"] = random_table(groups, differences)
     # Those of an earlier call may be of other layers and seeds.
@@ -68,10 +68,11 @@ def write_study(
     for one in scored:
         _write_run(out / RUNS / one.task.folder, cfg, runtime, one)
     _write_rows(out / "probe.csv", scored)
-    for path in (*out.glob("random.csv"), *out.glob("random.tex")):
-        path.unlink()
+    # What the table was called before, and one that may not be made this time.
+    for path in (out / f"{name}.{end}" for name in ("random", "scores") for end in ("csv", "tex")):
+        path.unlink(missing_ok=True)
     for name, table in tables.items():
-        write_tables(table, out / name, f"tab:{name}")
+        write_tables(table, out / name, "tab:scores" if name == "table" else f"tab:{name}")
     page = write_page(out, groups, list(tables.values()), about, sentences, notes)
     result = {
         **about,

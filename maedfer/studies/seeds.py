@@ -17,13 +17,14 @@ def over_seeds(values: Sequence[float]) -> Measured:
     """Mean, sample standard deviation, and the 95 % interval of the mean by Student's t.
 
     Args:
-        values: shares in [0, 1], one a seed; a single one has neither spread nor interval.
+        values: shares in [0, 1], one a seed; a single one has neither spread nor interval, and two have no
+            interval, as Student's t makes nearly all of [0, 1] of them.
 
     Returns:
         The limits of the interval are held between 0 and 1.
     """
     found = Measured.over(values)
-    if found.spread is None:
+    if found.spread is None or len(values) == 2:
         return found
     reach = student(0.975, len(values) - 1) * found.spread / math.sqrt(len(values))
     return Measured(found.value, found.spread, max(0.0, found.value - reach), min(1.0, found.value + reach))
@@ -46,6 +47,10 @@ def about_seeds(seeds: Sequence[int]) -> str:
     names = ", ".join(map(str, seeds))
     if len(seeds) == 1:
         return f"One seed ({names}): how far another would be from it is not known."
+    if len(seeds) == 2:
+        return (
+            f"Mean ± sample standard deviation over seeds {names}: two are too few for an interval that says anything."
+        )
     return (
         f"Mean ± sample standard deviation over seeds {names}; in brackets the 95 % interval of the mean by "
         "Student's t, for these test clips."

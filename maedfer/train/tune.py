@@ -147,8 +147,8 @@ class Trained:
         return cls(tune.words, parameters, trained, frozen, trained / parameters)
 
     def facts(self) -> dict[str, Any]:
-        """As plain values, for files."""
-        return asdict(self)
+        """As plain values, for files; "all" where nothing was asked to keep its weights."""
+        return {**asdict(self), "tune": self.tune or "all"}
 
     def __str__(self) -> str:
         whole = f"{self.parameters / 1e6:.2f} M parameters"

@@ -21,7 +21,7 @@ def test_a_runs_encoder_is_probed(call: Call, frames: Path, trained: Path, tmp_p
     found = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert found["classes"] == ["calm", "moved"] and len(found["probes"]) == 2 * 2 * 2
     assert json.loads((tmp_path / "out" / "report.json").read_text())["kind"] == "probe"
-    for name in ("probe.csv", "scores.csv", "scores.tex", "report.html", "report.json", "depth.png"):
+    for name in ("probe.csv", "table.csv", "table.tex", "report.html", "report.json", "depth.png"):
         assert (tmp_path / "out" / name).is_file(), name
     # Its probes are runs for another command, two seeds each of four conditions.
     runs = sorted((tmp_path / "out" / "runs").iterdir())

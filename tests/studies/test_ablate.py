@@ -189,4 +189,6 @@ def test_the_command_tells_how_much_there_is_to_do(
     assert main([*words, "--seeds", "2", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "1 table with 2 rows: 1 run of pre-training, 4 of fine-tuning" in printed
+    # Rows are called by the table, not by their settings.
+    assert printed.count("fine-tuning, table ") == 4 and ", row " in printed
     assert "what is left takes about" in printed and not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from maedfer.cli import main
 from maedfer.errors import InputError
 from maedfer.evaluation.bootstrap import student
 from maedfer.studies.fewlabels import LabelStudy, fewlabels, plan_fewlabels, read_scores, result_table, sentences
-from maedfer.studies.seeds import over_seeds
+from maedfer.studies.seeds import about_seeds, over_seeds
 from maedfer.train.finetune import run_finetune
 from tests.studies.latex import read_table
 from tests.train.runs import overrides, tiny, write_clips
@@ -115,9 +115,12 @@ def test_interval_of_a_mean_is_students() -> None:
     assert found.value == pytest.approx(np.mean(values)) and found.low is not None and found.high is not None
     assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half), abs=1e-6)
     assert student(0.975, 3) == pytest.approx(3.182446, abs=1e-5)
-    wide = over_seeds([0.02, 0.98])
+    wide = over_seeds([0.02, 0.98, 0.5])
     assert (wide.low, wide.high) == (0, 1)
+    two = over_seeds([0.02, 0.98])
+    assert two.spread is not None and two.low is two.high is None
     assert over_seeds([0.4]).low is None
+    assert "interval that says anything" in about_seeds([0, 1]) and "in brackets" in about_seeds([0, 1, 2])
 
 
 def test_the_command_tells_what_there_is_to_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from maedfer.cli import main
 from maedfer.data.annotations import read_annotations
 from maedfer.errors import InputError
 from maedfer.evaluation.predictions import read_predictions
@@ -152,6 +153,15 @@ def test_a_study_from_videos_to_page(study: MotionStudy, monkeypatch: pytest.Mon
         rows = list(csv.reader(file))
     assert [row[1] for row in rows if row[:1] == ["linear"]] == [*results["linear"]["order"]["scores"], "chance"]
     assert "What the encoder learns of motion" in page.read_text()
+
+
+def test_what_there_is_to_do_is_told_before_faces_are_cut_out(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["motion", str(videos), "--dry-run", "--seeds", "2", "--steps", "5", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert told == "6 videos of 5 people, faces to be cut out; then 8 pre-trainings of 5 steps\n" and not out.exists()
 
 
 def test_too_little_to_ask(videos: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_all_layers_and_random_weights_in_one_call(world: Path, tmp_path: Path) 
         assert difference["uar"]["value"] == pytest.approx(both["model"] - both["random"])
     page = (out / "report.html").read_text()
     assert "Score over depth" in page and "V-JEPA" in page and "random weights" in page
-    assert "difference" in (out / "random.csv").read_text() and "toprule" in (out / "scores.tex").read_text()
+    assert "difference" in (out / "random.csv").read_text() and "toprule" in (out / "table.tex").read_text()
     # The folders of probes are runs: seeds of one kind and layer are a condition.
     groups = group_runs(sorted((out / "runs").iterdir()))
     assert len(groups) == 12
@@ -154,7 +154,7 @@ def test_killed_and_gone_on_with_gives_the_same(world: Path, tmp_path: Path, mon
     said: list[str] = []
     run_probe(world / "model", settings(world), tmp_path / "out", options, say=said.append)
     assert any("12 clips, 10 of them are there" in line for line in said)
-    for name in ("probe.csv", "scores.csv"):
+    for name in ("probe.csv", "table.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
