@@ -241,7 +241,7 @@ def _fit(job: TrainingJob, machine: Machine, gpus: int) -> tuple[int, int, float
         many = math.ceil(batch / gpus) * gpus
         raise InputError(
             f"{gpus} GPUs cannot share a step of {batch} clips evenly: give {' or '.join(map(str, near))} GPUs, or a "
-            f"step of {many} clips (train.batch_size x train.accumulate), with another learning rate and fewer steps"
+            f"step of {many} clips (train.global_batch), with another learning rate and fewer steps"
         )
     share, room = batch // gpus, _USED * machine.memory.value * 1e9
     for passes in _divisors(share):

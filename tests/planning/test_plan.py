@@ -214,6 +214,8 @@ def test_more_clips_and_larger_batches() -> None:
     assert ten.hours == pytest.approx(10 * plan_run(job(), FREE, 8).hours, rel=1e-3)
     large = job("voxceleb2_pretrain", "train.batch_size=4096")
     assert plan_run(large, FREE, 512).learning_rate == pytest.approx(32 * 1.5e-4)
+    said_so = job("voxceleb2_pretrain", "train.global_batch=4096")
+    assert plan_run(said_so, FREE, 512) == plan_run(large, FREE, 512) and said_so.recipe_batch == 128
     said = " ".join(sentences(large, H100, [plan_run(large, H100, 512)], "shards"))
     assert "4,096 clips a step are 32.0 times the recipe's 128" in said and "was not tried" in said
     assert "was not tried" not in " ".join(sentences(job(), H100, [plan_run(job(), H100, 1)], "shards"))
