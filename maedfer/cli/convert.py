@@ -1,4 +1,4 @@
-"""`maedfer convert`: between published checkpoints and folders of save_pretrained."""
+"""`maedfer convert`: between published checkpoints and saved models; one file of a sharded checkpoint."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def add_commands(commands: Any) -> None:
         "model when it is read here again. Values are kept bit for bit, no key is left out, and a file that holds\n"
         "anything but weights and plain arguments is refused. Weights of VideoMAE in the layout of Hugging Face are\n"
         "read too, as a file or as the folder that from_pretrained takes; the config.json in it says the number of\n"
-        "heads and the size of the clips.",
+        "heads and the size of the clips. A sharded checkpoint of a run (train.checkpoint=sharded) becomes one\n"
+        "file to go on from where OUT ends in .pt, else a model folder.",
         examples(
             "maedfer convert checkpoint-49.pth models/voxceleb2 --task pretrain",
             "maedfer convert dfew_fold1.pth models/dfew1 --task finetune",
             "maedfer convert weights.pth models/mine --task finetune --args '{\"lg_region_size\": [2, 5, 10]}'",
             "maedfer convert videomae-huge models/huge          # a folder of transformers",
             "maedfer convert models/dfew1 dfew_fold1.pth --to published",
+            "maedfer convert runs/voxceleb2/checkpoints/last models/voxceleb2",
         ),
     )
     parser.add_argument(
@@ -60,11 +62,15 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print the report."""
+    from maedfer.models.load import SHARDED_MARKER
+
     out, source = Path(args.out), Path(args.source)
     if out.exists() and not args.force and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{args.out!r} exists: choose another name, or give --force to overwrite it")
     if not source.exists():
         raise InputError(f"{args.source!r} does not exist: give a published checkpoint or a model folder")
+    if (source / SHARDED_MARKER).is_file():
+        return _one_of_parts(source, out, args)
     if args.to == "published":
         if args.task or args.model_args:
             raise InputError("--task and --args describe a published file: they do not go with --to published")
@@ -76,6 +82,31 @@ def run(args: argparse.Namespace) -> int:
     if args.keys:
         for name, shape in state.items():
             print(f"  {name}  {shape}")
+    return 0
+
+
+def _one_of_parts(source: Path, out: Path, args: argparse.Namespace) -> int:
+    """Make one file, or a saved model, of a checkpoint into which several processes wrote their parts."""
+    from maedfer.models.load import model_of_run
+    from maedfer.train.checkpoint import save_checkpoint
+    from maedfer.train.checkpoint_folder import checked, read_folder
+
+    if args.task or args.model_args or args.to == "published":
+        raise InputError(
+            "--task, --args and --to are for published files: a sharded checkpoint becomes a .pt file of the run, or a "
+            "model folder, which can be converted further"
+        )
+    content = checked(source)
+    state = read_folder(source)
+    if out.suffix == ".pt":
+        save_checkpoint(out, state)
+        print(f"wrote {out}: the checkpoint of step {content['step']} in one file, of {len(content['files'])} files")
+    else:
+        model_of_run(state, str(source)).save_pretrained(out)
+        print(f"wrote {out / 'config.json'} and {out / 'model.safetensors'}: the model of step {content['step']}")
+    if args.keys:
+        for name, value in (state["ema"] or state["model"]).items():
+            print(f"  {name}  {list(value.shape)}")
     return 0
 
 

@@ -36,6 +36,8 @@ from maedfer.models.serialization import (
 
 # What a checkpoint of a run says under "format".
 RUN_FORMAT = "maedfer-run-1"
+# What a checkpoint in parts says in a file of this name.
+SHARDED_FORMAT, SHARDED_MARKER = "maedfer-sharded-1", "complete.json"
 
 
 def load(
@@ -69,6 +71,11 @@ def load_path(source: str | Path, args: Mapping[str, Any] | argparse.Namespace |
         return _from_hub(str(source), args)
     path = _existing(source)
     if os.path.isdir(path):
+        if (path / SHARDED_MARKER).is_file():
+            raise InputError(
+                f"{str(source)!r} is a sharded checkpoint of a run: "
+                f"'maedfer convert {source} OUT' makes a model or one file of it"
+            )
         folder = _model_folder(path)
         if folder is None:
             return published_model(read_source(path), args=args)
@@ -81,7 +88,7 @@ def load_path(source: str | Path, args: Mapping[str, Any] | argparse.Namespace |
     found = read_source(path)
     if isinstance(found.content, dict) and found.content.get("format") == RUN_FORMAT:
         _refuse(args, f"{str(source)!r} is a checkpoint of a run")
-        return _from_run(found.content, str(source))
+        return model_of_run(found.content, str(source))
     return published_model(found, args=args)
 
 
@@ -192,7 +199,7 @@ def _refuse(args: object, why: str) -> None:
         raise InputError(f"{why}: args are for published files only")
 
 
-def _from_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
+def model_of_run(content: Mapping[str, Any], source: str) -> LGIFormer | MAEDFER:
     """The model of a run's checkpoint, whose settings are in the layout of a recipe."""
     if not fits_digest(content):
         raise InputError(

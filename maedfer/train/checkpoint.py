@@ -21,6 +21,7 @@ from maedfer.errors import InputError
 from maedfer.models.digest import DIGEST, content_digest, fits_digest
 from maedfer.models.load import RUN_FORMAT
 from maedfer.models.weight_files import UnreadableFileError, read_weights_file, save_torch, write_torch_file
+from maedfer.train.checkpoint_folder import Destination, read_folder
 from maedfer.train.config import RunConfig, differing_keys, resolve
 from maedfer.train.config_file import as_it_was
 
@@ -104,21 +105,24 @@ def check_same_run(path: str | Path, there: RunConfig, here: RunConfig) -> None:
         )
 
 
-def load_resumable(path: str | Path, cfg: RunConfig, global_batch: int) -> dict[str, Any]:
+def load_resumable(
+    path: str | Path, cfg: RunConfig, global_batch: int, into: Destination | None = None
+) -> dict[str, Any]:
     """Read a checkpoint to go on from.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, a file, or a folder that is whole.
         cfg: settings of the run that goes on.
         global_batch: clips of one of its steps.
+        into: where a folder is read into, see `read_folder`.
 
     Raises:
         InputError: it cannot be read, holds weights only, or belongs to a run with other settings.
     """
     try:
-        state = load_checkpoint(path)
+        state = read_folder(Path(path), into) if Path(path).is_dir() else load_checkpoint(path)
     except InputError as error:
-        raise InputError(f"{error}; {way_on(path)}" if Path(path).is_file() else str(error)) from error
+        raise InputError(f"{error}; {way_on(path)}" if Path(path).exists() else str(error)) from error
     if not isinstance(state.get("config"), dict):
         raise InputError(f"checkpoint {str(path)!r} says nothing of the settings it was made with: {way_on(path)}")
     check_same_run(path, resolve(as_it_was(state["config"])), cfg)

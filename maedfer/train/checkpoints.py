@@ -5,8 +5,8 @@ the weights of the best epoch alone. A new `last` is written whole and on disk b
 becomes `previous` and the new one takes its name, so that at every instant one of the two is there and whole, also
 where a process is killed between two calls of the system.
 
-A checkpoint has a form: a file for now. Whatever knows another one is a `CheckpointForm` of its own, under the same
-names with another suffix.
+A checkpoint has a form, a file or a folder (checkpoint_folder.py): each is a `CheckpointForm`, under the same names
+with a suffix of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from maedfer._files import remove_path, sync_to_disk, temporary_beside
 from maedfer.errors import InputError
 from maedfer.models.weight_files import UnreadableFileError
 from maedfer.train.checkpoint import load_checkpoint, write_state
+from maedfer.train.checkpoint_folder import FolderForm
 from maedfer.train.processes import Runtime
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class FileForm:
 
 
 # In the order in which they are preferred where two have the same name.
-FORMS: tuple[CheckpointForm, ...] = (FileForm(),)
+FORMS: tuple[CheckpointForm, ...] = (FileForm(), FolderForm())
 
 
 def existing(run: str | Path, *names: str) -> list[Path]:
@@ -185,14 +186,27 @@ class Checkpoints:
             What there is to say: that it could not be written, or that it can be again. `failed` has what could not.
         """
         why = self.runtime.on_main(lambda: self._attempt(name, state), f"is writing {_FOLDER}/{name}")
+        if not why and name == LAST:
+            self.step = _step_of(state)
+        return self.noted(name, why)
+
+    def noted(self, name: str, why: str) -> list[str]:
+        """Take note of what became of a checkpoint; what there is to say of it.
+
+        Args:
+            name: of the checkpoint.
+            why: it could not be written; "" where it was.
+        """
         before = self.failed.pop(name, "")
         if why:
             self.failed[name] = why
             rest = self.kept() if name == LAST else "without it"
             return [f"{_FOLDER}/{name}{self.form.suffix} could not be written ({why}): the run goes on, {rest}"]
-        if name == LAST:
-            self.step = _step_of(state)
         return [f"{_FOLDER}/{name}{self.form.suffix} could be written again"] if before else []
+
+    def wait(self) -> list[str]:
+        """Wait for what is being written while the run goes on; what there is to say of it."""
+        return []
 
     def kept(self) -> str:
         """Which checkpoint is there to go on from, in words."""

@@ -173,6 +173,8 @@ def check_config(cfg: RunConfig) -> None:
     check_ranges(cfg)
     check_names(cfg.train.log_to)
     _check_together(cfg)
+    if cfg.train.save_async and cfg.train.checkpoint == "file":
+        raise InputError("train.save_async writes sharded checkpoints: add train.checkpoint=sharded, or leave it out")
     if cfg.data.class_map and cfg.task != "evaluate":
         raise InputError("data.class_map is for evaluate: a model is trained on the classes that it has, leave it out")
     if cfg.data.class_map and not cfg.data.classes:

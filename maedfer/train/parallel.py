@@ -171,7 +171,7 @@ def whole(value: Tensor) -> Tensor:
 
 def part_like(value: Tensor, other: Tensor) -> Tensor:
     """The part of a whole tensor that this process has of `other`, on its device; nothing is sent."""
-    if not isinstance(other, DTensor):
+    if not isinstance(other, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 

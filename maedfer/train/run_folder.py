@@ -78,7 +78,7 @@ def check_run(cfg: RunConfig) -> LatestCheckpoint | None:
         raise InputError(
             f"output folder {cfg.output!r} is not empty: give another one, or resume with train.resume=auto"
         )
-    if resume not in ("auto", "none") and not Path(resume).is_file():
+    if resume not in ("auto", "none") and not Path(resume).exists():
         raise InputError(f"train.resume must be auto, none or a checkpoint file, and {resume!r} does not exist")
     known = output / "config.yaml"
     # A run that failed before its first checkpoint leaves nothing to protect.

@@ -13,6 +13,7 @@ from maedfer.data.annotations import Clip
 from maedfer.errors import InputError
 from maedfer.models import MAEDFER, LGIFormer
 from maedfer.train.checkpoint import load_resumable, random_state, set_random_state, way_on
+from maedfer.train.checkpoint_folder import checked
 from maedfer.train.conditions import changed_conditions
 from maedfer.train.config import RunConfig, saved_tree
 from maedfer.train.meter import Meter
@@ -21,7 +22,7 @@ from maedfer.train.parallel import Parallel
 from maedfer.train.processes import Runtime
 from maedfer.train.rules import RULES, changed_rules, in_present_groups
 from maedfer.train.same_clips import changed_lists, changed_sizes, check_same_clips
-from maedfer.train.sharded_state import gathered, load_weights, parts_of
+from maedfer.train.sharded_state import destination, gathered, load_weights, parts_of
 from maedfer.train.tasks import Task
 from maedfer.train.watch import DeadGradients, SpikeWatch
 
@@ -86,7 +87,7 @@ def state_of(trainer: Resumable) -> dict[str, Any]:
         "ema": None if trainer.ema is None else trainer.ema.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
     }
-    if trainer.parallel.sharded:
+    if trainer.parallel.sharded and trainer.cfg.train.checkpoint == "file":
         tensors = gathered(tensors, runtime.main)
     return {
         **_head(trainer),
@@ -116,7 +117,10 @@ def go_on_from(trainer: Resumable, path: str | Path) -> None:
     Raises:
         InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
     """
-    state = load_resumable(path, trainer.cfg, trainer.schedule.global_batch)
+    if Path(path).is_dir():
+        trainer.runtime.on_main(lambda: checked(Path(path)))
+    into = destination(trainer.model, trainer.ema, trainer.optimizer)
+    state = load_resumable(path, trainer.cfg, trainer.schedule.global_batch, into)
     check_same_clips(path, state["lists"], trainer.lists)
     try:
         _restore(trainer, state)

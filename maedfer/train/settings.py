@@ -145,6 +145,18 @@ class TrainConfig:
         belongs_to="machine",
         doc="also renew the last checkpoint every so many steps; 0 = after epochs only",
     )
+    checkpoint: Literal["file", "sharded"] = setting(
+        "file",
+        belongs_to="machine",
+        doc="checkpoints to go on from: one file, put together by process 0, or a folder into which every process "
+        "writes its part (torch.distributed.checkpoint), on storage that all share; `maedfer convert` makes one file "
+        "of it. Either goes on with any number of processes",
+    )
+    save_async: bool = setting(
+        False,
+        belongs_to="machine",
+        doc="write sharded checkpoints while the run goes on, from a copy in memory; the next one waits for it",
+    )
     log_every: int = setting(
         10, low=1, high=1_000_000_000, belongs_to="machine", doc="steps between two lines of the log"
     )

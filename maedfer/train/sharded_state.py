@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
+from maedfer.train.checkpoint_folder import Destination
+from maedfer.train.optim import Ema
 from maedfer.train.parallel import part_like, whole
 
 
@@ -56,3 +59,21 @@ def parts_of(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict
         for number, kept in state["state"].items()
     }
     return {**state, "state": moments}
+
+
+def destination(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Destination | None:
+    """Where a checkpoint in parts is read into, part for part; None where nothing lies in parts."""
+    places: dict[str, Any] = {f"model/{name}": value for name, value in model.state_dict().items()}
+    if not any(isinstance(value, DTensor) for value in places.values()):
+        return None
+    if ema is not None:
+        places |= {f"ema/{name}": value for name, value in ema.model.state_dict().items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        places |= {f"optimizer/{number}/{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+
+    def place(name: str, info: TensorStorageMetadata) -> Tensor | None:
+        like = places.get(name)
+        return torch.zeros_like(like) if isinstance(like, DTensor) and like.shape == info.size else None
+
+    return place

@@ -119,9 +119,13 @@ class Stopping:
                 f"stopped by {name} before the first step; the same command starts anew", number, True
             ) from None
         kept = trainer.checkpoints
-        if kept.step != step or LAST in kept.failed:
-            with self.signals.noted("the run is saving"):
+        with self.signals.noted("the run is saving"):
+            said = kept.wait()
+            if kept.step != step or LAST in kept.failed:
                 trainer.save(LAST)
+                said += kept.wait()
+        for text in said:
+            trainer.log.say(text)
         trainer.batches.close()
         saved = kept.step == step and LAST not in kept.failed
         # Nothing is saved while steps are skipped.

@@ -25,7 +25,7 @@ from maedfer.models import MAEDFER, LGIFormer, LoadReport, profile
 from maedfer.models.hub import pinned
 from maedfer.models.lora import without_lora
 from maedfer.train.agreement import Agreement
-from maedfer.train.checkpoints import Checkpoints, LatestCheckpoint
+from maedfer.train.checkpoints import LatestCheckpoint
 from maedfer.train.conditions import conditions
 from maedfer.train.environment import memory_mb, peak_flops
 from maedfer.train.guards import GuardedStep, Incidents, Recent, skipped_note
@@ -38,6 +38,7 @@ from maedfer.train.processes import seed_all
 from maedfer.train.quarantine import Quarantine
 from maedfer.train.run_state import Position, go_on_from, state_of, weights_of
 from maedfer.train.same_clips import identity, sizes
+from maedfer.train.sharded_checkpoints import checkpoints_of
 from maedfer.train.stopping import Stopping
 from maedfer.train.tasks import Task
 from maedfer.train.tune import Trained, Tune, flops_per_clip
@@ -69,7 +70,7 @@ class Trainer:
         self.conditions = conditions(cfg, runtime, self.lists)
         # What a reader of the scores must know of how the run went on.
         self.notes: list[str] = []
-        self.checkpoints = Checkpoints(cfg.output, runtime)
+        self.checkpoints = checkpoints_of(cfg, runtime)
         self.position = Position()
         # Broken clips that this process passed over in the epoch.
         self.skipped = 0
@@ -138,6 +139,8 @@ class Trainer:
                 self._end_epoch()
             while self.position.step < self.schedule.total:
                 self._epoch()
+        if waited := self.checkpoints.wait():
+            self._told(waited, "last")
         self.log.progress(self.position.step, "training is complete", "")
         for note in self.lost_notes():
             self.log.say(note)
@@ -316,13 +319,18 @@ class Trainer:
         position = self.position
         if name == "last" and position.in_a_row and position.step < self.schedule.total:
             return False
-        for text in self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)):
-            self.log.say(text)
-        if why := self.checkpoints.failed.get(name):
-            self.log.record("not_saved", step=position.step, name=name, why=why)
-        elif not weights_only:
+        why = self._told(self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)), name)
+        if not why and not weights_only:
             self.incidents.kept = f"{self.checkpoints.path(name)} (step {position.step})"
         return not why
+
+    def _told(self, said: list[str], name: str) -> str:
+        """Tell what became of a checkpoint; gives why it could not be written."""
+        for text in said:
+            self.log.say(text)
+        if why := self.checkpoints.failed.get(name, ""):
+            self.log.record("not_saved", step=self.position.step, name=name, why=why)
+        return why
 
     def resume(self, checkpoint: LatestCheckpoint) -> None:
         """Go on from a checkpoint of the same run.

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from maedfer.train.trainer import Trainer
 from tests.train.runs import Killed
 
 # Seconds after which a process that takes a few is taken for one that hangs.
-_HANGS = 300
+_HANGS = 1200
 _RUNS: dict[str, Callable[..., Any]] = {"pretrain": run_pretrain, "finetune": run_finetune}
 
 
@@ -66,6 +67,10 @@ class Crowd:
                 return _RUNS[task](load_config(task, None, settings))
         finally:
             Trainer._step = original  # type: ignore[method-assign]
+            # A process that is killed takes its threads along; here what they write is finished.
+            for thread in threading.enumerate():
+                if thread.name == "maedfer-checkpoint":
+                    thread.join(_HANGS)
 
 
 def in_crowd(count: int, function: Callable[..., None], *given: Any, joins: int = 4) -> str:

@@ -11,12 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from maedfer.train import run_pretrain
+from maedfer.train.checkpoint import load_checkpoint
+from maedfer.train.checkpoint_folder import checked, read_folder
 from tests.train.crowd import Crowd, in_crowd
 from tests.train.runs import overrides, records, tiny, write_clips
 
 KINDS = ("none", "full")
 # Gradients of a tiny model are added up in another order, and Adam divides small ones by small ones.
-COMMON = ["optim.epochs=2", "optim.lr=1e-3", "optim.clip_grad=0.3", "train.ema=0.5", "train.save_steps=1"]
+COMMON = ["optim.epochs=2", "optim.lr=1e-3", "optim.clip_grad=0.3", "train.ema=0.5", "train.save_steps=2"]
+# Copied runs write files, sharded ones folders, while they go on.
+FORMS = {"none": ["train.checkpoint=file"], "full": ["train.checkpoint=sharded", "train.save_async=true"]}
 DROPPING = "model.encoder.drop_path=0.3"
 
 
@@ -33,24 +37,26 @@ def runs(crowd: Crowd, folder: Path) -> None:
 
     def cut(kind: str, world: int) -> None:
         """A run that is whole, and one that is cut, of which a copy is kept, and goes on."""
-        sharding = f"train.sharding={kind}"
-        run(f"whole_{kind}{world}", world, sharding)
-        run(f"cut_{kind}{world}", world, sharding, until=4)
+        sharding = [f"train.sharding={kind}", *FORMS[kind]]
+        run(f"whole_{kind}{world}", world, *sharding)
+        run(f"cut_{kind}{world}", world, *sharding, until=4)
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
             shutil.copytree(folder / f"cut_{kind}{world}", folder / f"moved_{kind}{world}")
         torch.distributed.barrier()
-        run(f"cut_{kind}{world}", world, sharding)
+        run(f"cut_{kind}{world}", world, *sharding)
 
     with crowd.in_groups_of(2) as group:
         cut(KINDS[group], 2)
+        if KINDS[group] == "full":
+            run("recomputed_full2", 2, "train.sharding=full", "train.recompute=true")
     with crowd.in_groups_of(4):
         for kind, other in zip(KINDS, reversed(KINDS), strict=True):
             cut(kind, 4)
-            run(f"moved_{kind}2", 4, f"train.sharding={other}")
-        run("recomputed_full4", 4, "train.sharding=full", "train.recompute=true")
+            run(f"moved_{kind}2", 4, f"train.sharding={other}", *FORMS[other])
     with crowd.in_groups_of(2) as group:
-        run(f"moved_{KINDS[group]}4", 2, f"train.sharding={KINDS[1 - group]}")
+        other = KINDS[1 - group]
+        run(f"moved_{KINDS[group]}4", 2, f"train.sharding={other}", *FORMS[other])
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +104,29 @@ def test_any_number_of_processes_comes_to_the_same_losses(name: str, folder: Pat
 def test_a_run_goes_on_with_another_number_of_processes_sharded_or_not(name: str, folder: Path) -> None:
     """From 2 to 4 and from 4 to 2, from copied to sharded and back."""
     assert losses(folder, f"moved_{name}") == pytest.approx(losses(folder, f"whole_{name}"), abs=1e-5)
-    first = records(folder / f"moved_{name}", "start")
-    assert not first or first[-1]["step"] == 4
+    # The one checkpoint that it wrote has the other form, and that which it went on from is the one before.
+    here = {path.name for path in (folder / f"moved_{name}" / "checkpoints").iterdir()}
+    assert here == ({"last", "previous.pt"} if name.startswith("none") else {"last.pt", "previous"})
+
+
+def test_a_checkpoint_in_parts_holds_what_that_in_a_file_does(folder: Path) -> None:
+    parts = checked(folder / "whole_full4" / "checkpoints" / "last")["files"]
+    assert {f"__{rank}_0.distcp" for rank in range(4)} < parts.keys()
+    ours = read_folder(folder / "whole_full2" / "checkpoints" / "last")
+    theirs = load_checkpoint(folder / "whole_none2" / "checkpoints" / "last.pt")
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    for name in ("model", "ema"):
+        assert list(ours[name]) and ours[name].keys() == theirs[name].keys()
+        for key, value in theirs[name].items():
+            torch.testing.assert_close(ours[name][key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_recomputed_blocks_change_nothing(folder: Path) -> None:
-    assert_same(folder, "recomputed_full4", "whole_full4")
+    assert_same(folder, "recomputed_full2", "whole_full2")
 
 
 def test_the_first_line_says_what_is_around_the_model(folder: Path) -> None:
     text = "".join(path.read_text() for path in folder.glob("crowd_*.txt"))
     assert text.count("by native, copied to 2 processes: ") == 4
-    assert text.count("sharded over 4 processes in 3 blocks: ") == 5
+    assert text.count("sharded over 4 processes in 3 blocks: ") == 4
     assert "layer by layer" not in text
