@@ -114,11 +114,11 @@ def test_a_run_that_is_stopped_at_every_kind_of_moment_repeats_one_that_was_not(
         signals_at(patch, LGIFormer, "draw_keep", INT, when=Nth(2))
         stop = stopped(f"stopped by SIGINT, saved at step 1 of 6{SAVED}", 1, "SIGINT: the run ends where it stands")
         assert stop.status == 130 and isinstance(stop, KeyboardInterrupt)
-    for number, clip in enumerate((1, 3, 4)):
+    for number, (clip, step) in enumerate(((1, 1), (3, 1), (7, 2))):
         with pytest.MonkeyPatch.context() as patch:
             # While the clips of a first or a second pass are read: the step is not done, and drawn again.
             signals_at(patch, ClipDataset, "__getitem__", TERM, when=Nth(clip))
-            stopped("stopped by SIGTERM, saved at step 1 of 6", 1)
+            stopped(f"stopped by SIGTERM, saved at step {step} of 6", step)
             assert len(records(tmp_path / "run", "stop")) == number + 2
     with pytest.MonkeyPatch.context() as patch:
         # In a save, which is finished.
