@@ -24,7 +24,7 @@ _JOBS = {
     Job("finetune", 0): 0.3,
     Job("pretrain", 0, workers=1): 0.3,
     Job("finetune", 0, world=2, workers=1): 0.2,
-    Job("pretrain", 0, world=2, accumulate=2): 0.2,
+    Job("pretrain", 0, world=2, accumulate=2, more=("train.sharding=full",)): 0.2,
 }
 # How often each fault that is no kill happens to each run, and what share of steps is poisoned.
 _EACH, _POISONED = 2, 0.01

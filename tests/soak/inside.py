@@ -71,8 +71,9 @@ def digest(tensors: dict[str, Tensor]) -> str:
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(tensors):
         value = tensors[name]
-        local = value.to_local() if hasattr(value, "to_local") else value
-        found.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        # Of sharded weights each process has a part; all of them are here at the same time.
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        found.update(whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
