@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -26,6 +27,13 @@ from maedfer.models.units import BlockUnit, recompute_blocks, units_of
 from maedfer.train.processes import Runtime
 from maedfer.train.settings import RunConfig
 from maedfer.train.tasks import ForwardPass, Task
+
+# Buffers are tables that never change, and are not to be exchanged. PyTorch 2.11 has another name for that than 2.14.
+_SAME_BUFFERS: Any = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 
 
 class Parallel:
@@ -63,9 +71,8 @@ class Parallel:
         self.forward_pass: nn.Module = forward_pass
         if self.runtime.world > 1 and not self.sharded:
             devices = [self.runtime.device] if self.runtime.device.type == "cuda" else None
-            # Buffers are tables that never change.
             self.forward_pass = DistributedDataParallel(
-                forward_pass, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                forward_pass, device_ids=devices, gradient_as_bucket_view=True, **_SAME_BUFFERS
             )
 
     @property

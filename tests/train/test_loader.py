@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -282,6 +284,7 @@ def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp
 
     monkeypatch.setattr(ClipDataset, "__getitem__", hang)
     changes = ["data.workers=1", "data.timeout=8", "train.batch_size=6"]
+    batches: Iterator[dict[str, Any]]
     if task == "pretrain":
         batches = TrainBatches(tiny(task, data, tmp_path / "run", *changes), ALONE).epoch(0)
         clips = r"'clip_\d', 'clip_\d', 'clip_\d', 'clip_\d' and 2 more"
