@@ -1,7 +1,8 @@
 #!/bin/bash
 # A run on several machines under Slurm, which saves and is queued again when its time is over, and goes on then:
 #
-#     sbatch examples/slurm.sh pretrain voxceleb2_pretrain data.train=vox.csv train.global_batch=4096 output=runs/vox
+#     sbatch examples/slurm.sh pretrain voxceleb2_pretrain data.train=vox.csv train.global_batch=128 \
+#         train.batch_size=4 output=runs/vox
 #
 # What follows the name of this file is a command of maedfer; PYTHON is the interpreter it is installed for. The lines
 # that begin with #SBATCH are for you to change.

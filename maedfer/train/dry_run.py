@@ -35,7 +35,7 @@ from maedfer.train.processes import Runtime, start
 from maedfer.train.run_folder import check_evaluation, check_run, hooks_of_run
 from maedfer.train.same_clips import changed_lists, check_same_clips, identity, spread
 from maedfer.train.sources import learned_clips, read_clips
-from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask
+from maedfer.train.tasks import FinetuneTask, ForwardPass, PretrainTask, finetune_notes
 from maedfer.train.tune import Trained, Tune
 
 # Clips of each list that are opened, evenly spread.
@@ -84,7 +84,7 @@ def dry_run(cfg: RunConfig, say: Say, every_clip: bool = False) -> None:
                     _check_list(cfg, split, clips, tell)
             precision = [runtime.precision_why] if runtime.precision_why else []
             lists_say = runtime.on_main(lambda: list_notes(cfg, lists), "compares the lists", long=True)
-            for note in [*precision, *lists_say, *(Tune.of_run(cfg).notes(cfg) if cfg.task == "finetune" else [])]:
+            for note in [*precision, *lists_say, *(finetune_notes(cfg) if cfg.task == "finetune" else [])]:
                 tell(f"note         {note}")
             if cfg.task == "evaluate":
                 _check_evaluation(cfg, runtime, tell)

@@ -26,9 +26,8 @@ from maedfer.train.log import RunLog
 from maedfer.train.processes import start
 from maedfer.train.run_folder import RunResult, hooks_of_run, open_run, recording
 from maedfer.train.signals import Signals
-from maedfer.train.tasks import FinetuneTask
+from maedfer.train.tasks import FinetuneTask, finetune_notes
 from maedfer.train.trainer import Trainer, announce
-from maedfer.train.tune import Tune
 
 _TEST_SELECTION = (
     "the best epoch is chosen on the test set (val = test, as the published code does): the scores are optimistic"
@@ -69,7 +68,7 @@ def run_finetune(cfg: RunConfig, hooks: Sequence[Hook] = ()) -> RunResult:
             notes = runtime.on_main(lambda: list_notes(cfg, trainer.clips), "compares the lists", long=True)
             if isinstance(learned := trainer.batches.dataset.clips, SomeClips):
                 runtime.on_main(lambda: write_labels(Path(cfg.output) / "labels.csv", learned, cfg.classes))
-            notes = [*notes, *Tune.of_run(cfg).notes(cfg)]
+            notes = [*notes, *finetune_notes(cfg)]
             for note in [_TEST_SELECTION] * (cfg.eval.select == "test") + notes:
                 log.say(note)
                 if checkpoint is None:

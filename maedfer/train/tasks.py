@@ -223,6 +223,18 @@ class FinetuneTask(Task):
         self.mixup.load_state_dict(state)
 
 
+def finetune_notes(cfg: RunConfig) -> list[str]:
+    """What is to be said of settings of fine-tuning that do less than they seem to, a sentence each."""
+    augment = cfg.augment
+    notes = Tune.of_run(cfg).notes(cfg)
+    if augment.mixup_prob and (augment.mixup or augment.cutmix) and cfg.train.batch_size * cfg.data.repeats == 1:
+        notes.append(
+            "train.batch_size is 1: mixup and CutMix mix the clips of one process's pass with each other, so that none "
+            "is mixed; with 2 or more, and fewer processes or passes, they are"
+        )
+    return notes
+
+
 def split_masks(masks: Tensor) -> tuple[Tensor, Tensor | None]:
     """Split masks as `MaskDraw` makes them into hidden tokens and those to reconstruct, [B, K] each."""
     return (masks, None) if masks.dim() == 2 else (masks[:, 0], masks[:, 1])

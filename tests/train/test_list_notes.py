@@ -22,8 +22,11 @@ def test_a_run_that_is_scored_on_its_training_clips_says_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["optim.epochs=1", "optim.warmup_epochs=0", f"data.test={data / 'train.csv'}"]
-    cfg = tiny("finetune", data, tmp_path / "run", *given)
     said: list[str] = []
+    dry_run(tiny("finetune", data, tmp_path / "alone", *given, "train.batch_size=1", "data.repeats=1"), said.append)
+    assert sum("mixup and CutMix mix the clips of one process's pass" in line for line in said) == 1
+    said.clear()
+    cfg = tiny("finetune", data, tmp_path / "run", *given)
     dry_run(cfg, said.append)
     (sentence,) = [line.split(maxsplit=1)[1] for line in said if line.startswith("note ")]
     assert "clips of data.test are in data.train too, which has no others (the first is 'clip_0', in" in sentence
