@@ -49,6 +49,9 @@ def main() -> int:
     for story in stories:
         counts.update(story.counts)
         wrong += story.wrong
+    kills = counts["kill"] + counts["kill_writing"]
+    if kills < args.kills:
+        wrong.append(f"{kills} of {args.kills} kills found a run to kill: more --steps, or fewer --kills")
     print(f"seed {args.seed}, {duration(time.monotonic() - started)}, torch {torch.__version__}")
     for name, count in sorted(counts.items()):
         print(f"{count:>8}  {name}")
@@ -93,7 +96,7 @@ def _all(folder: Path, steps: int, kills: int, seed: int, processes: int) -> lis
             line(sum(reached.values()) / (2 * whole))
 
         story = tasks[number](seen)
-        seen(whole // len(tasks))
+        reached[number] = max(reached[number], whole // 4)
         return story
 
     with ThreadPoolExecutor(processes) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -124,6 +125,8 @@ def _child(folder: str, rank: int, environment: dict[str, str]) -> None:
 
 
 def _run(folder: Path, rank: int) -> int:
+    # A shell's background job, as this may be, ignores Ctrl-C, and a run that was started so would do so too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # What torch writes goes to the system's streams.
     with open(folder / f"rank_{rank}.txt", "a") as file:
         os.dup2(file.fileno(), 1)

@@ -86,6 +86,8 @@ def carry(
         story.counts["attempts"] += 1
         seen(max(story.history[0], default=0))
         if not any(ended.codes):
+            late = [*([fault] if fault and not check.kind else []), *waiting]
+            story.counts["faults that found the run at its end"] += len(late)
             _at_the_end(output, story)
             return story
         if ended.hung or len(story.wrong) > 2:

@@ -25,6 +25,8 @@ SIGNALS = {"term": signal.SIGTERM, "term_twice": signal.SIGTERM, "int": signal.S
 _CHANGES = {"open", "os.rename", "os.link", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "soak.fsync"}
 # Seconds over which a kill "while it writes" is spread after the call.
 _WRITES = 0.004
+# Bytes that a run prints in as many steps as a fault lasts, and more.
+_WORDS = 20_000
 # Seconds of a step of which nothing is known yet.
 _FIRST = 0.05
 
@@ -72,8 +74,10 @@ class Harm:
         for fault in [fault for fault in self.faults if fault.step <= step]:
             self.faults.remove(fault)
             if fault.steps:
-                self.tell(fault.kind, fault.step)
-                self.lasting.append((step + fault.steps, self._begin(fault)))
+                undone = self._begin(fault)
+                if undone is not None:
+                    self.tell(fault.kind, fault.step)
+                    self.lasting.append((step + fault.steps, undone))
             elif fault.rank == self.rank and fault.kind == "kill_writing":
                 self.calls, self.waiting = fault.nth, fault
             elif fault.rank == self.rank:
@@ -104,8 +108,8 @@ class Harm:
         found = [process for peer in peers for process in (peer, *children(peer))]
         return [process for process in found if process != self.process]
 
-    def _begin(self, fault: Fault) -> Callable[[], object]:
-        """Begin what lasts some steps; gives what ends it."""
+    def _begin(self, fault: Fault) -> Callable[[], object] | None:
+        """Begin what lasts some steps; gives what ends it, None where it cannot be now."""
         if fault.kind == "read_only":
             self.read_only = True
             return lambda: setattr(self, "read_only", False)
@@ -118,10 +122,12 @@ class Harm:
             handles = _lead_to_full(lambda name: name == output)
             return lambda: _put_back(handles)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        size = max((path.stat().st_size for path in Path(self.output).glob("checkpoints/*.pt")), default=0)
-        if size:
-            # Half a checkpoint is written, and then no more.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+        size = max((path.stat().st_size for path in Path(self.output).glob("checkpoints/*.pt")), default=0) // 2
+        # Half a checkpoint is written, and then no more. What a long run has printed may be longer than that already,
+        # and no run can go on whose words find no place.
+        if size < os.fstat(sys.stdout.fileno()).st_size + _WORDS:
+            return None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     def _no_longer_full(self, handles: Sequence[tuple[int, int]]) -> None:
