@@ -22,7 +22,7 @@ _LARGEST = 4 << 30
 # Bytes that any archive may unpack to, and how many of each packed one larger ones may: zeros alone have a thousand.
 _UNPACKED, _DENSEST = 256 << 20, 50
 # Where nothing can be written any more, whatever it is.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def read_file(path: str | Path) -> bytes:

@@ -127,7 +127,7 @@ def test_a_log_that_can_be_written_again_has_no_torn_line(tmp_path, monkeypatch,
 
 def test_lines_that_a_full_disk_does_not_take_end_no_run(tmp_path, monkeypatch):
     log = RunLog(tmp_path, main=True)
-    for number, ends in ((errno.ENOSPC, False), (errno.EPIPE, True)):
+    for number, ends in ((errno.ENOSPC, False), (errno.EFBIG, False), (errno.EPIPE, True)):
 
         def write(text, number=number):
             raise OSError(number, os.strerror(number))
