@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import torch
 # Before the package is imported, and for processes that tests start: who multiplies must not depend on what else the
 # processor is doing.
 os.environ["MAEDFER_PRODUCTS"] = "csrc"
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which runs that are tested must hear.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from maedfer._native import build_record
 

@@ -62,13 +62,13 @@ def add_commands(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print the report."""
-    from maedfer.models.load import SHARDED_MARKER
-
     out, source = Path(args.out), Path(args.source)
     if out.exists() and not args.force and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{args.out!r} exists: choose another name, or give --force to overwrite it")
     if not source.exists():
         raise InputError(f"{args.source!r} does not exist: give a published checkpoint or a model folder")
+    from maedfer.models.load import SHARDED_MARKER
+
     if (source / SHARDED_MARKER).is_file():
         return _one_of_parts(source, out, args)
     if args.to == "published":

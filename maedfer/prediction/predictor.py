@@ -354,9 +354,11 @@ def _pass(model: LGIFormer, low: torch.dtype | None, frames: Tensor) -> Outputs:
     # Inside of what is captured, so that no cast of a weight outlives it.
     with _autocast(frames.device.type, low):
         features = model.forward_features(frames)
-        # A product of one row is another operation than one of several.
-        several = features if len(features) > 1 else features.expand(2, -1)
-        return model.classify(several)[: len(features)].float(), features.float()
+        # Libraries sum products of few rows in an order that hangs on how many there are; one row is another operation.
+        groups = features.split(1) if frames.device.type == "cpu" else (features,)
+        several = (rows if len(rows) > 1 else rows.expand(2, -1) for rows in groups)
+        logits = [model.classify(rows)[: len(group)] for group, rows in zip(groups, several, strict=True)]
+        return torch.cat(logits).float(), features.float()
 
 
 def chosen_classes(model: LGIFormer, given: Sequence[str] | str | None, name: str) -> tuple[str, ...]:
