@@ -254,10 +254,8 @@ class Predictor:
                 ) from error
         if not logits.isfinite().all():
             check_finite(self.model, "the model")
-            raise InputError(
-                f"logits are not finite although the weights are: {_NAMES[self.precision]} overflows, use "
-                "precision=fp32"
-            )
+            overflows = f"{_NAMES[self.precision]} overflows, use precision=fp32"
+            raise InputError(f"logits are not finite although the weights are: {overflows}")
         # In float64 from here on, where a processor's way of adding does not show.
         probabilities = calibrated(logits.unflatten(0, (count, views)).numpy(), self.temperature or 1.0)
         return Scored(probabilities, features.unflatten(0, (count, views)).mean(1).numpy())
@@ -356,8 +354,7 @@ def _pass(model: LGIFormer, low: torch.dtype | None, frames: Tensor) -> Outputs:
         features = model.forward_features(frames)
         # Libraries sum products of few rows in an order that hangs on how many there are; one row is another operation.
         groups = features.split(1) if frames.device.type == "cpu" else (features,)
-        several = (rows if len(rows) > 1 else rows.expand(2, -1) for rows in groups)
-        logits = [model.classify(rows)[: len(group)] for group, rows in zip(groups, several, strict=True)]
+        logits = [model.classify(rows if len(rows) > 1 else rows.expand(2, -1))[: len(rows)] for rows in groups]
         return torch.cat(logits).float(), features.float()
 
 
