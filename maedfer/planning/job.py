@@ -75,6 +75,8 @@ class TrainingJob:
         parameters, trained: numbers of the model, and those of them (LoRA's too) that are trained.
         ema: whether a moving average of the weights is kept.
         sharded: several processes share weights, gradients and optimiser (`train.sharding=full`).
+        saved_in_parts: each process writes its part of a checkpoint (`train.checkpoint=sharded`); `saved_aside`: while
+            the run goes on (`train.save_async`).
         clip_seconds: for a sample of a step, beside `pass_seconds`; of an H100 where `on_h100`, else of the GPU itself.
         pass_seconds: of a pass however few clips it has; `host_seconds` where its kernels are launched one by one.
         score_seconds: of an H100 for a view.
@@ -102,6 +104,8 @@ class TrainingJob:
     trained: int
     ema: bool
     sharded: bool
+    saved_in_parts: bool
+    saved_aside: bool
     clip_seconds: float
     on_h100: bool
     pass_seconds: float
@@ -190,6 +194,8 @@ def training_job(
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         ema=cfg.train.ema > 0,
         sharded=cfg.train.sharding == "full",
+        saved_in_parts=cfg.train.checkpoint == "sharded",
+        saved_aside=cfg.train.save_async,
         clip_seconds=clip_seconds,
         on_h100=clips_per_s is None,
         pass_seconds=alone,

@@ -162,9 +162,7 @@ def _machine(gpu: str) -> Machine:
         disk=Assumption(2000, "MB/s", "read from a machine's own disk, in pieces of 100 kB", "assumed", some),
         store=Assumption(0, "MB/s", "read by all machines from a store that they share; 0 = own disks", "assumed"),
         frames=Assumption(200, "frames", "of a clip in shards, for the room that these take", "assumed", 1),
-        write=Assumption(
-            500, "MB/s", "written of a checkpoint, checksums included, while training waits", "assumed", some
-        ),
+        write=Assumption(500, "MB/s", "written of a checkpoint by a machine, checksums included", "assumed", some),
         save_every=Assumption(
             0, "minutes", "between checkpoints, beside one after each epoch; 0 = as the recipe says", "recipe"
         ),

@@ -141,7 +141,7 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
     work = schedule.total * step
     scoring = job.scorings * job.scored * job.score_seconds / (machine.speed.value * gpus)
     # A checkpoint follows each epoch, and some come in between.
-    checkpoint = job.state_bytes / (machine.write.value * 1e6)
+    checkpoint = job.state_bytes / (machine.write.value * 1e6 * (nodes if job.saved_in_parts else 1))
     epoch = between = min(work, schedule.steps_per_epoch * step)
     if job.save_steps:
         between = min(between, job.save_steps * step)
@@ -149,21 +149,23 @@ def plan_run(job: TrainingJob, machine: Machine, gpus: int, source: Source = "sh
         between = min(between, 60 * machine.save_every.value)
     saves = math.ceil(work / epoch - 1e-9) + job.more_saves
     saves += math.floor(work / between + 1e-9) if between < epoch else 0
-    each = between / 2 + 60 * machine.restart.value
+    # Aside, a checkpoint is waited for by the next one alone, and a failure finds the one before until it is written.
+    waited = max(0.0, checkpoint - between) if job.saved_aside else checkpoint
+    each = between / 2 + 60 * machine.restart.value + (checkpoint if job.saved_aside else 0)
     per_second = gpus / (machine.mtbf.value * 3600)
     if per_second * each >= 1:
         raise InputError(
             f"{gpus} GPUs fail every {1 / per_second / 60:.3g} minutes and lose {each / 60:.3g} each time: the run "
             "would not end; save more often (--save-every) or restart faster (--restart)"
         )
-    seconds = (work + scoring + saves * checkpoint) / (1 - per_second * each)
+    seconds = (work + scoring + saves * waited) / (1 - per_second * each)
     times = {
         "compute": schedule.total * spent.compute,
         "small": schedule.total * spent.small,
         "gradients": schedule.total * spent.gradients,
         spent.slowest: schedule.total * spent.loading,
         "scoring": scoring,
-        "saving": saves * checkpoint,
+        "saving": saves * waited,
         "failures": seconds * per_second * each,
     }
     parts = {name: value / seconds for name, value in times.items()}

@@ -191,5 +191,6 @@ def _bottleneck(job: TrainingJob, plan: RunPlan, source: Source) -> str:
         return (
             f"writing checkpoints takes {share}: {plan.checkpoints} of {amount(plan.checkpoint_s)} s, "
             f"{amount(plan.interval_min)} minutes apart"
+            + ("" if job.saved_aside else " (train.save_async goes on meanwhile)")
         )
     return f"failures take {share}: save more often (--save-every), restart faster (--restart)"

@@ -205,6 +205,18 @@ def test_checkpoints_are_those_that_training_writes() -> None:
     both = job("dfew", "eval.every=4", "train.save_every=6")
     before = {epoch for epoch in range(1, 101) if epoch % 4 == 0 or epoch % 6 == 0}
     assert plan_run(both, H100, 1).checkpoints == 100 + len(before) + 100 // 6
+    # In parts every machine writes one, and aside only those that are not done when the next one comes are waited for.
+    asked = ("train.batch_size=4096", "train.checkpoint=sharded")
+    whole, parts = (plan_run(job("voxceleb2_pretrain", *asked[:more]), H100, 64) for more in (1, 2))
+    assert parts.checkpoint_s == pytest.approx(whole.checkpoint_s / 8)
+    aside = plan_run(job("voxceleb2_pretrain", *asked, "train.save_async=true"), H100, 64)
+    assert aside.parts["saving"] == 0 < parts.parts["saving"]
+    assert aside.lost_h / aside.failures > parts.lost_h / parts.failures
+    slow = Machine.of_gpu("h100", {"write": 1})
+    late = plan_run(job("voxceleb2_pretrain", *asked, "train.save_async=true"), slow, 64)
+    assert late.parts["saving"] * late.hours * 3600 == pytest.approx(
+        late.checkpoints * (late.checkpoint_s - 60 * late.interval_min)
+    )
     often = job("dfew", "eval.every=0", "train.save_steps=10")
     assert plan_run(often, H100, 1).checkpoints == 100 + 970
 
