@@ -146,8 +146,7 @@ def complete(path: Path, files: Mapping[str, Any], rest: Mapping[str, Any]) -> N
         raise OSError(f"process 0 does not see {absent[0]} of another one: the run folder must be on shared storage")
     for name in (REST, INDEX):
         sync_to_disk(path / name)
-    step = int((rest.get("position") or {}).get("step") or 0)
-    content = {"format": SHARDED_FORMAT, "step": step, "files": dict(sorted(files.items()))}
+    content = {"format": SHARDED_FORMAT, "step": _step_of(rest), "files": dict(sorted(files.items()))}
     (path / SHARDED_MARKER).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sync_to_disk(path / SHARDED_MARKER)
     sync_to_disk(path)
@@ -171,6 +170,10 @@ def checked(path: Path) -> dict[str, Any]:
             raise _damaged(path, f"{name} has {found['bytes']:,} bytes, not {known['bytes']:,}")
         if found["sha256"] != known["sha256"]:
             raise _damaged(path, f"{name} is not what was written: its digest does not fit")
+    # Nothing else holds the marker against anything.
+    step = _step_of(read_weights_file(path / REST))
+    if content["step"] != step:
+        raise _damaged(path, f"{SHARDED_MARKER} says step {content['step']}, and {REST} holds step {step}")
     return content
 
 
@@ -262,6 +265,11 @@ def _marker(path: Path) -> dict[str, Any]:
     if not {REST, INDEX} <= files.keys():
         raise _damaged(path, f"{SHARDED_MARKER} lacks {REST} or {INDEX}")
     return content
+
+
+def _step_of(rest: Any) -> int:
+    position = rest.get("position") if isinstance(rest, Mapping) else None
+    return int(position.get("step") or 0) if isinstance(position, Mapping) else 0
 
 
 def _damaged(path: Path, reason: str) -> UnreadableFileError:

@@ -48,6 +48,8 @@ class ShardedCheckpoints(Checkpoints):
         self._thread: threading.Thread | None = None
         self._pending: tuple[str, int] | None = None
         self._why = ""
+        # What a process that is alone by now has met, to be raised where it waits and not in the thread.
+        self._error: Exception | None = None
         if runtime.world == 1:
             # It comes with every checkpoint, from a thread, where nothing else can keep it back.
             warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
@@ -93,7 +95,10 @@ class ShardedCheckpoints(Checkpoints):
                     raise OSError(why)
                 future.result()  # type: ignore[union-attr]
 
-            self._why = finish(wrote)
+            try:
+                self._why = finish(wrote)
+            except Exception as error:
+                self._error = error
 
         self._pending = (name, step)
         self._thread = threading.Thread(target=end, name="maedfer-checkpoint")
@@ -101,11 +106,17 @@ class ShardedCheckpoints(Checkpoints):
         return said
 
     def wait(self) -> list[str]:
-        """Wait for a checkpoint that is being written; what there is to say of it."""
+        """Wait for a checkpoint that is being written; what there is to say of it.
+
+        Raises:
+            RuntimeError: another process has gone while it was written.
+        """
         if self._thread is None or self._pending is None:
             return []
         self._thread.join()
         (name, step), self._thread, self._pending = self._pending, None, None
+        if self._error is not None:
+            raise self._error
         return self._outcome(name, step, self._why)
 
     def finish(self, write: Callable[[], Result]) -> Result:
@@ -135,8 +146,9 @@ class ShardedCheckpoints(Checkpoints):
             if self.runtime.main:
                 own += [path for path in temporary.iterdir() if not path.name.startswith("__")]
             files = {path.name: fingerprint(path) for path in own}
-        except Exception as error:
-            # Whatever it is: others must not wait, and a checkpoint that cannot be written does not end a run.
+        except (Exception, dcp.api.CheckpointException) as error:
+            # Whatever it is: others must not wait, and a checkpoint that cannot be written does not end a run. PyTorch
+            # derives its own from BaseException.
             found = os_error(error)
             why = found.strerror or str(found)
         rows = self._gather((why, files))

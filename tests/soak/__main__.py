@@ -17,15 +17,18 @@ import torch
 from maedfer._progress import ProgressLine, duration
 from tests.soak import faults, soak
 from tests.soak.carry import Story
-from tests.soak.job import Job
+from tests.soak.job import SHARDED, Job
 
 # Share of the steps and kills that each run has.
 _JOBS = {
-    Job("finetune", 0): 0.3,
-    Job("pretrain", 0, workers=1): 0.3,
+    Job("finetune", 0): 0.2,
+    Job("pretrain", 0, workers=1): 0.2,
     Job("finetune", 0, world=2, workers=1): 0.2,
-    Job("pretrain", 0, world=2, accumulate=2, more=("train.sharding=full",)): 0.2,
+    Job("finetune", 0, more=("train.checkpoint=sharded",)): 0.2,
+    Job("pretrain", 0, world=2, accumulate=2, more=SHARDED): 0.2,
 }
+# Those that are watched in one process, and how long they are.
+_WATCHED = {Job("finetune", 0, workers=1): 1.0, Job("pretrain", 0, more=SHARDED[1:]): 0.5}
 # How often each fault that is no kill happens to each run, and what share of steps is poisoned.
 _EACH, _POISONED = 2, 0.01
 
@@ -81,10 +84,14 @@ def _all(folder: Path, steps: int, kills: int, seed: int, processes: int) -> lis
                 job, place, seed + number, wanted, seen
             )
         )
-    watched = _long(Job("finetune", 0, workers=1), steps)
-    passing = [*faults.PASSING] * _EACH
-    poisoned = int(_POISONED * watched.steps)
-    tasks.append(lambda seen: soak.flat(watched, folder / "flat", seed, passing, poisoned))
+    for number, (job, share) in enumerate(_WATCHED.items()):
+        job = _long(job, share * steps)
+        place, poisoned = folder / f"flat_{number}", int(_POISONED * job.steps)
+        tasks.append(
+            lambda seen, job=job, place=place, poisoned=poisoned: soak.flat(  # type: ignore[misc]
+                job, place, seed, [*faults.PASSING] * _EACH, poisoned
+            )
+        )
     tasks.append(lambda seen: soak.leaks(folder / "leaks", max(120, steps // 8)))
     tasks.append(lambda seen: soak.elastic(Job("finetune", 3, world=2), folder / "elastic", seed))
     line = ProgressLine("soaking", sys.stderr)
@@ -120,7 +127,8 @@ def _long(job: Job, steps: float) -> Job:
 def _wanted(job: Job, kills: int, draw: random.Random) -> soak.Wanted:
     others = [kind for kind in faults.possible(job.world, job.workers) if not kind.startswith("kill")]
     ending = faults.several(draw, ["kill", "kill_writing"], kills) + others * _EACH
-    return soak.Wanted(ending, [*faults.PASSING] * _EACH, max(1, int(_POISONED * job.steps)), faults.DAMAGES)
+    damages = faults.DAMAGES_OF_FOLDERS if job.in_folders else faults.DAMAGES
+    return soak.Wanted(ending, [*faults.PASSING] * _EACH, max(1, int(_POISONED * job.steps)), damages)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def carry(
             return story
         start = latest.find(output, story.edited)
         # Not in the first pause, so that a run also goes on from a checkpoint that is left alone.
-        if spoil and number and start is not None and start.path.name == "last.pt" and (before := start.before()):
+        if spoil and number and start is not None and start.path.stem == "last" and (before := start.before()):
             how = spoil.pop()
             latest.damage(output, how, draw)
             if how == "edited":
@@ -135,13 +135,13 @@ class _Check:
         self.story.counts["saves that failed, said"] += self.ended.text.count(" could not be written (")
 
     def _start(self) -> None:
-        said = re.findall(r"^going on from .*?(\w+\.pt), step (\d+)", self.ended.text, re.MULTILINE)
+        said = re.findall(r"^going on from .*/(\w+(?:\.pt)?), step (\d+)", self.ended.text, re.MULTILINE)
         expected = [] if self.start is None else [(self.start.path.name, str(self.start.step))]
         if said != expected and self.ended.steps():
             self.say(f"it says that it goes on from {said}, and should from {expected}")
-        if self.start is not None and self.start.path.name != "last.pt":
+        if self.start is not None and self.start.path.stem != "last":
             self.story.counts["fallbacks"] += 1
-            if "checkpoints/last.pt is" not in self.ended.text:
+            if f"checkpoints/last{self.start.path.suffix} is" not in self.ended.text:
                 self.say("it does not say why it goes on from an earlier checkpoint")
 
     def _steps(self) -> None:
@@ -199,7 +199,7 @@ class _Check:
         if done == 0:
             done = started
         asked_for = self.kind in SIGNALS
-        most = 0 if asked_for else self.job.interval
+        most = 0 if asked_for else self.job.interval * (2 if self.job.saves_later else 1)
         if self.windows:
             most += 3 * self.job.interval
         if done - here > most:
@@ -220,11 +220,22 @@ class _Check:
         except InputError as error:
             self.say(f"the folder is not free: {error}")
         if -9 in self.ended.codes:
+            self._killed()
+            return
+        if "read_only" in self.windows and any(self.ended.codes):
+            # Nothing can be removed there; the next start does that.
             return
         if (self.output / LOCK_FILE).exists():
             self.say("the file of the lock is left")
         if left := leftovers(self.output):
             self.say(f"it leaves {', '.join(left)}")
+
+    def _killed(self) -> None:
+        """Count what the process that writes was doing."""
+        stepping = [line for lines in self.ended.lines for line in lines if "fired" in line and line["stepping"]]
+        saved = [path for path in leftovers(self.output) if path.startswith("checkpoints")]
+        self.story.counts["kills in the middle of a save"] += bool(saved)
+        self.story.counts["kills in a save while a step went on"] += bool(saved and stepping)
 
 
 def leftovers(output: Path) -> list[str]:
@@ -243,6 +254,6 @@ def _at_the_end(output: Path, story: Story) -> None:
         if kind in ("skipped_step", "quarantined", "not_saved", "stop"):
             story.counts[f"records: {kind}"] += 1
     for name in ("last", "previous"):
-        path = output / "checkpoints" / f"{name}.pt"
-        if path.exists() and not os.access(path, os.R_OK):
-            story.wrong.append(f"{path} cannot be read")
+        for path in (output / "checkpoints").glob(f"{name}*"):
+            if not os.access(path, os.R_OK):
+                story.wrong.append(f"{path} cannot be read")

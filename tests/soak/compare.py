@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tests.soak import latest
 from tests.soak.attempt import Step, attempt
 from tests.soak.inside import Plan
 from tests.soak.job import Job
@@ -83,11 +84,13 @@ def differences(
 
 
 def _of_checkpoints(left: Path, right: Path) -> list[str]:
-    one, other = (torch.load(run / "checkpoints" / "last.pt", weights_only=True) for run in (left, right))
-    wrong = [_apart(one[name], other[name], name)[:1] for name in ("model", "ema", "optimizer", "position", "meter")]
+    last = latest.path_of(left)
+    one, other = latest.content(last), latest.content(right / last.relative_to(left))
+    tensors = ("model", "ema", "optimizer") if "model" in one else ("tensors", "param_groups")
+    wrong = [_apart(one[name], other[name], name)[:1] for name in (*tensors, "position", "meter")]
     for rank, states in enumerate(zip(one["processes"], other["processes"], strict=True)):
         wrong += [_apart(states[0][name], states[1][name], f"{name} of {rank}")[:1] for name in ("random", "losses")]
-    return [f"last.pt: {name} differs" for names in wrong for name in names]
+    return [f"{last.name}: {name} differs" for names in wrong for name in names]
 
 
 def _of_logs(left: Path, right: Path, told: bool) -> list[str]:

@@ -37,6 +37,8 @@ ENDING = ("kill", "kill_writing", "term", "int", "usr1", "term_twice", "loader_k
 PASSING = ("full", "full_output", "read_only", "quota", "clip_damaged")
 # What is done to the latest checkpoint while the run does not go on.
 DAMAGES = ("flipped", "cut", "emptied", "edited", "removed")
+# The same, and what else is done to one that is a folder.
+DAMAGES_OF_FOLDERS = (*DAMAGES, "part removed", "part of another", "index edited", "unmarked")
 # Of calls that write: as many as two saves have. Before the last steps, so that there are so many.
 _CALLS, _LAST = 24, 12
 

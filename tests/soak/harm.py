@@ -122,7 +122,7 @@ class Harm:
             handles = _lead_to_full(lambda name: name == output)
             return lambda: _put_back(handles)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        size = max((path.stat().st_size for path in Path(self.output).glob("checkpoints/*.pt")), default=0) // 2
+        size = _largest(Path(self.output) / "checkpoints") // 2
         # Half a checkpoint is written, and then no more. What a long run has printed may be longer than that already,
         # and no run can go on whose words find no place.
         if size < os.fstat(sys.stdout.fileno()).st_size + _WORDS:
@@ -176,6 +176,15 @@ class Harm:
             return original("/dev/full", mode.replace("x", "w"), *rest, **options)
 
         builtins.open = io.open = opened  # type: ignore[assignment]
+
+
+def _largest(folder: Path) -> int:
+    """Bytes of the largest file in a folder in which some come and go."""
+    sizes = [0]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size * path.is_file())
+    return max(sizes)
 
 
 def _send(number: int, processes: Sequence[int]) -> None:

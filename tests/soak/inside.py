@@ -94,7 +94,8 @@ class _Inside:
         # What torchrun has started again is to succeed.
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         faults = [] if again else plan.faults
-        self.harm = Harm(faults, rank, output, Path(plan.data), folder, lambda kind, of: self.note(fired=kind, of=of))
+        self.stepping = False
+        self.harm = Harm(faults, rank, output, Path(plan.data), folder, self._fired)
         self._record()
         if plan.replayed:
             self._replay()
@@ -106,6 +107,9 @@ class _Inside:
         """Write a line that is there whatever happens next."""
         os.write(self.trace, json.dumps(values).encode() + b"\n")
 
+    def _fired(self, kind: str, of: int) -> None:
+        self.note(fired=kind, of=of, stepping=self.stepping)
+
     def _record(self) -> None:
         step = Trainer._step
 
@@ -114,7 +118,9 @@ class _Inside:
             self.queue = list(self.plan.replayed[self.rank].get(number, ())) if self.plan.replayed else []
             self.harm.due(number)
             clips: list[int] = []
+            self.stepping = True
             step(trainer, self._seen(batches, clips, trainer.cfg.data.repeats))
+            self.stepping = False
             self.note(step=number, clips=clips, weights=digest(trainer.model.state_dict()))
             self._lose(number)
             if self.plan.sampled and number % self.plan.sampled == 0:

@@ -15,6 +15,8 @@ CLIPS = 24
 # Those that are scored are left whole.
 SCORED = 7
 SEED = 5
+# Weights that lie in parts, and checkpoints that are folders, written while the run goes on.
+SHARDED = ("train.sharding=full", "train.checkpoint=sharded", "train.save_async=true")
 _OF_TASK = {
     "finetune": ["model.drop_path=0.2", "eval.every=4"],
     "pretrain": ["model.encoder.drop_path=0.2", "model.decoder_keep=0.5"],
@@ -47,6 +49,16 @@ class Job:
         parts = [self.task, "1 process" if self.world == 1 else f"{self.world} processes"]
         parts += [f"{self.workers} loader"] if self.workers else []
         return ", ".join([*parts, *self.more])
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether its checkpoints are folders."""
+        return "train.checkpoint=sharded" in self.more
+
+    @property
+    def saves_later(self) -> bool:
+        """Whether a checkpoint is in its place only when the next one is begun, at the latest."""
+        return "train.save_async=true" in self.more
 
     @property
     def batch(self) -> int:

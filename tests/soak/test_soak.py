@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.soak import faults
+from maedfer.train import checkpoints
+from tests.soak import faults, latest
 from tests.soak.compare import differences
 from tests.soak.flat import growth
-from tests.soak.job import Job
+from tests.soak.job import SHARDED, Job
 from tests.soak.soak import Wanted, soak
 
 
@@ -42,11 +45,24 @@ def test_a_run_comes_to_the_same_whatever_happens_to_it(tmp_path: Path) -> None:
 
 
 def test_two_processes_come_to_the_same(tmp_path: Path) -> None:
-    job = Job("pretrain", 6, world=2, accumulate=2)
+    """Folders, written while steps go on; `make soak` has weights in parts too, where a step takes thrice as long."""
+    job = Job("pretrain", 4, world=2, accumulate=2, more=(*SHARDED[1:], "model.encoder.depth=1"))
     kinds = ["kill_writing", "rank_killed"]
     story = soak(job, tmp_path, 1, Wanted(kinds, ["clip_damaged"], 1))
     assert not story.wrong
     assert not _happened(story.counts, *kinds, "clip_damaged")
+    assert story.counts["kills in the middle of a save"]
+    # Whatever is done to such a folder, our own reading and the package's find the one before.
+    folder = tmp_path / "faults" / "run" / "checkpoints"
+    whole, before = latest.find(folder.parent), latest.find(folder.parent, [latest.fingerprint(folder / "last")])
+    assert whole and before and (whole.path.name, before.path.name, whole.step) == ("last", "previous", job.steps)
+    for seed, how in enumerate(faults.DAMAGES_OF_FOLDERS * 3):
+        copy = tmp_path / f"damaged_{seed}"
+        shutil.copytree(folder, copy / "checkpoints")
+        latest.damage(copy, how, random.Random(seed))
+        ours, theirs = latest.find(copy), checkpoints.latest(copy)
+        assert ours and theirs and ours.path == theirs.path == copy / "checkpoints" / "previous", (seed, how)
+        assert (ours.step, ours.weights) == (before.step, before.weights)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from maedfer.cli import main
@@ -79,12 +80,18 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def marked(last: Path, key: str, value: Any) -> None:
+    content = json.loads((last / "complete.json").read_text())
+    (last / "complete.json").write_text(json.dumps({**content, key: value}))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda last: (last / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
     "flipped": (lambda last: flip(last / "__0_0.distcp"), "__0_0.distcp is not what was written"),
     "flipped rest": (lambda last: flip(last / "run.pt"), "run.pt is not what was written"),
     "short": (lambda last: os.truncate(last / "__0_0.distcp", 100), "__0_0.distcp has 100 bytes"),
     "unfinished": (lambda last: (last / "complete.json").unlink(), "was not finished"),
+    "another step": (lambda last: marked(last, "step", 2), "complete.json says step 2, and run.pt holds step 3"),
     "no marker": (lambda last: (last / "complete.json").write_text("[]"), "not that of a sharded checkpoint"),
 }
 
@@ -125,22 +132,25 @@ def test_loading_says_how_to_make_a_model_of_it(last: Path) -> None:
         load(last)
 
 
+@pytest.mark.parametrize("later", ["false", "true"])
 def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    later: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from maedfer.train import checkpoint_folder, sharded_checkpoints
+    """Also where a thread learns of it, to which nothing can be raised."""
+    full = [False, True, False]
 
-    full = [True, False, False]
+    class Disk(dcp.FileSystemWriter):
+        def write_data(self, *given: Any) -> Any:
+            if full.pop(0):
+                raise OSError(28, "No space left on device")
+            return super().write_data(*given)
 
-    def save(*given: Any, **more: Any) -> None:
-        if full.pop(0):
-            raise OSError(28, "No space left on device")
-        checkpoint_folder.save_tensors(*given, **more)
-
-    monkeypatch.setattr(sharded_checkpoints, "save_tensors", save)
-    run_pretrain(tiny("pretrain", data, tmp_path / "run", *SHARDED))
-    said = capsys.readouterr().out
-    assert "checkpoints/last could not be written (No space left on device): the run goes on" in said
-    assert "checkpoints/last could be written again" in said
-    assert [record["step"] for record in records(tmp_path / "run", "not_saved")] == [1]
+    monkeypatch.setattr(dcp, "FileSystemWriter", Disk)
+    run_pretrain(tiny("pretrain", data, tmp_path / "run", *SHARDED, f"train.save_async={later}"))
+    said, errors = capfd.readouterr()
+    why = "No space left on device): the run goes on, checkpoints/last of step 1 is as it was"
+    assert f"checkpoints/last could not be written ({why}" in said
+    assert "checkpoints/last could be written again" in said and "Traceback" not in errors
+    assert [record["step"] for record in records(tmp_path / "run", "not_saved")] == [2 if later == "false" else 3]
     assert checked(tmp_path / "run/checkpoints/last")["step"] == 3
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"last", "previous"}
