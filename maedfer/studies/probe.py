@@ -18,13 +18,14 @@ from maedfer.errors import InputError, unknown
 from maedfer.evaluation.features import feature_extractor
 from maedfer.evaluation.layers import TokenGrid, choose_layers, pooled_name, token_grid, tokens_name
 from maedfer.evaluation.predictions import Predictions, Skipped
-from maedfer.evaluation.probes.fit import KINDS, fit_probe
+from maedfer.evaluation.probes.fit import KINDS, FittedProbe, fit_probe
 from maedfer.evaluation.probes.split import validation_split
 from maedfer.evaluation.score import check_finite
 from maedfer.models import MAEDFER, LGIFormer, build_model, load
 from maedfer.setting import documented, setting
 from maedfer.studies.probe_features import Extractor, LabelledClips, ListFeatures, Say
 from maedfer.studies.probe_files import check_folder, write_study
+from maedfer.studies.probe_fits import KeptFits
 from maedfer.studies.probe_results import FEATURES, ProbeResult, ProbeTask, ScoredProbe
 from maedfer.train.config import RunConfig, load_config
 from maedfer.train.evaluate import for_this_machine
@@ -96,14 +97,15 @@ def run_probe(
     """Probe the features of a frozen encoder.
 
     Features of every clip are computed once and kept in `out`/features, float32, tokens float16; a call that was ended
-    goes on where it was, and a later one reads them. For every kind, layer and seed, hyper-parameters are chosen by
-    validation clips (of `data.val`, or by subject where every training clip says who it shows, else by clip, from the
-    training part), the probe is fitted again on the whole training part, and scored on the test part.
+    goes on where it was, and a later one reads them. The same holds for every probe that is finished, in `out`/fits.
+    For every kind, layer and seed, hyper-parameters are chosen by validation clips (of `data.val`, or by subject where
+    every training clip says who it shows, else by clip, from the training part), the probe is fitted again on the whole
+    training part, and scored on the test part.
 
     Args:
         source: what `maedfer.load` takes: pre-trained or fine-tuned, LGI-Former or ViT.
         overrides: settings of an evaluation, with data.train and data.test.
-        out: folder for features, probe.json, probe.csv, report.html and runs/, a folder a probe, which `maedfer
+        out: folder for features, fits, probe.json, probe.csv, report.html and runs/, a folder a probe, which `maedfer
             compare` reads.
         options: what is asked.
         say: takes sentences for people.
@@ -185,26 +187,55 @@ class _Study:
             if features.rounding is not None:
                 self.rounding = max(self.rounding or 0.0, features.rounding)
         seeds = [self.cfg.seed + number for number in range(self.options.seeds)]
-        tasks = [(kind, layer, seed) for layer in self.layers for kind in self.options.kinds for seed in seeds]
-        line = ProgressLine("probes" + (" of random weights" if who == "random" else ""))
+        tasks = [
+            ProbeTask(who, kind, layer, seed) for layer in self.layers for kind in self.options.kinds for seed in seeds
+        ]
+        fits, about = KeptFits(Path(self.cfg.output), self.say), self._fit_options(heads)
+        names = [self._array(task) for task in tasks]
+        keys = [fits.key(task, name, found, len(self.classes), about) for task, name in zip(tasks, names, strict=True)]
+        kept = {task: one for task, key in zip(tasks, keys, strict=True) if (one := fits.read(task, key)) is not None}
+        what = "probes" + (" of random weights" if who == "random" else "")
+        if kept:
+            self.say(f"{what}: {len(kept)} of {len(tasks)} are fitted already, and are read from {fits.folder}")
+        line = ProgressLine(what)
         scored = []
-        for number, (kind, layer, seed) in enumerate(tasks):
+        for number, (task, name, key) in enumerate(zip(tasks, names, keys, strict=True)):
 
             def progress(share: float, number: int = number) -> None:
                 line((number + share) / len(tasks))
 
             progress(0.0)
-            scored.append(self._probe(found, ProbeTask(who, kind, layer, seed), heads, progress))
+            if task in kept:
+                choice, probabilities = kept[task]
+            else:
+                choice = fitted = self._fit(found, task, name, heads, progress)
+                probabilities = fitted.probabilities(found["test"].features(name)).astype(np.float32)
+                fits.keep(task, key, choice, probabilities)
+            scored.append(ScoredProbe(task, choice, self._predictions(found["test"], probabilities)))
         line.clear()
         return scored
 
-    def _probe(self, found: Mapping[str, ListFeatures], task: ProbeTask, heads: int, progress: Any) -> ScoredProbe:
-        kind, layer = task.kind, task.layer
-        name = tokens_name(layer, self.grids[layer]) if kind == "attentive" else pooled_name(layer)
-        train, test, val = found["train"], found["test"], found.get("val")
-        own: dict[str, Any] = {"device": self.runtime.device, "heads": heads} if kind == "attentive" else {}
-        fitted = fit_probe(
-            kind,
+    def _array(self, task: ProbeTask) -> str:
+        """Name of the features that a probe reads."""
+        return tokens_name(task.layer, self.grids[task.layer]) if task.kind == "attentive" else pooled_name(task.layer)
+
+    def _fit_options(self, heads: int) -> dict[str, Any]:
+        """What fits depend on besides features, task and classes."""
+        options = self.options
+        return {
+            "metric": options.metric,
+            "share": options.share,
+            "heads": heads,
+            "device": self.runtime.device.type,
+        }
+
+    def _fit(
+        self, found: Mapping[str, ListFeatures], task: ProbeTask, name: str, heads: int, progress: Any
+    ) -> FittedProbe:
+        train, val = found["train"], found.get("val")
+        own: dict[str, Any] = {"device": self.runtime.device, "heads": heads} if task.kind == "attentive" else {}
+        return fit_probe(
+            task.kind,
             train.features(name),
             train.labels,
             classes=len(self.classes),
@@ -218,9 +249,10 @@ class _Study:
             progress=progress,
             **own,
         )
-        probabilities = fitted.probabilities(test.features(name)).astype(np.float32)
+
+    def _predictions(self, test: ListFeatures, probabilities: np.ndarray) -> Predictions:
         entries = test.clips.entries
-        predictions = Predictions(
+        return Predictions(
             [entries[row].name for row in test.rows],
             test.labels,
             probabilities,
@@ -230,7 +262,6 @@ class _Study:
             ),
             subjects=tuple(test.subjects or ()),
         )
-        return ScoredProbe(task, fitted, predictions)
 
     def _note_broken(self, features: ListFeatures) -> None:
         if features.broken and features.clips.part != "test":

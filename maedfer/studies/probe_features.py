@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import sizes
 
 Say = Callable[[str], None]
+# Of features that are read at once for their digest.
+_ROWS = 512
 # What decides what features are, as people say it.
 _WORDS = {
     "weights": "the weights",
@@ -98,6 +101,16 @@ class ListFeatures:
         """Of the clips that could be read, [rows, ...]."""
         array = self.arrays[name]
         return array if len(self.rows) == len(array) else array[self.rows]
+
+    def digest(self, name: str) -> str:
+        """Of the features, labels and subjects of the clips that could be read."""
+        digest, array = hashlib.sha256(), self.arrays[name]
+        digest.update(f"{array.dtype} {array.shape[1:]}".encode())
+        for start in range(0, len(self.rows), _ROWS):
+            digest.update(np.ascontiguousarray(array[self.rows[start : start + _ROWS]]).data)
+        digest.update(self.labels.tobytes())
+        digest.update(json.dumps(self.subjects).encode())
+        return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

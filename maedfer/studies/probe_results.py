@@ -13,10 +13,10 @@ import numpy as np
 from maedfer.evaluation.metrics import confusion_matrix, scores
 from maedfer.evaluation.paired import SameClips, pooled_intervals
 from maedfer.evaluation.predictions import Predictions
-from maedfer.evaluation.probes.fit import FittedProbe
+from maedfer.evaluation.probes.fit import ProbeChoice
 from maedfer.studies.tables import Column, Measured, Table
 
-FEATURES, RUNS, RESULT_FILE = "features", "runs", "probe.json"
+FEATURES, FITS, RUNS, RESULT_FILE = "features", "fits", "runs", "probe.json"
 METRICS = ("uar", "war")
 _SETTINGS = {"k": "k", "c": "C", "lr": "learning rate", "weight_decay": "weight decay"}
 
@@ -45,10 +45,10 @@ class ProbeTask(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ScoredProbe:
-    """A probe that was fitted, and what it says of the test part."""
+    """A probe that was fitted, how its hyper-parameters were found, and what it says of the test part."""
 
     task: ProbeTask
-    fitted: FittedProbe
+    fitted: ProbeChoice
     predictions: Predictions
 
     @property

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from PIL import Image
 from maedfer.errors import InputError
 from maedfer.evaluation.features import feature_extractor
 from maedfer.evaluation.predictions import read_predictions
-from maedfer.evaluation.probes import attentive, fit, fit_linear
+from maedfer.evaluation.probes import attentive, fit, fit_linear, fit_probe
 from maedfer.models import MAEDFER, LGIFormer, load
 from maedfer.report import group_runs, write_comparison
-from maedfer.studies import ProbeOptions, run_probe
+from maedfer.studies import ProbeOptions, probe, run_probe
 from maedfer.studies.feature_store import FeatureSet
 from maedfer.train.features import features_config, run_features
 from tests.helpers import randomize, small, small_mae
@@ -79,14 +80,14 @@ def test_scores_are_those_of_features_that_another_command_writes(world: Path, t
         for part in ("train", "test")
     }
     probes = json.loads((tmp_path / "out" / "probe.json").read_text())["probes"]
-    for probe in probes:
-        if probe["probe"] == "linear":
-            mine = fit_linear(made["train"].vectors, made["train"].labels, 2, c=probe["chosen"]["c"])
-            found = read_predictions(tmp_path / "out" / probe["run"] / "pred.csv")
+    for one in probes:
+        if one["probe"] == "linear":
+            mine = fit_linear(made["train"].vectors, made["train"].labels, 2, c=one["chosen"]["c"])
+            found = read_predictions(tmp_path / "out" / one["run"] / "pred.csv")
             np.testing.assert_allclose(found.probabilities, mine.probabilities(made["test"].vectors), atol=1e-4)
             assert found.names == made["test"].names and found.subjects[0] == "ann2"
     # Nobody is on both sides of the choice: 6 of 12 clips, or fewer, of one person for each class.
-    assert {probe["validation_clips"] for probe in probes} <= {3, 6, 9}
+    assert {one["validation_clips"] for one in probes} <= {3, 6, 9}
     assert [one["probe"] for one in probes] == ["knn", "knn", "linear", "linear"]
     group = result.groups[1]
     scores = [float(row["uar"]) for row in rows(tmp_path / "out") if row["probe"] == "linear"]
@@ -147,15 +148,78 @@ def test_killed_and_gone_on_with_gives_the_same(world: Path, tmp_path: Path, mon
             raise KeyboardInterrupt
         append(self, *args, **others)  # type: ignore[arg-type]
 
+    fitted: list[str] = []
+
+    def fit(kind: str, *args: Any, **others: Any) -> Any:
+        fitted.append(kind)
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        return fit_probe(kind, *args, **others)
+
     monkeypatch.setattr(FeatureSet, "append", dying)
-    for _ in range(2):
+    monkeypatch.setattr(probe, "fit_probe", fit)
+    for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             run_probe(world / "model", settings(world), tmp_path / "out", options, say=lambda text: None)
+    assert fitted == ["knn", "attentive", "knn"]
+    # As a kill may leave a file, and as a disk may.
+    kept = sorted((tmp_path / "out" / "fits").iterdir())
+    assert [path.name.rpartition("-")[0] for path in kept] == ["attentive_layer0_seed0", "knn_layer0_seed0"]
+    (tmp_path / "out" / "fits" / ".knn_layer0_seed0-0.npz.abcd1234.tmp").write_bytes(b"")
     said: list[str] = []
     run_probe(world / "model", settings(world), tmp_path / "out", options, say=said.append)
-    assert any("12 clips, 10 of them are there" in line for line in said)
-    for name in ("probe.csv", "table.csv"):
+    assert f"probes: 2 of 4 are fitted already, and are read from {tmp_path}/out/fits" in said
+    assert fitted == ["knn", "attentive", "knn", "knn", "attentive"]
+    assert len([*(tmp_path / "out" / "fits").iterdir()]) == 4
+    for name in ("probe.csv", "table.csv", "runs/attentive_layer0_seed0/pred.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # All of them are read, but for one that is damaged.
+    kept[0].write_bytes(kept[0].read_bytes()[:-40])
+    said.clear()
+    run_probe(world / "model", settings(world), tmp_path / "out", options, say=said.append)
+    assert any("attentive_layer0" in line and "this probe is fitted anew" in line for line in said)
+    assert fitted[5:] == ["attentive"] and any("probes: 3 of 4 are fitted already" in line for line in said)
+    assert (tmp_path / "out" / "probe.csv").read_bytes() == (tmp_path / "whole" / "probe.csv").read_bytes()
+
+
+def test_a_finished_probe_counts_for_what_it_was_fitted_on_alone(world: Path, tmp_path: Path) -> None:
+    """A metric, a share, a split, a label, a subject, another clip of the test part, other features: all are fitted."""
+    label = (world / "train.csv").read_text().replace("train_ann_moved_0,1", "train_ann_moved_0,0")
+    lists = {
+        "label": label,
+        "subject": label.replace("train_eve_moved_0,1,eve", "train_eve_moved_0,1,bob"),
+        "fewer": (world / "test.csv").read_text().replace("test_ann_calm_0,0,ann2\n", ""),
+    }
+    for name, lines in lists.items():
+        (tmp_path / f"{name}.csv").write_text(lines)
+    given = settings(world, f"data.root={world}")
+    options: dict[str, Any] = {"kinds": ("knn",), "seeds": 1}
+
+    def taken() -> list[str]:
+        said: list[str] = []
+        run_probe(world / "model", given, tmp_path / "out", ProbeOptions(**options), say=said.append)
+        return [line.partition(",")[0] for line in said if "are fitted already" in line]
+
+    assert taken() == [] and taken() == ["probes: 1 of 1 are fitted already"]
+    options["kinds"] = ("linear", "knn")
+    assert taken() == ["probes: 1 of 2 are fitted already"]
+    options["kinds"] = ("knn",)
+    # Each comes on top of those before.
+    for change in ("data.train={}/label.csv", "data.train={}/subject.csv", "data.test={}/fewer.csv", "data.stride=2"):
+        given.append(change.format(tmp_path))
+        assert taken() == [], change
+    for key, value in {"metric": "war", "share": 0.5, "layers": "1"}.items():
+        options[key] = value
+        assert taken() == [], key
+    given.append("seed=1")
+    assert taken() == []
+    # One of each that can be asked for again, and none of what was.
+    assert sorted(path.name.rpartition("-")[0] for path in (tmp_path / "out" / "fits").iterdir()) == [
+        "knn_layer1_seed0",
+        "knn_layer1_seed1",
+        "knn_layer2_seed0",
+        "linear_layer2_seed0",
+    ]
 
 
 def test_other_weights_and_clips_begin_anew(world: Path, tmp_path: Path) -> None:

@@ -15,7 +15,16 @@ from maedfer._lazy import lazy
 
 if TYPE_CHECKING:
     from maedfer.evaluation.probes.attentive import AttentiveNetwork, AttentiveProbe, fit_attentive
-    from maedfer.evaluation.probes.fit import KINDS, PROTOCOLS, FittedProbe, Probe, Trial, fit_probe, probe_grid
+    from maedfer.evaluation.probes.fit import (
+        KINDS,
+        PROTOCOLS,
+        FittedProbe,
+        Probe,
+        ProbeChoice,
+        Trial,
+        fit_probe,
+        probe_grid,
+    )
     from maedfer.evaluation.probes.linear import LinearProbe, fit_linear
     from maedfer.evaluation.probes.neighbours import NeighboursProbe, fit_knn
     from maedfer.evaluation.probes.split import validation_split
@@ -29,6 +38,7 @@ __all__ = [
     "LinearProbe",
     "NeighboursProbe",
     "Probe",
+    "ProbeChoice",
     "Trial",
     "fit_attentive",
     "fit_knn",
@@ -42,7 +52,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "attentive": ["AttentiveNetwork", "AttentiveProbe", "fit_attentive"],
-        "fit": ["KINDS", "PROTOCOLS", "FittedProbe", "Probe", "Trial", "fit_probe", "probe_grid"],
+        "fit": ["KINDS", "PROTOCOLS", "FittedProbe", "Probe", "ProbeChoice", "Trial", "fit_probe", "probe_grid"],
         "linear": ["LinearProbe", "fit_linear"],
         "neighbours": ["NeighboursProbe", "fit_knn"],
         "split": ["validation_split"],

@@ -59,26 +59,20 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class FittedProbe:
-    """A probe, and how its hyper-parameters were found.
+class ProbeChoice:
+    """How the hyper-parameters of a probe were found.
 
     Args:
         kind: one of `KINDS`.
-        probe: fitted on the whole training part.
         chosen: its hyper-parameters.
         trials: all that were tried, in this order; none where there was no choice.
         validation: clips that chose.
     """
 
     kind: str
-    probe: Probe
     chosen: Settings
-    trials: tuple[Trial, ...] = ()
-    validation: int = 0
-
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Float64 [n, classes], of features [n, C], or tokens [n, T, C] for an attentive probe."""
-        return self.probe.probabilities(features)
+    trials: tuple[Trial, ...]
+    validation: int
 
     @property
     def best(self) -> Trial | None:
@@ -93,6 +87,21 @@ class FittedProbe:
             return False
         values = [trial.settings[keys[0]] for trial in self.trials]
         return self.chosen[keys[0]] in (min(values), max(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedProbe(ProbeChoice):
+    """A probe, and how its hyper-parameters were found.
+
+    Args:
+        probe: fitted on the whole training part.
+    """
+
+    probe: Probe
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Float64 [n, classes], of features [n, C], or tokens [n, T, C] for an attentive probe."""
+        return self.probe.probabilities(features)
 
 
 def probe_grid(kind: str, clips: int) -> tuple[Settings, ...]:
@@ -186,7 +195,7 @@ def fit_probe(
     probe = _fit(kind, train, labels, count, {**chosen, **options}, _part(progress, steps - 1, steps))
     if progress is not None:
         progress(1.0)
-    return FittedProbe(kind, probe, chosen, tuple(trials), len(val_y) if trials else 0)
+    return FittedProbe(kind, chosen, tuple(trials), len(val_y) if trials else 0, probe)
 
 
 def _fit(kind: str, x: np.ndarray, y: np.ndarray, classes: int, options: dict[str, Any], progress: Any) -> Probe:
