@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from maedfer.train import load_config, run_finetune, run_pretrain
+from maedfer.train.lock import LOCK_FILE
 from maedfer.train.trainer import Trainer
-from tests.train.runs import Killed
 
 # Seconds after which a process that takes a few is taken for one that hangs.
 _HANGS = 1200
@@ -52,25 +53,34 @@ class Crowd:
             dist.destroy_process_group()
         self.barrier.wait(_HANGS)
 
-    def run(self, task: str, settings: list[str], until: int | None = None) -> Any:
-        """Run a task, and let all processes be killed before an optimiser step if `until` says so."""
+    def run(self, task: str, settings: list[str], before: int | None = None, copies: Sequence[Path] = ()) -> Any:
+        """Run a task; before an optimiser step its folder is copied, as a kill would leave it there.
+
+        Args:
+            task: of the run.
+            settings: on the command line.
+            before: that step, by the number of those that are done.
+            copies: what is made.
+        """
         original = Trainer._step
 
-        def killed(trainer: Trainer, batches: Any) -> None:
-            if trainer.position.step == until:
-                raise Killed
+        def copied(trainer: Trainer, batches: Any) -> None:
+            if trainer.position.step == before:
+                for thread in threading.enumerate():
+                    if thread.name == "maedfer-checkpoint":
+                        thread.join(_HANGS)
+                dist.barrier()
+                for copy in copies if trainer.runtime.main else ():
+                    # The system takes the lock from who is killed.
+                    shutil.copytree(trainer.cfg.output, copy, ignore=shutil.ignore_patterns(LOCK_FILE))
+                dist.barrier()
             original(trainer, batches)
 
-        Trainer._step = killed  # type: ignore[method-assign, assignment]
+        Trainer._step = copied  # type: ignore[method-assign, assignment]
         try:
-            with contextlib.suppress(Killed):
-                return _RUNS[task](load_config(task, None, settings))
+            return _RUNS[task](load_config(task, None, settings))
         finally:
             Trainer._step = original  # type: ignore[method-assign]
-            # A process that is killed takes its threads along; here what they write is finished.
-            for thread in threading.enumerate():
-                if thread.name == "maedfer-checkpoint":
-                    thread.join(_HANGS)
 
 
 def in_crowd(count: int, function: Callable[..., None], *given: Any, joins: int = 4) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ COMMON = ["optim.epochs=2", "optim.lr=1e-3", "optim.clip_grad=0.3", "train.ema=0
 # Copied runs write files, sharded ones folders, while they go on.
 FORMS = {"none": ["train.checkpoint=file"], "full": ["train.checkpoint=sharded", "train.save_async=true"]}
 DROPPING = "model.encoder.drop_path=0.3"
+# Three steps, in which the depth of a clip is not drawn by its place in a pass.
+SHORT = ["optim.epochs=1", "optim.warmup_epochs=0", "model.encoder.drop_path=0", "train.save_steps=0"]
+ADDED_UP = [*SHORT, "train.batch_size=1", "train.accumulate=2"]
 
 
 def settings(folder: Path, name: str, world: int, *changes: str) -> list[str]:
@@ -30,25 +33,22 @@ def settings(folder: Path, name: str, world: int, *changes: str) -> list[str]:
 
 
 def runs(crowd: Crowd, folder: Path) -> None:
-    """All the runs: NAME is HOW_KINDwhere; `cut` ones are killed before step 4 and go on."""
+    """All the runs: NAME is HOW_KINDwhere; `cut` ones are whole ones as they were before step 4, and go on."""
 
-    def run(name: str, world: int, *changes: str, until: int | None = None) -> None:
-        crowd.run("pretrain", settings(folder, name, world, *changes), until)
+    def run(name: str, world: int, *changes: str, copies: Sequence[str] = ()) -> None:
+        crowd.run("pretrain", settings(folder, name, world, *changes), 4, [folder / copy for copy in copies])
 
     def cut(kind: str, world: int) -> None:
-        """A run that is whole, and one that is cut, of which a copy is kept, and goes on."""
         sharding = [f"train.sharding={kind}", *FORMS[kind]]
-        run(f"whole_{kind}{world}", world, *sharding)
-        run(f"cut_{kind}{world}", world, *sharding, until=4)
-        torch.distributed.barrier()
-        if torch.distributed.get_rank() == 0:
-            shutil.copytree(folder / f"cut_{kind}{world}", folder / f"moved_{kind}{world}")
-        torch.distributed.barrier()
+        run(f"whole_{kind}{world}", world, *sharding, copies=[f"cut_{kind}{world}", f"moved_{kind}{world}"])
         run(f"cut_{kind}{world}", world, *sharding)
 
     with crowd.in_groups_of(2) as group:
-        cut(KINDS[group], 2)
-        if KINDS[group] == "full":
+        kind = KINDS[group]
+        cut(kind, 2)
+        run(f"added_{kind}2", 2, f"train.sharding={kind}", *ADDED_UP)
+        run(f"low_{kind}2", 2, f"train.sharding={kind}", *ADDED_UP, "train.precision=bf16")
+        if kind == "full":
             run("recomputed_full2", 2, "train.sharding=full", "train.recompute=true")
     with crowd.in_groups_of(4):
         for kind, other in zip(KINDS, reversed(KINDS), strict=True):
@@ -65,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clips(place / "clips")
     in_crowd(4, runs, place, joins=4)
     run_pretrain(tiny("pretrain", place / "clips", place / "one", *COMMON, DROPPING))
+    run_pretrain(tiny("pretrain", place / "clips", place / "short", *COMMON, *SHORT))
     return place
 
 
@@ -121,12 +122,27 @@ def test_a_checkpoint_in_parts_holds_what_that_in_a_file_does(folder: Path) -> N
             torch.testing.assert_close(ours[name][key], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_two_passes_are_those_of_a_batch_twice_as_large(kind: str, folder: Path) -> None:
+    for key in ("loss", "grad_norm"):
+        ours, theirs = ([r[key] for r in records(folder / run, "step")] for run in (f"added_{kind}2", "short"))
+        assert len(ours) == 3 and ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_bfloat16_is_that_of_copied_weights(folder: Path) -> None:
+    """Sharded, blocks get their weights in bfloat16; copied, products round them themselves."""
+    ours, theirs, exact = (losses(folder, name) for name in ("low_full2", "low_none2", "added_none2"))
+    assert ours == pytest.approx(theirs, rel=1e-4) and ours != pytest.approx(exact, rel=1e-4)
+    low, copied = ([r["grad_norm"] for r in records(folder / run, "step")] for run in ("low_full2", "low_none2"))
+    assert low == pytest.approx(copied, rel=2e-3)
+
+
 def test_recomputed_blocks_change_nothing(folder: Path) -> None:
     assert_same(folder, "recomputed_full2", "whole_full2")
 
 
 def test_the_first_line_says_what_is_around_the_model(folder: Path) -> None:
     text = "".join(path.read_text() for path in folder.glob("crowd_*.txt"))
-    assert text.count("by native, copied to 2 processes: ") == 4
-    assert text.count("sharded over 4 processes in 3 blocks: ") == 4
+    assert text.count("by native, copied to 2 processes: ") == 5
+    assert text.count("sharded over 4 processes in 3 blocks: ") == 3
     assert "layer by layer" not in text
