@@ -116,6 +116,8 @@ class _Check:
         self.start, self.story = start, story
         self.kind = fault.kind if fault and (fault.kind, fault.step) in ended.fired else ""
         self.windows = [kind for kind, _ in ended.fired if kind in _UNSAVED]
+        # Whether the last words may have found no place.
+        self.silent = "full_output" in dict(ended.fired)
 
     def say(self, text: str) -> None:
         """Something is wrong."""
@@ -173,7 +175,7 @@ class _Check:
             good = ended or set(codes) <= {128 + SIGNALS[kind], *([-SIGNALS[kind]] if kind == "term_twice" else [])}
         elif kind == "loader_killed":
             good = ended or set(codes) == {2}
-            if not ended and "a loader process" not in self.ended.text:
+            if not ended and not self.silent and "a loader process" not in self.ended.text:
                 self.say("nothing is said of the loader's process")
         else:
             good = ended
@@ -184,7 +186,11 @@ class _Check:
         if kind in SIGNALS and not ended:
             said = re.findall(r"stopped by (\w+), saved at step ([\d,]+) of", self.ended.text)
             found = latest.find(self.output, self.story.edited)
-            if not self.windows and said != [(SIGNALS[kind].name, f"{found.step:,}" if found else "0")]:
+            if (
+                not self.windows
+                and not self.silent
+                and said != [(SIGNALS[kind].name, f"{found.step:,}" if found else "0")]
+            ):
                 self.say(f"it says that it stopped as {said}, with {found}")
 
     def _checkpoint(self) -> None:
