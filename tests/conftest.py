@@ -16,9 +16,11 @@ import torch
 # processor is doing.
 os.environ["MAEDFER_PRODUCTS"] = "csrc"
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, which runs that are tested must hear.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of a terminal: runs that are
+# tested must hear both.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 from maedfer._native import build_record
 
