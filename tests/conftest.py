@@ -18,9 +18,10 @@ os.environ["MAEDFER_PRODUCTS"] = "csrc"
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of a terminal: runs that are
 # tested must hear both.
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, usual)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from maedfer._native import build_record
 

@@ -170,8 +170,8 @@ class Checkpoints:
         self.failed: dict[str, str] = {}
         # A `last` that this process has written, or found whole: what is to become `previous`.
         self._whole: Path | None = None
-        # That of the `last` of this run, as far as this process knows.
-        self.step = 0
+        # What a run would go on from, as far as this process knows, which may be another run's, and its step.
+        self.newest: tuple[Path, int] | None = None
 
     def path(self, name: str) -> Path:
         """Where the checkpoint of a name is, or would be."""
@@ -186,18 +186,20 @@ class Checkpoints:
             What there is to say: that it could not be written, or that it can be again. `failed` has what could not.
         """
         why = self.runtime.on_main(lambda: self._attempt(name, state), f"is writing {_FOLDER}/{name}")
-        if not why and name == LAST:
-            self.step = _step_of(state)
-        return self.noted(name, why)
+        return self.noted(name, why, _step_of(state))
 
-    def noted(self, name: str, why: str) -> list[str]:
+    def noted(self, name: str, why: str, step: int) -> list[str]:
         """Take note of what became of a checkpoint; what there is to say of it.
 
         Args:
             name: of the checkpoint.
             why: it could not be written; "" where it was.
+            step: that it is of.
         """
         before = self.failed.pop(name, "")
+        # From weights alone no run goes on.
+        if not why and name != BEST:
+            self.newest = self.folder / f"{name}{self.form.suffix}", step
         if why:
             self.failed[name] = why
             rest = self.kept() if name == LAST else "without it"
@@ -208,11 +210,17 @@ class Checkpoints:
         """Wait for what is being written while the run goes on; what there is to say of it."""
         return []
 
+    def last_is_of(self, step: int) -> bool:
+        """Whether a run goes on from a `last` of that step, and the latest try to write one came to something."""
+        here = self.folder / f"{LAST}{self.form.suffix}", step
+        return self.newest == here and LAST not in self.failed
+
     def kept(self) -> str:
         """Which checkpoint is there to go on from, in words."""
-        step = f" of step {self.step}" if self.step else ""
-        here = existing(self.run, LAST, PREVIOUS)
-        return f"{_FOLDER}/{here[0].name}{step} is as it was" if here else "and there is no checkpoint yet"
+        if self.newest is None or self.newest[0].parent.resolve() != self.folder.resolve():
+            return "and there is no checkpoint yet"
+        path, step = self.newest
+        return f"{_FOLDER}/{path.name} of step {step} is as it was"
 
     def finish(self, write: Callable[[], T]) -> T:
         """Write what the run came to, in the main process.
@@ -227,10 +235,6 @@ class Checkpoints:
             if LAST not in self.failed:
                 rest = f"{_FOLDER}/{LAST}{self.form.suffix} has all of it, and the same command ends the run"
             raise InputError(f"{error}; training is complete, and its result could not be saved: {rest}") from error
-
-    def goes_on_from(self, path: Path, step: int) -> None:
-        """Know of which step the checkpoint is that the run goes on from, which may be another run's."""
-        self.step = step if path.parent.resolve() == self.folder.resolve() else 0
 
     def _attempt(self, name: str, state: Mapping[str, Any]) -> str:
         temporary = temporary_beside(self.folder / f"{name}{self.form.suffix}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,16 +147,17 @@ class Incidents:
         clips: that are learned from.
         steps_per_epoch: steps of an epoch.
         most: skipped steps in a row that end the run; 0 = none do.
-
-    Attributes:
-        kept: the checkpoint that holds what the run last had, as sentences have it; "" where there is none.
+        kept: gives the checkpoint that holds what the run last had, as sentences have it; "" where there is none. All
+            processes call it.
     """
 
-    def __init__(self, runtime: Runtime, clips: Sequence[Clip], steps_per_epoch: int, most: int) -> None:
+    def __init__(
+        self, runtime: Runtime, clips: Sequence[Clip], steps_per_epoch: int, most: int, kept: Callable[[], str]
+    ) -> None:
         self.runtime, self.clips, self.steps_per_epoch, self.most = runtime, clips, steps_per_epoch, most
         # Where losses are scaled, overflows are part of it.
         self.scaled = runtime.precision == "fp16"
-        self.kept = ""
+        self.kept = kept
         self._recent: deque[Recent] = deque(maxlen=_REMEMBERED)
 
     def note(self, step: Recent) -> None:
@@ -243,9 +244,10 @@ class Incidents:
 
     def _end(self, step: int, why: str, what: str, model: nn.Module) -> str:
         spoiled = next((name for name, value in model.named_parameters() if not whole(value).isfinite().all()), None)
-        held = f"{self.kept} holds the last good weights" if self.kept else "no checkpoint was written yet"
+        kept = self.kept()
+        held = f"{kept} holds the last good weights" if kept else "no checkpoint was written yet"
         if spoiled is not None:
-            held = f"the weights are not finite any more ({spoiled}); {self.kept or 'no checkpoint'} is from before"
+            held = f"the weights are not finite any more ({spoiled}); {kept or 'no checkpoint'} is from before"
         precision = "" if self.runtime.precision == "fp32" else ", or train.precision=fp32"
         clips = f"; log.jsonl names the clips of skipped steps (train.max_skipped={self.most})"
         return (

@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from maedfer._files import remove_path, temporary_beside
 from maedfer.models.weight_files import save_torch
 from maedfer.train.checkpoint_folder import REST, FolderForm, complete, fingerprint, os_error, parted, save_tensors
-from maedfer.train.checkpoints import LAST, Checkpoints
+from maedfer.train.checkpoints import Checkpoints
 from maedfer.train.config import RunConfig
 from maedfer.train.processes import Runtime
 
@@ -175,7 +175,4 @@ class ShardedCheckpoints(Checkpoints):
 
     def _outcome(self, name: str, step: int, why: str) -> list[str]:
         """Note what became of a checkpoint; what there is to say of it."""
-        said = self.noted(name, why)
-        if not why and name == LAST:
-            self.step = step
-        return said
+        return self.noted(name, why, step)

@@ -121,13 +121,13 @@ class Stopping:
         kept = trainer.checkpoints
         with self.signals.noted("the run is saving"):
             said = kept.wait()
-            if kept.step != step or LAST in kept.failed:
+            if not kept.last_is_of(step):
                 trainer.save(LAST)
                 said += kept.wait()
         for text in said:
             trainer.log.say(text)
         trainer.batches.close()
-        saved = kept.step == step and LAST not in kept.failed
+        saved = kept.last_is_of(step)
         # Nothing is saved while steps are skipped.
         why = f" ({kept.failed[LAST]})" if LAST in kept.failed else ""
         where = f"saved at step {step:,} of {total:,}" if saved else f"step {step:,} is not saved{why}: {kept.kept()}"

@@ -92,7 +92,8 @@ class Trainer:
             model, self.optimizer, self.scaler, self.ema, self.agreement, self.dead, cfg.optim.clip_grad
         )
         learned = batches.dataset.clips
-        self.incidents = Incidents(runtime, learned, self.schedule.steps_per_epoch, cfg.train.max_skipped)
+        steps = self.schedule.steps_per_epoch
+        self.incidents = Incidents(runtime, learned, steps, cfg.train.max_skipped, self._kept)
         self.quarantine = Quarantine(cfg, runtime, learned)
         # What is drawn in the loop, stochastic depth, is drawn alike in all processes.
         seed_all(cfg.seed)
@@ -139,8 +140,7 @@ class Trainer:
                 self._end_epoch()
             while self.position.step < self.schedule.total:
                 self._epoch()
-        if waited := self.checkpoints.wait():
-            self._told(waited, "last")
+        self._kept()
         self.log.progress(self.position.step, "training is complete", "")
         for note in self.lost_notes():
             self.log.say(note)
@@ -319,10 +319,14 @@ class Trainer:
         position = self.position
         if name == "last" and position.in_a_row and position.step < self.schedule.total:
             return False
-        why = self._told(self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)), name)
-        if not why and not weights_only:
-            self.incidents.kept = f"{self.checkpoints.path(name)} (step {position.step})"
-        return not why
+        return not self._told(self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)), name)
+
+    def _kept(self) -> str:
+        """The checkpoint that holds what the run last had, as sentences have it; "" where there is none."""
+        if waited := self.checkpoints.wait():
+            self._told(waited, "last")
+        newest = self.checkpoints.newest
+        return "" if newest is None else f"{newest[0]} (step {newest[1]})"
 
     def _told(self, said: list[str], name: str) -> str:
         """Tell what became of a checkpoint; gives why it could not be written."""
@@ -339,9 +343,8 @@ class Trainer:
             InputError: it cannot be read, or belongs to a run with other settings or other clips to learn from.
         """
         go_on_from(self, checkpoint.path)
-        self.checkpoints.goes_on_from(checkpoint.path, self.position.step)
+        self.checkpoints.newest = checkpoint.path, self.position.step
         self.notes += checkpoint.said
-        self.incidents.kept = f"{checkpoint.path} (step {self.position.step})"
 
 
 def announce(trainer: Trainer, log: RunLog, checkpoint: LatestCheckpoint | None, loaded: LoadReport | None) -> None:

@@ -21,8 +21,9 @@ from maedfer.models import load
 from maedfer.train import run_pretrain
 from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.checkpoint_folder import FolderForm, checked, read_folder
-from maedfer.train.checkpoints import latest
-from tests.train.runs import records, tiny, write_clips
+from maedfer.train.checkpoints import Checkpoints, latest
+from maedfer.train.processes import Runtime
+from tests.train.runs import records, spoil_losses, tiny, write_clips
 
 SHARDED = ["optim.epochs=1", "optim.warmup_epochs=0", "train.ema=0.5", "train.checkpoint=sharded", "train.save_steps=1"]
 
@@ -132,12 +133,8 @@ def test_loading_says_how_to_make_a_model_of_it(last: Path) -> None:
         load(last)
 
 
-@pytest.mark.parametrize("later", ["false", "true"])
-def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
-    later: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Also where a thread learns of it, to which nothing can be raised."""
-    full = [False, True, False]
+def fill(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
+    """Let the disk be full in those of the saves that are to come."""
 
     class Disk(dcp.FileSystemWriter):
         def write_data(self, *given: Any) -> Any:
@@ -146,6 +143,14 @@ def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
             return super().write_data(*given)
 
     monkeypatch.setattr(dcp, "FileSystemWriter", Disk)
+
+
+@pytest.mark.parametrize("later", ["false", "true"])
+def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
+    later: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a thread learns of it, to which nothing can be raised."""
+    fill(monkeypatch, [False, True, False])
     run_pretrain(tiny("pretrain", data, tmp_path / "run", *SHARDED, f"train.save_async={later}"))
     said, errors = capfd.readouterr()
     why = "No space left on device): the run goes on, checkpoints/last of step 1 is as it was"
@@ -154,3 +159,27 @@ def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
     assert [record["step"] for record in records(tmp_path / "run", "not_saved")] == [2 if later == "false" else 3]
     assert checked(tmp_path / "run/checkpoints/last")["step"] == 3
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"last", "previous"}
+
+
+def test_a_run_that_stops_names_what_was_saved_and_not_what_is_being_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(monkeypatch, [False, True])
+    spoil_losses({3: float("nan")}, patch=monkeypatch.setattr)
+    changes = [*SHARDED, "train.save_async=true", "train.max_skipped=1"]
+    with pytest.raises(InputError, match=r"checkpoints/last \(step 1\) holds the last good weights"):
+        run_pretrain(tiny("pretrain", data, tmp_path / "run", *changes))
+    assert "checkpoints/last could not be written (No space left on device)" in capsys.readouterr().out
+    assert checked(tmp_path / "run/checkpoints/last")["step"] == 1
+
+
+def test_a_damaged_last_is_not_what_is_kept(tmp_path: Path) -> None:
+    """What a run went on from is, whatever lies beside it."""
+    checkpoints = Checkpoints(tmp_path, Runtime(torch.device("cpu")))
+    assert checkpoints.kept() == "and there is no checkpoint yet"
+    for step in (1, 2):
+        checkpoints.write("last", {"position": {"step": step}})
+    assert checkpoints.kept() == "checkpoints/last.pt of step 2 is as it was" and checkpoints.last_is_of(2)
+    checkpoints.newest = checkpoints.folder / "previous.pt", 1
+    assert checkpoints.kept() == "checkpoints/previous.pt of step 1 is as it was"
+    assert not checkpoints.last_is_of(1) and not checkpoints.last_is_of(2)
