@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -419,7 +420,8 @@ class _Collating:
 def _end_rather_than_lose_a_batch(worker: int) -> None:
     """Let a loader process that cannot send a batch end, which is noticed, in place of going on without it.
 
-    Signals that are for the whole run are for its parent.
+    Of a batch that its parent does not take any more there is nothing to tell. Signals that are for the whole run are
+    for its parent.
     """
     leave_signals_to_parent()
 
@@ -427,4 +429,10 @@ def _end_rather_than_lose_a_batch(worker: int) -> None:
         print(f"maedfer: a loader process cannot send a batch: {error}", file=sys.stderr, flush=True)
         os._exit(CANNOT_SEND)
 
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # A run that is stopped while it takes a batch leaves a thread of Python's behind, for which that is an error.
+        if not isinstance(error, (ConnectionError, EOFError)):
+            sys.__excepthook__(kind, error, trace)
+
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+    sys.excepthook = tell

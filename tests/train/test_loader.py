@@ -1,11 +1,14 @@
 import errno
 import multiprocessing.process
+import multiprocessing.queues
 import multiprocessing.reduction
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import connection, resource_sharer
 from typing import Any
 
 import pytest
@@ -299,3 +302,20 @@ def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp
     with pytest.raises(InputError, match=message):
         next(batches)
     assert ALONE.about.stay is None
+
+
+def test_a_batch_that_nobody_takes_any_more_is_not_told(monkeypatch, capfd):
+    monkeypatch.setattr(loader, "leave_signals_to_parent", lambda: None)
+    monkeypatch.setattr(multiprocessing.queues.Queue, "_on_queue_feeder_error", None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    loader._end_rather_than_lose_a_batch(0)
+    with open(os.devnull) as file:
+        resource_sharer.DupFd(file.fileno())
+    key = multiprocessing.process.current_process().authkey
+    # It goes away before it has said what it wants.
+    address = resource_sharer._resource_sharer._address  # type: ignore[attr-defined]
+    connection.Client(address, authkey=key).close()
+    resource_sharer.stop()
+    assert capfd.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("another one"), None)
+    assert "ValueError: another one" in capfd.readouterr().err
