@@ -25,6 +25,7 @@ from maedfer.data.augment.travel import Travelling
 from maedfer.data.sampler import SampleKey
 from maedfer.data.sampling import pretrain_indices, train_indices, view_indices
 from maedfer.data.source import as_source
+from maedfer.data.video.base import Room, VideoReader
 from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError, unknown
 
@@ -101,6 +102,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self._cache: dict[int, np.ndarray] | None = {} if cache else None
         # Clips that this process found broken, with what was wrong.
         self.broken: dict[int, str] = {}
+        # Memory for frames that travel as they were read: where a batch will have them.
+        self.room: Room | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -234,7 +237,15 @@ class ClipDataset(Dataset[dict[str, Any]]):
         with self.clips.open(index, self.backend) as reader:
             groups = self._draw(len(reader), generator)
             positions, rows = np.unique(np.concatenate(groups), return_inverse=True)
+            if self._travel_as_read(reader, len(positions)):
+                reader.room = self.room
             return list(rows.reshape(len(groups), -1)), reader.read(positions)
+
+    def _travel_as_read(self, reader: VideoReader, count: int) -> bool:
+        """Whether the frames that are read of a clip are those of its sample, with nothing done to them."""
+        transform = self.transform
+        whole = isinstance(transform, Travelling) and transform.size_of(reader.size) == reader.size
+        return whole and self.repeats == 1 and count == self.frames
 
     def _decoded(self, index: int) -> np.ndarray:
         assert self._cache is not None

@@ -370,6 +370,8 @@ class Loader:
             if self.cfg.data.workers and not self.started:
                 # Of a process's batches, those that are prepared, and the one that is taken.
                 self._collating.slots = Slots(self.cfg.data.workers, _PREFETCH + 1, self._batch_bytes)
+                if isinstance(self.dataset, ClipDataset):
+                    self.dataset.room = self._collating.slots.room
             with waits, signals_blocked():
                 iterator = iter(self.loader)
         except OSError as error:

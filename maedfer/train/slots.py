@@ -42,10 +42,27 @@ class Slots:
         self.key = next(_keys)
         memory = mmap.mmap(-1, workers * count * size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
         self._memory = torch.frombuffer(memory, dtype=torch.uint8)
-        self._turns = itertools.cycle(range(count))
+        # Of this process: the slot that is next, and how much of it was given away.
+        self._turn = self._given = 0
         # Memory of batches that were taken, and to which no tensor refers any more.
         self._free: list[np.ndarray] = []
         _known[self.key] = self
+
+    def room(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Give memory for uint8 frames where `join` will put them, if all frames of a batch are given theirs in order.
+
+        Args:
+            shape: of the frames.
+
+        Returns:
+            An array of that shape, not set. It is fresh where the slot has no more room.
+        """
+        worker, size = get_worker_info(), math.prod(shape)
+        if worker is None or self._given + size > self.size:
+            return np.empty(shape, np.uint8)
+        start = self._number(worker.id) * self.size + self._given
+        self._given += size
+        return self._memory[start : start + size].view(shape).numpy()
 
     def join(self, frames: Sequence[Tensor]) -> Tensor | InSlot:
         """Put uint8 tensors [R, ...] one after the other into the next slot of this process.
@@ -54,12 +71,25 @@ class Slots:
             What is sent in place of the batch; a batch that is too large, or of no loader process, as it is.
         """
         worker = get_worker_info()
+        given, self._given = self._given, 0
         shape = (sum(map(len, frames)), *frames[0].shape[1:])
         if worker is None or math.prod(shape) > self.size:
             return torch.cat(list(frames))
-        place = InSlot(self.key, worker.id * self.count + next(self._turns), shape)
-        torch.cat(list(frames), out=self.look(place))
+        place = InSlot(self.key, self._number(worker.id), shape)
+        self._turn = (self._turn + 1) % self.count
+        taken = self.look(place)
+        if given and _follow_each_other(frames, taken.data_ptr()):
+            return place
+        if given:
+            # Some may lie in the slot, at other places.
+            taken.copy_(torch.cat(list(frames)))
+        else:
+            torch.cat(list(frames), out=taken)
         return place
+
+    def _number(self, worker: int) -> int:
+        """The slot whose turn it is."""
+        return worker * self.count + self._turn
 
     def take(self, place: InSlot) -> Tensor:
         """Copy frames out of a slot."""
@@ -73,6 +103,15 @@ class Slots:
         """What is in a slot, where it lies."""
         start = place.number * self.size
         return self._memory[start : start + math.prod(place.shape)].view(place.shape)
+
+
+def _follow_each_other(frames: Sequence[Tensor], place: int) -> bool:
+    """Whether contiguous tensors lie in memory one after the other, from an address on."""
+    for tensor in frames:
+        if tensor.data_ptr() != place or not tensor.is_contiguous():
+            return False
+        place += tensor.numel()
+    return True
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import gc
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -67,6 +68,35 @@ def test_frames_that_are_cut_out_of_larger_ones(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(place.take(), torch.cat([frames[:, 1:3, 2:5] for frames in whole]))
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1,)])
+def test_frames_are_read_into_the_slot_they_are_sent_in(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    worker(monkeypatch, 1)
+    slots = Slots(workers=2, count=2, size=12)
+    placed(slots, clips(2, 90))
+    rooms = [slots.room((2, 3)) for _ in range(3)]
+    for value, room in enumerate(rooms):
+        room[:] = value
+    start = slots.look(InSlot(slots.key, 3, (1,))).data_ptr()
+    # The last one has no place in the slot any more.
+    assert [room.ctypes.data - start for room in rooms[:2]] == [0, 6] and not 0 <= rooms[2].ctypes.data - start < 12
+    frames = [torch.from_numpy(rooms[number])[None] for number in order]
+    expected = torch.cat(frames).clone()
+    cat = Mock(wraps=torch.cat)
+    monkeypatch.setattr(torch, "cat", cat)
+    place = placed(slots, frames)
+    # Out of their order, as where a clip was passed over, they are brought into it.
+    assert cat.called == (order != (0, 1))
+    assert torch.equal(place.take(), expected)
+    assert slots.room((12,)).ctypes.data == slots.look(InSlot(slots.key, 2, (1,))).data_ptr()
+
+
+def test_there_is_room_elsewhere_than_in_a_loader_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker(monkeypatch, None)
+    assert Slots(1, 1, 12).room((2, 3)).shape == (2, 3)
+
+
 def test_pinned_copies_are_of_the_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     worker(monkeypatch, 0)
     slots = Slots(1, 1, 12)
@@ -96,7 +126,9 @@ def test_memory_goes_with_the_loader() -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("changes", [(), ("data.repeats=2",), ("augment.device=cuda",)])
+@pytest.mark.parametrize(
+    "changes", [(), ("data.repeats=2",), ("augment.device=cuda",), ("augment.device=cuda", "data.repeats=2")]
+)
 def test_batches_stay_as_they_are_when_others_come(data: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
     """All batches of some epochs at a time, so that every slot was used again."""
     found = []

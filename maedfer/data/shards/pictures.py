@@ -14,7 +14,11 @@ Bytes = bytes | memoryview
 
 
 def decode_pictures(
-    pictures: Sequence[Bytes], size: tuple[int, int], where: Callable[[int], str], threads: int = 1
+    pictures: Sequence[Bytes],
+    size: tuple[int, int],
+    where: Callable[[int], str],
+    threads: int = 1,
+    into: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decode JPEG files of one size.
 
@@ -25,6 +29,7 @@ def decode_pictures(
         size: height and width that they have.
         where: names a picture, by its place among them, for errors.
         threads: that decode at the same time. A loader that has a thread for every clip needs one.
+        into: contiguous uint8 [n, H, W, 3] that takes the frames; None = fresh memory.
 
     Returns:
         uint8 [n, H, W, 3], RGB.
@@ -34,7 +39,7 @@ def decode_pictures(
         MissingDependencyError: simplejpeg is not installed.
     """
     decode = require("simplejpeg", "shards").decode_jpeg
-    frames = np.empty((len(pictures), *size, 3), np.uint8)
+    frames = np.empty((len(pictures), *size, 3), np.uint8) if into is None else into
 
     def one(number: int) -> None:
         # Bytes that are no JPEG can promise any size: only what fits into the frame is decoded.

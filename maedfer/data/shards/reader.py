@@ -96,7 +96,8 @@ class ShardClipReader(VideoReader):
     def _read(self, positions: list[int]) -> np.ndarray:
         if self._check:
             self._compare()
-        return self._jpeg(positions) if self._index.about.stored == "jpeg" else self._raw(positions)
+        frames = self._room(len(positions))
+        return self._jpeg(positions, frames) if self._index.about.stored == "jpeg" else self._raw(positions, frames)
 
     def close(self) -> None:
         """Nothing is held: the store has the files."""
@@ -108,10 +109,11 @@ class ShardClipReader(VideoReader):
             self._compare()
         return [np.frombuffer(content, np.uint8) for content in self._files(positions)]
 
-    def _jpeg(self, positions: list[int]) -> np.ndarray:
-        return decode_pictures(
-            self._files(positions), self.size, lambda place: f"{self.name}: frame {positions[place]}", self._threads
-        )
+    def _jpeg(self, positions: list[int], frames: np.ndarray) -> np.ndarray:
+        def where(place: int) -> str:
+            return f"{self.name}: frame {positions[place]}"
+
+        return decode_pictures(self._files(positions), self.size, where, self._threads, frames)
 
     def _files(self, positions: list[int]) -> list[memoryview]:
         pictures = []
@@ -130,10 +132,9 @@ class ShardClipReader(VideoReader):
         first = int(self._index.clips.pictures[self._number])
         return picture_starts("jpeg", first, self._rows["bytes"])
 
-    def _raw(self, positions: list[int]) -> np.ndarray:
+    def _raw(self, positions: list[int], frames: np.ndarray) -> np.ndarray:
         one = self.size[0] * self.size[1] * 3
         starts = [self._raw_start + position * one for position in positions]
-        frames = np.empty((len(positions), *self.size, 3), np.uint8)
         for frame, content in zip(frames, self._bytes(starts, [one] * len(positions)), strict=True):
             frame.reshape(-1)[:] = np.frombuffer(content, np.uint8)
         return frames
@@ -168,7 +169,8 @@ class ShardClipReader(VideoReader):
                 for member in self._members(positions):
                     digest.update(member[BLOCK:])
             else:
-                digest.update(self._raw(positions).data)
+                frames = np.empty((len(positions), *self.size, 3), np.uint8)
+                digest.update(self._raw(positions, frames).data)
         if digest.digest() != self._index.clips.digest[self._number].tobytes():
             raise InputError(
                 f"{self.name}: its pictures are not those that were written (their digest differs): copy the shard "

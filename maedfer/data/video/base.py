@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,9 @@ PICTURE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .gif .avif".split()
 )
 
+# Of a shape [n, H, W, 3], gives memory for so many frames: a contiguous uint8 array, not set.
+Room = Callable[[tuple[int, ...]], np.ndarray]
+
 
 class VideoReader(abc.ABC):
     """An open clip: `len(reader)` frames of `reader.size` (height, width); `reader.read(indices)` fetches some.
@@ -30,12 +33,14 @@ class VideoReader(abc.ABC):
         size: height and width of every frame, as displayed.
         fps: average frames per second; 0 where unknown (folders).
         backend: "decord", "pyav", "frames" or "shards".
+        room: what gives the memory that frames are read into; None = it is fresh. Not every reader asks for it.
     """
 
     path: Path
     size: tuple[int, int]
     fps: float
     backend: str
+    room: Room | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -118,6 +123,11 @@ class VideoReader(abc.ABC):
         """
         with in_a_sentence(self.name):
             return self._read_jpeg(np.asarray(indices, dtype=np.int64).tolist())
+
+    def _room(self, count: int) -> np.ndarray:
+        """Memory for frames: uint8 [count, H, W, 3]."""
+        shape = (count, *self.size, 3)
+        return np.empty(shape, np.uint8) if self.room is None else self.room(shape)
 
     def _read_jpeg(self, positions: list[int]) -> list[np.ndarray]:
         raise InputError(f"{self.name}: holds no JPEG pictures, which data.decode=cuda is for: set data.decode=cpu")

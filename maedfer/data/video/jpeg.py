@@ -17,6 +17,8 @@ from maedfer.data.video.base import MAX_PIXELS
 # Markers of a JPEG file: its start, a segment that may note an orientation (EXIF, XMP), and where pixels begin.
 _START, _NOTES, _PIXELS = b"\xff\xd8", 0xE1, 0xDA
 _COLOURS = ("YCbCr", "Gray")
+# What stood before the pixels of the last picture that was looked at, and its size: neighbours mostly have the same.
+_last: tuple[bytes, tuple[int, int]] | None = None
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -25,12 +27,19 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     Args:
         content: of a file of any kind.
     """
+    global _last
     module = _simplejpeg()
-    if module is None or not _is_plain(content):
+    if module is None:
+        return None
+    if (last := _last) is not None and content.startswith(last[0]):
+        return last[1]
+    end = _end_of_header(content)
+    if not end:
         return None
     with contextlib.suppress(Exception):
         height, width, colours, _ = module.decode_jpeg_header(content)
         if colours in _COLOURS and height * width <= MAX_PIXELS:
+            _last = content[:end], (height, width)
             return height, width
     return None
 
@@ -52,17 +61,19 @@ def decode_jpeg(content: bytes, into: np.ndarray) -> bool:
     return False
 
 
-def _is_plain(content: bytes) -> bool:
-    """Whether a file begins as a JPEG does, with segments that follow each other and note no orientation."""
+def _end_of_header(content: bytes) -> int:
+    """Where the pixels begin, after segments that follow each other and note no orientation; 0 of all other files."""
     if not content.startswith(_START):
-        return False
+        return 0
     place = 2
     while content[place : place + 1] == b"\xff":
         kind = content[place + 1] if place + 1 < len(content) else _NOTES
-        if kind in (_NOTES, _PIXELS):
-            return kind == _PIXELS
+        if kind == _NOTES:
+            return 0
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return False
+        if kind == _PIXELS:
+            return place if place <= len(content) else 0
+    return 0
 
 
 @lru_cache(maxsize=1)

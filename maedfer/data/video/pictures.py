@@ -49,7 +49,7 @@ class FrameFolderReader(VideoReader):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files = _pictures_in(path)
-        size = jpeg_size(_content_of_jpeg(path / self._files[0]))
+        size = jpeg_size(_content_of_jpeg(self._place(0)))
         # Another picture is decoded to learn its size, and mostly asked for anyway.
         self._first: np.ndarray | None = None
         if size is None:
@@ -70,7 +70,7 @@ class FrameFolderReader(VideoReader):
     def _read_jpeg(self, positions: list[int]) -> list[np.ndarray]:
         found = []
         for position in positions:
-            file = self.path / self._files[position]
+            file = self._place(position)
             content = _content_of_jpeg(file)
             if jpeg_size(content) != self.size:
                 raise InputError(
@@ -81,14 +81,16 @@ class FrameFolderReader(VideoReader):
         return found
 
     def _read(self, positions: list[int]) -> np.ndarray:
-        frames = np.empty((len(positions), *self.size, 3), np.uint8)
+        frames = self._room(len(positions))
         for row, position in enumerate(positions):
-            file = self.path / self._files[position]
             if position == 0 and self._first is not None:
                 frames[row] = self._first
-            elif not decode_jpeg(_content_of_jpeg(file), frames[row]):
-                frames[row] = _read_picture(file, self.size)
+            elif not decode_jpeg(_content_of_jpeg(self._place(position)), frames[row]):
+                frames[row] = _read_picture(Path(self._place(position)), self.size)
         return frames
+
+    def _place(self, position: int) -> str:
+        return os.path.join(self.path, self._files[position])
 
 
 def _pictures_in(folder: Path) -> list[str]:
@@ -182,9 +184,12 @@ def _plainly_numbered(names: list[str]) -> list[str]:
     Returns:
         The names in order, or nothing where they are of another kind.
     """
-    kinds = {match and (match[1], len(match[2]), match[3]) for match in map(_PLAIN.fullmatch, names)}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    return sorted(names) if kind and kind[2].lower() in PICTURE_SUFFIXES else []
+    first = _PLAIN.fullmatch(names[0]) if names else None
+    if first is None or first[3].lower() not in PICTURE_SUFFIXES:
+        return []
+    # All at once, as there may be hundreds; no name has a / in it.
+    same = f"{re.escape(first[1])}[0-9]{{{len(first[2])}}}{re.escape(first[3])}/"
+    return sorted(names) if re.fullmatch(f"(?:{same})+", "/".join((*names, ""))) else []
 
 
 def _by_words_and_numbers(folder: Path, files: list[Path]) -> list[Path]:
@@ -279,16 +284,21 @@ def _differ_in_a_number(first: _Key, second: _Key) -> bool:
     return False
 
 
-def _content_of_jpeg(file: Path) -> bytes:
+def _content_of_jpeg(name: str) -> bytes:
     """What is in a file that is called a JPEG; nothing of others, and of what cannot be read, as Pillow will say."""
-    name = os.fspath(file)
     if not name.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif")):
         return b""
     try:
         # Opening a named pipe would wait for ever.
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0) as opened:
-            status = os.fstat(opened.fileno())
-            return opened.read() if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_FILE else b""
+        opened = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(opened)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_FILE:
+                return b""
+            content = os.read(opened, status.st_size)
+            return content if len(content) == status.st_size else b""
+        finally:
+            os.close(opened)
     except (OSError, ValueError):
         return b""
 

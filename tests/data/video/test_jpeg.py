@@ -63,6 +63,8 @@ BROKEN = {"half": WHOLE[: len(WHOLE) // 2], "turned bits": WHOLE[:-400] + bytes(
 
 @pytest.mark.parametrize("content", LEFT.values(), ids=list(LEFT))
 def test_what_is_left_to_pillow(content: bytes) -> None:
+    # What was looked at before, and begins alike, is no reason to take it.
+    assert jpeg_size(WHOLE) == (67, 45)
     assert jpeg_size(content) is None
     assert not decode_jpeg(content, np.zeros((67, 45, 3), np.uint8))
 
@@ -77,6 +79,26 @@ def test_a_profile_is_no_obstacle() -> None:
 @pytest.mark.parametrize("content", BROKEN.values(), ids=list(BROKEN))
 def test_what_is_not_whole_is_left_to_pillow(content: bytes) -> None:
     assert not decode_jpeg(content, np.zeros((67, 45, 3), np.uint8))
+
+
+def test_pictures_with_one_header_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+    look = jpeg._end_of_header
+
+    def remembered(content: bytes) -> int:
+        looked.append(content)
+        return look(content)
+
+    monkeypatch.setattr(jpeg, "_end_of_header", remembered)
+    dark, wide = (encoded(Image.fromarray(frame)) for frame in (picture() // 2, picture(45, 67)))
+    assert [jpeg_size(content) for content in (wide, WHOLE, dark, WHOLE[:700], wide)] == [
+        (45, 67), (67, 45), (67, 45), (67, 45), (45, 67)
+    ]  # fmt: skip
+    assert looked[-2:] == [WHOLE, wide]
+    for content in (WHOLE, dark):
+        into = np.zeros((67, 45, 3), np.uint8)
+        assert decode_jpeg(content, into)
+        np.testing.assert_array_equal(into, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
 def test_another_size_is_left_to_pillow() -> None:
@@ -104,7 +126,19 @@ def test_plain_names_have_the_order_of_all_names(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["1.jpg", "02.jpg"], ["a1.jpg", "b2.jpg"], ["1.jpg", "2.png"], ["1_2.jpg"], ["-1.jpg"], ["x.jpg"], []]
+    "names",
+    [
+        ["1.jpg", "02.jpg"],
+        ["a1.jpg", "b2.jpg"],
+        ["1.jpg", "2.png"],
+        ["1_2.jpg"],
+        ["-1.jpg"],
+        ["x.jpg"],
+        ["1.mp4"],
+        ["1.jpg", "2.jpg "],
+        ["1.jpg", "a.jpg"],
+        [],
+    ],
 )
 def test_other_names_are_no_plain_ones(names: list[str]) -> None:
     assert pictures._plainly_numbered(names) == []
