@@ -57,7 +57,9 @@ test: lint ## lint, types and all tests that need no GPU
 	$(if $(TEST_ARGS),,TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(KERNEL_TESTS))
 
 test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton that are supported (.venv-oldest)
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS)
+	@# How far bfloat16 is from float32 is seen on any version.
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS) \
+		--ignore tests/convergence/test_bfloat16.py
 	@# Of what the interpreter runs, kernels that use what has changed between versions: descriptors, reshaping, whole numbers.
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(OLDEST_TESTS)
 

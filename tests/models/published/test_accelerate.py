@@ -34,6 +34,9 @@ from tests.models.changes import CHANGES, change, low_rank
 from tests.models.published.stand_ins import Autoencoder, Block, Classifier, GeneralAttention, LGBlock
 
 CASES = {path.stem: path for path in [*sorted(ASSETS.glob("*.safetensors")), *golden_files()]}
+if interpreting():
+    # The kernels of all cases are interpreted by the models' own test; here are one of each task.
+    CASES = {name: path for name, path in CASES.items() if name in ("pretrain_lgi", "finetune_region_tokens")}
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 IMPL: Impl = "triton" if interpreting() else "torch"
@@ -301,7 +304,7 @@ def test_copies_and_pickles_stand_on_their_own() -> None:
     assert relative_error(pickle.loads(pickle.dumps(twin))(x), want) <= OUTPUT_TOLERANCE
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["after"] if interpreting() else ["before", "after"])
 def test_with_compile(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     noted = calls(monkeypatch)
     model, x = blocks()
