@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,13 +79,12 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         InputError: the file cannot be written (disk full, no permission, missing folder).
     """
     path = Path(path)
-    temporary: Path | None = None
+    # Known before it is there: a signal, whose handler may raise, finds no moment in which it would stay.
+    temporary = temporary_beside(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         yield temporary
-        # mkstemp makes files private; give the result the permissions any other new file would have.
+        # Private until it is whole; then it has the permissions any other new file would have.
         temporary.chmod(0o666 & ~_mask())
         if sync:
             sync_to_disk(temporary)
@@ -97,8 +95,8 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         kept = "the previous file is kept" if path.exists() else "nothing was left behind"
         raise InputError(f"cannot write {path}: {error.strerror or error}; {kept}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -110,9 +108,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         InputError: it cannot be written.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = temporary_beside(path)
     try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        temporary.mkdir(0o700)
         yield temporary
         temporary.chmod(0o777 & ~_mask())
         for written in (*temporary.iterdir(), temporary):
@@ -124,8 +122,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_full(error: BaseException) -> bool:
@@ -149,7 +146,7 @@ def remove_path(path: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what `atomic_path` left in a folder in which a process was killed while it wrote, and what has a name of
     `temporary_beside`."""
-    # Eight characters of mkstemp tell such files from those of others.
+    # Eight characters tell such files from those of others.
     for path in folder.glob(".?*." + "[0-9a-z_]" * 8 + ".tmp"):
         remove_path(path)
 

@@ -59,6 +59,20 @@ def test_other_errors_pass_through_and_leave_nothing(tmp_path: Path) -> None:
         pass
 
 
+def test_a_signal_just_after_the_file_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = os.close
+
+    def interrupted(handle: int) -> None:
+        close(handle)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "file.bin"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "crops"
     for content in ("old", "new"):
