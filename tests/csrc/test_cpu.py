@@ -52,7 +52,7 @@ def test_sanitizers(tmp_path: Path) -> None:
     if compiled is None:
         pytest.skip("csrc's CPU part is not compiled")
     best = next(name for name in compiled.variants() if name != "amx")
-    sanitize.build(tmp_path, [best])
+    sanitize.build(tmp_path, [best], "-O0")
     code = """
 import torch
 from maedfer.kernels import _native_calls as calls

@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.tensor import DTensor
 
 from maedfer.models import add_lora, build_model, fused
-from maedfer.models.units import recompute_blocks
+from maedfer.models.units import BlockUnit, recompute_blocks
 from maedfer.train.parallel import shard
 from maedfer.train.processes import Runtime
-from tests.helpers import small
+from tests.helpers import relative_error, small
 
 
 class Around(nn.Module):
@@ -88,6 +89,34 @@ def test_sharded_blocks_are_fused_and_joined(lora: bool, alone: Runtime, monkeyp
         if want is not None:
             assert isinstance(gradient, DTensor)
             assert torch.equal(gradient.full_tensor(), want), name
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_sharded_blocks_are_compiled_once_for_all_of_a_kind(
+    recompute: bool, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, those between and the last: otherwise a deep model comes to PyTorch's limit, and runs eagerly."""
+    # Which code Inductor writes, and that it takes a minute for it, is not the units' doing.
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_runs = BlockUnit.compile_runs
+    monkeypatch.setattr(BlockUnit, "compile_runs", lambda unit: compile_runs(unit, backend=counter, fullgraph=True))
+    torch.manual_seed(0)
+    model = build_model(small(depth=12, token_type="all", drop_path=0.2)).train()
+    if recompute:
+        recompute_blocks(model)
+    gradients = []
+    for one, compiled in ((copy.deepcopy(model), False), (model, True)):
+        around = Around(one)
+        shard(around, one, alone, compiled=compiled)
+        for _ in range(2):
+            torch.manual_seed(0)
+            around(clips()).square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in one.named_parameters()})
+    assert counter.frame_count == 3
+    for name, want in gradients[0].items():
+        got = gradients[1][name]
+        assert isinstance(got, DTensor) and isinstance(want, DTensor), name
+        assert relative_error(got.full_tensor(), want.full_tensor()) <= 1e-5, name
 
 
 def test_a_block_that_is_called_is_said_to_be(alone: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

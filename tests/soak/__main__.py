@@ -89,7 +89,7 @@ def _all(folder: Path, steps: int, kills: int, seed: int, processes: int) -> lis
         place, poisoned = folder / f"flat_{number}", int(_POISONED * job.steps)
         tasks.append(
             lambda seen, job=job, place=place, poisoned=poisoned: soak.flat(  # type: ignore[misc]
-                job, place, seed, [*faults.PASSING] * _EACH, poisoned
+                job, place, seed, [*faults.PASSING] * (_EACH - 1), poisoned
             )
         )
     tasks.append(lambda seen: soak.leaks(folder / "leaks", max(120, steps // 8)))

@@ -14,7 +14,7 @@ from tests.soak.job import Job
 # What is no growth: bytes between the first and the last third of a run, and handles.
 _ALLOWED = {"memory": 3 << 20, "loader": 3 << 20, "files": 0, "threads": 0, "children": 0, "shared": 0}
 # Looks at a run in all, and the share of them in which everything still comes to its size.
-_LOOKS, _WARM_UP = 200, 0.2
+_LOOKS, WARM_UP = 200, 0.2
 
 
 def run_flat(
@@ -58,7 +58,7 @@ def growth(looks: Sequence[Mapping[str, int]]) -> list[str]:
     Args:
         looks: what was held, by name, in the order of time.
     """
-    warm = looks[int(len(looks) * _WARM_UP) :]
+    warm = looks[int(len(looks) * WARM_UP) :]
     third = len(warm) // 3
     found = []
     for name, allowed in _ALLOWED.items():

@@ -11,7 +11,7 @@ from tests.soak import faults
 from tests.soak.attempt import attempt
 from tests.soak.carry import Story, carry
 from tests.soak.compare import differences, run_clean, to_replay
-from tests.soak.flat import run_flat
+from tests.soak.flat import WARM_UP, run_flat
 from tests.soak.inside import Plan
 from tests.soak.job import CLIPS, SCORED, Job, copy_data, write_data
 
@@ -88,11 +88,16 @@ def elastic(job: Job, folder: Path, seed: int) -> Story:
 
 
 def flat(job: Job, folder: Path, seed: int, kinds: Sequence[str], poisoned: int) -> Story:
-    """One long run in one process, with what it has to live with; nothing may grow."""
+    """One long run in one process, with what it has to live with; nothing may grow.
+
+    Each kind of fault happens once before memory is looked at: what handles it is loaded then, and stays.
+    """
     draw = random.Random(seed)
-    clips = draw.sample(range(SCORED, CLIPS), _BROKEN + sum(kind == "clip_damaged" for kind in kinds))
+    damaged = 1 + sum(kind == "clip_damaged" for kind in kinds)
+    clips = draw.sample(range(SCORED, CLIPS), _BROKEN + damaged)
     data = write_data(folder / "data", clips[:_BROKEN])
-    passing = faults.passing(draw, kinds, job.steps, job.interval, clips[_BROKEN:])
+    passing = faults.passing(draw, faults.PASSING, int(WARM_UP * job.steps), job.interval, clips[-1:])
+    passing += faults.passing(draw, kinds, job.steps, job.interval, clips[_BROKEN:-1])
     ended, wrong = run_flat(job, folder, data, passing, poison(draw, job, poisoned))
     story = Story(wrong=[f"{job}: {line}" for line in wrong])
     story.counts.update(kind for kind, _ in ended.fired)

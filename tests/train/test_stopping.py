@@ -23,7 +23,7 @@ from maedfer.train.checkpoint import load_checkpoint
 from maedfer.train.checkpoints import FileForm
 from maedfer.train.signals import Signals
 from maedfer.train.tasks import FinetuneTask
-from tests.train.runs import in_process, overrides, records, tiny, write_clips
+from tests.train.runs import in_process, overrides, records, spoil_losses, tiny, write_clips
 
 # Everything that draws numbers or remembers something.
 CHANGES = """train.ema=0.9 train.accumulate=2 train.batch_size=2 optim.clip_grad=1.0 model.drop_path=0.2 data.repeats=2
@@ -165,6 +165,21 @@ def test_a_stop_that_cannot_be_saved_says_what_is_there(data, tmp_path, monkeypa
     with pytest.raises(Stopped, match=why):
         run_finetune(cfg)
     assert records(tmp_path / "run", "stop") == [{"kind": "stop", "step": 2, "signal": "SIGTERM", "saved": False}]
+
+
+def test_a_stop_between_skipped_steps_is_saved_and_they_are_counted_on(data, tmp_path, monkeypatch):
+    spoil_losses({2: float("nan"), 3: float("nan")}, patch=monkeypatch.setattr)
+    alone = run_finetune(tiny("finetune", data, tmp_path / "alone", *CHANGES))
+    cfg = tiny("finetune", data, tmp_path / "run", *CHANGES)
+    with pytest.MonkeyPatch.context() as patch:
+        signals_at(patch, LGIFormer, "draw_keep", signal.SIGTERM, when=Nth(4))
+        with pytest.raises(Stopped, match="stopped by SIGTERM, saved at step 2 of 6"):
+            run_finetune(cfg)
+    position = load_checkpoint(tmp_path / "run/checkpoints/last.pt")["position"]
+    assert (position["step"], position["skipped"], position["in_a_row"]) == (2, 1, 1)
+    assert run_finetune(cfg).metrics == alone.metrics and same(tmp_path / "run", tmp_path / "alone")
+    skipped = [records(tmp_path / name, "skipped_step") for name in ("run", "alone")]
+    assert skipped[0] == skipped[1] and [row["step"] for row in skipped[0]] == [2, 3]
 
 
 def test_the_command_ends_with_one_line_and_the_status_of_the_signal(data, tmp_path, monkeypatch, capsys):
