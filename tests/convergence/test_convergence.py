@@ -1,6 +1,6 @@
 """A small model trained by the fast implementations and by the reference: every loss, and the weights in the end.
 
-Fifty steps of AdamW with stochastic depth, eight where an interpreter runs the kernels. Rounding differs between
+Fifty steps of AdamW with stochastic depth, four where an interpreter runs the kernels. Rounding differs between
 implementations and training amplifies it, a thousandfold and more in these steps, so that on a CPU the runs are in
 float64, where nothing wrong can hide behind it. A GPU and csrc have float32 kernels only.
 """
@@ -17,7 +17,7 @@ from maedfer.kernels._dispatch import interpreting
 from maedfer.models import MAEDFER, LGIFormer, normalize_frames
 from tests.helpers import IMPLEMENTATIONS, device_of, small, small_mae
 
-STEPS = 8 if interpreting() else 50
+STEPS = 4 if interpreting() else 50
 # Of a loss, and of the way of the weights, relative.
 TOLERANCES = {torch.float64: (1e-9, 1e-8), torch.float32: (1e-3, 1e-2)}
 

@@ -49,7 +49,8 @@ def assert_same(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict
 
 
 @pytest.mark.parametrize("impl", KERNELS)
-@pytest.mark.parametrize("task", ["finetune", "pretrain"])
+# An interpreter takes long, and which of its kernels the objective calls is the same without a graph.
+@pytest.mark.parametrize("task", ["finetune"] if interpreting() else ["finetune", "pretrain"])
 def test_torch_compile_in_one_graph(task: str, impl: str) -> None:
     device = device_of(impl)
     run: torch.nn.Module

@@ -52,8 +52,8 @@ def run_flat(
 def growth(looks: Sequence[Mapping[str, int]]) -> list[str]:
     """What a process holds more of in the last third of a run than in the first; a sentence each.
 
-    Memory by the medians of thirds, because single looks meet a save, or a score, now and then; of what is counted, the
-    least, because a save that goes on beside the steps has a file and threads for longer than that.
+    Memory by the medians of thirds, because single looks meet a score now and then; of what is counted, the least,
+    because threads of a save may end a moment after it.
 
     Args:
         looks: what was held, by name, in the order of time.

@@ -124,6 +124,10 @@ class _Inside:
             self.note(step=number, clips=clips, weights=digest(trainer.model.state_dict()))
             self._lose(number)
             if self.plan.sampled and number % self.plan.sampled == 0:
+                # A save that goes on beside the steps has memory, threads and files of its own.
+                for thread in threading.enumerate():
+                    if thread.name == "maedfer-checkpoint":
+                        thread.join()
                 self.note(at=number, **held())
 
         Trainer._step = recorded  # type: ignore[assignment, method-assign]

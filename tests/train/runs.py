@@ -7,8 +7,6 @@ import math
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ from PIL import Image
 from maedfer.train import RunConfig, RunResult, load_config
 from maedfer.train.tasks import FinetuneTask, PretrainTask, Task
 from maedfer.train.trainer import Trainer
-from tests.helpers import REPOSITORY
 
 # Seconds after which a process that takes a few is taken for one that hangs.
 _HANGS = 300
@@ -127,24 +124,6 @@ def scores(result: RunResult) -> dict[str, Any]:
     """What metrics.json of a run holds."""
     assert result.metrics is not None
     return result.metrics
-
-
-def torchrun(task: str, settings: list[str], script: Path, processes: int = 2) -> Done:
-    """Run a task under torchrun, the way a user does."""
-    script.write_text(
-        f"from maedfer.train import load_config, run_{task}\nrun_{task}(load_config({task!r}, None, {settings!r}))\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        str(script),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_HANGS)
-    return Done([done.returncode], done.stdout + done.stderr)
 
 
 def _child(task: str, settings: list[str], before: str, environment: dict[str, str], output: str) -> None:

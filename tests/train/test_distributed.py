@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from maedfer.train import run_finetune, run_pretrain
-from tests.train.runs import in_process, overrides, records, scores, tiny, torchrun, write_clips
+from tests.train.runs import in_process, overrides, records, scores, tiny, write_clips
 
 # What is drawn per process (stochastic depth, mixup) is off: everything else must not depend on their number.
 PLAIN = ["augment.mixup=0", "augment.cutmix=0", "optim.epochs=2"]
@@ -21,9 +21,7 @@ def test_two_processes_give_the_losses_of_one(task, data, tmp_path):
     run(tiny(task, data, tmp_path / "one", *changes, "train.batch_size=4"))
     passes = "train.accumulate=2" if task == "finetune" else "train.global_batch=4"
     settings = [*overrides(task, data, tmp_path / "two"), *changes, "train.batch_size=1", passes]
-    done = (
-        torchrun(task, settings, tmp_path / "run.py") if task == "finetune" else in_process(task, settings, processes=2)
-    )
+    done = in_process(task, settings, processes=2)
     assert done.ok, done.text
     one, two = (records(tmp_path / name, "step") for name in ("one", "two"))
     assert len(one) == len(two) == 6

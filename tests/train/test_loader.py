@@ -313,7 +313,8 @@ def test_a_dead_loader_process_is_told_of_where_its_batch_is_waited_for(when, da
         assert len([*epoch]) == len(batches) - 1
         epoch = batches.epoch(1)
     assert signal.getsignal(signal.SIGCHLD) is before
-    (worker,) = batches._loader.loader._iterator._workers
+    iterator: Any = batches._loader.loader._iterator
+    (worker,) = iterator._workers
     worker.kill()
     # Once it has ended, the signal has come.
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
