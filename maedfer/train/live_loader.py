@@ -8,7 +8,6 @@ for until `data.timeout`. Here nobody is told, and who waits for a batch looks a
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from typing import Any
 
@@ -36,12 +35,10 @@ class LiveLoader(DataLoader[Any]):
 
 class _LiveIterator(_MultiProcessingDataLoaderIter):
     def __init__(self, loader: LiveLoader) -> None:
-        before = signal.getsignal(signal.SIGCHLD)
         super().__init__(loader)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-            # Another loader of this process may want the handler.
-            signal_handling._SIGCHLD_handler_set = False
+        # The handler of PyTorch's, which other loaders may want, is to know nothing of these processes.
+        signal_handling._remove_worker_pids(id(self))
+        self._worker_pids_set = False
 
     def _try_get_data(self, timeout: float = _LOOK) -> tuple[bool, Any]:
         """Wait in parts: after each one that brings nothing, PyTorch looks at the processes."""
