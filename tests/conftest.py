@@ -24,6 +24,12 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from maedfer._native import build_record
+from maedfer.kernels._dispatch import interpreting
+
+if interpreting():
+    from tests.interpreter import patch_once_a_launch
+
+    patch_once_a_launch()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
