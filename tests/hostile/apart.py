@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,13 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
+from tests.forks import forking
+
 Case = TypeVar("Case")
 Attempt = Callable[[Case], str]
-
-# What the processes have imported before they are forked, so that each costs little.
-_PRELOAD = """tests.hostile.commands tests.hostile.files maedfer.cli maedfer.report maedfer.train.finetune
-maedfer.train.pretrain maedfer.train.evaluate maedfer.train.dry_run maedfer.data maedfer.evaluation yaml av PIL.Image
-torchvision""".split()
 
 
 def try_all(
@@ -44,8 +40,7 @@ def try_all(
         processes: that work at the same time.
         seen: called after each case.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = forking()
     wrong = ["" for _ in cases]
 
     def share(first: int) -> None:

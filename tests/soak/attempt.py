@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,13 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.forks import forking
 from tests.helpers import REPOSITORY
 from tests.soak.inside import Plan, install
 
 # Seconds after which an attempt is taken for one that hangs.
 _HANGS = 400
-_PRELOAD = """tests.soak.inside maedfer.cli maedfer.train.finetune maedfer.train.pretrain maedfer.evaluation
-maedfer.report yaml PIL.Image torchvision""".split()
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ def attempt(plan: Plan, folder: Path, world: int = 1, restarts: int | None = Non
 
 
 def _forked(folder: Path, world: int) -> tuple[list[int], bool]:
-    # Forked from a server that has imported the package, so that each costs little.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = forking()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -14,11 +13,11 @@ import torch
 from benchmarks.learning import CONDITIONS
 from maedfer.errors import InputError
 from maedfer.models import MAEDFERConfig
-from maedfer.studies import grid
 from maedfer.studies.drawn import seed_jobs
 from maedfer.studies.grid import Job, Share, cells, is_done, run_jobs, shares, steps_done
 from maedfer.train.config import load_config
 from maedfer.train.finetune import run_finetune
+from tests.forks import forking
 from tests.train.runs import overrides, write_clips
 
 
@@ -132,10 +131,8 @@ def test_progress_of_a_job_is_that_of_its_last_line(tmp_path: Path, capsys: pyte
 @pytest.mark.skipif(not hasattr(torch._C, "_cuda_isInBadFork"), reason="torch was built without CUDA")
 def test_what_cells_are_forked_from_has_looked_for_no_device() -> None:
     """A process that is forked after its parent has asked CUDA for devices can use none."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(grid._IMPORTED)
     code = "import sys, torch; sys.exit(int(torch._C._cuda_isInBadFork()))"
-    process = context.Process(target=exec, args=(code, {}))
+    process = forking().Process(target=exec, args=(code, {}))
     process.start()
     process.join()
     assert process.exitcode == 0

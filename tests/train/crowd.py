@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import socket
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from maedfer.train import load_config, run_finetune, run_pretrain
 from maedfer.train.lock import LOCK_FILE
 from maedfer.train.trainer import Trainer
+from tests.forks import forking
 
 # Seconds after which a process that takes a few is taken for one that hangs.
 _HANGS = 1200
@@ -89,8 +89,7 @@ def in_crowd(count: int, function: Callable[..., None], *given: Any, joins: int 
     Raises:
         AssertionError: one of them failed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maedfer.train.finetune", "maedfer.train.pretrain"])
+    context = forking()
     folder = Path(given[0])
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count * joins)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import socket
 import tempfile
@@ -20,6 +19,7 @@ from PIL import Image
 from maedfer.train import RunConfig, RunResult, load_config
 from maedfer.train.tasks import FinetuneTask, PretrainTask, Task
 from maedfer.train.trainer import Trainer
+from tests.forks import forking
 
 # Seconds after which a process that takes a few is taken for one that hangs.
 _HANGS = 300
@@ -95,8 +95,7 @@ def in_process(task: str, settings: list[str], before: str = "", processes: int 
 
     The processes are forked from a server that has imported the package, so that each costs little.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maedfer.train.finetune", "maedfer.train.pretrain"])
+    context = forking()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from maedfer.errors import InputError
 from maedfer.train.alarm import Alarm
 from maedfer.train.peers import Place
 from maedfer.train.whereabouts import Sign, Whereabouts
+from tests.forks import forking
 
 # Seconds after which a scenario that takes a few is taken for one that hangs.
 _HANGS = 120
@@ -104,8 +104,7 @@ def processes_of(settings, code, environment, output):
 
 def test_processes_that_are_lost_or_stuck_end_all_with_a_sentence(tmp_path):
     """All scenarios at once: they do nothing but wait."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maedfer.train.finetune", "maedfer.train.pretrain"])
+    context = forking()
     started: dict[str, list[tuple[Any, Path]]] = {}
     for number, (name, (processes, settings, code, _)) in enumerate(SCENARIOS.items()):
         with socket.socket() as probe:

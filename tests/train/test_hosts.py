@@ -1,7 +1,6 @@
 """Runs on two machines: network namespaces with a cable between them, each with a host name of its own."""
 
 import ctypes
-import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forks import forking
 from tests.helpers import REPOSITORY
 from tests.train.runs import in_process, overrides, records, write_clips
 from tests.train.test_alarm import processes_of
@@ -121,8 +121,7 @@ def _apart(host, *arguments):
 
 def test_a_network_that_is_lost_ends_the_processes_on_both_sides(hosts, tmp_path):
     code = "while True:\n    runtime.barrier()\n    print('together', flush=True)\n    time.sleep(0.1)"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maedfer.train.finetune", "maedfer.train.pretrain"])
+    context = forking()
     workers, outputs = [], [tmp_path / str(rank) for rank in range(3)]
     # Two processes on the first machine, one on the second.
     for rank, output in enumerate(outputs):

@@ -1,8 +1,7 @@
-"""Writing shards in a process that kills itself before a given step, light enough to be forked many times."""
+"""Writing shards in a process that kills itself before a given step."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,10 +11,9 @@ from typing import Any
 from maedfer.data.annotations import read_annotations
 from maedfer.data.shards.options import ShardOptions
 from maedfer.data.shards.write import write_shards
+from tests.forks import forking
 
 _STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.data.shards.killed", "av.video.reformatter", "simplejpeg"])
 
 
 def write_until(step: int, source: Path, out: Path, options: ShardOptions) -> int | None:
@@ -24,7 +22,7 @@ def write_until(step: int, source: Path, out: Path, options: ShardOptions) -> in
     Returns:
         The status of the process: 0 where it was done before, -9 where it was killed.
     """
-    process = _context.Process(target=_write, args=(step, source, out, options))
+    process = forking().Process(target=_write, args=(step, source, out, options))
     process.start()
     process.join()
     return process.exitcode
