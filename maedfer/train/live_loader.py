@@ -7,6 +7,7 @@ for until `data.timeout`. Here nobody is told, and who waits for a batch looks a
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import Any
@@ -35,10 +36,19 @@ class LiveLoader(DataLoader[Any]):
 
 class _LiveIterator(_MultiProcessingDataLoaderIter):
     def __init__(self, loader: LiveLoader) -> None:
+        self._owner = os.getpid()
         super().__init__(loader)
         # The handler of PyTorch's, which other loaders may want, is to know nothing of these processes.
         signal_handling._remove_worker_pids(id(self))
         self._worker_pids_set = False
+
+    def __del__(self) -> None:
+        # Collected as part of a cycle, its queues may have been closed before it and bring no request to end to the
+        # processes, for which PyTorch would wait 5 s. What a process forked from this one collects is a copy.
+        if self._owner == os.getpid():
+            for worker in getattr(self, "_workers", ()):
+                worker.kill()
+            super().__del__()
 
     def _try_get_data(self, timeout: float = _LOOK) -> tuple[bool, Any]:
         """Wait in parts: after each one that brings nothing, PyTorch looks at the processes."""

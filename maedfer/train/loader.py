@@ -331,10 +331,6 @@ class Loader:
                 if isinstance(frames := batch.get("frames"), InSlot):
                     batch["frames"] = frames.take()
                 yield batch
-        except InputError as error:
-            # The loader's own trace is a reference cycle, in which its workers are freed in an order that takes 5
-            # seconds.
-            raise error.with_traceback(None) from None
         finally:
             patience.close()
 

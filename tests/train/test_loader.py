@@ -1,4 +1,5 @@
 import errno
+import gc
 import multiprocessing.process
 import multiprocessing.queues
 import multiprocessing.reduction
@@ -300,6 +301,20 @@ def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp
     with pytest.raises(InputError, match=message):
         next(batches)
     assert ALONE.about.stay is None
+
+
+def test_processes_end_with_a_loader_that_is_collected(data, tmp_path):
+    """At once, although its queues, collected before it, ask them for nothing any more."""
+    cfg = tiny("pretrain", data, tmp_path / "run", "data.workers=2", "train.batch_size=2")
+    batches = TrainBatches(cfg, ALONE)
+    next(batches.epoch(0))
+    iterator: Any = batches._loader.loader._iterator
+    iterator.cycle, workers = iterator, iterator._workers
+    del batches, iterator
+    started = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - started < 4
+    assert all(worker.exitcode is not None for worker in workers)
 
 
 @pytest.mark.parametrize("when", ["within an epoch", "between two"])
