@@ -100,7 +100,8 @@ def check_ranges(config: Any, path: str = "") -> None:
             check_range(field, value, key)
 
 
-def former_names(cls: type, path: str = "") -> dict[str, str]:
+@cache
+def former_names(cls: type, path: str = "") -> Mapping[str, str]:
     """Present dotted keys of a dataclass tree by the former ones, each with `path` ("model.") before it."""
     return {
         f"{path}{key.removesuffix(field.name)}{former}": f"{path}{key}"

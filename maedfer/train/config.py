@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -295,20 +296,21 @@ def _written(recipe: str | Path, task: str) -> dict[str, Any]:
 
 def _canonical(layer: Mapping[str, Any], name: str) -> dict[str, Any]:
     # With present names, and with the settings of an encoder under `model.encoder`.
-    kind = type(model_config(name))
+    kind: type = type(model_config(name))
     layer = rename(layer, _former_names(kind))
     section = section_of(layer, "model")
     return {**layer, "model": nested(section, "model.") if kind is MAEDFERConfig else dict(section)}
 
 
 def _canonical_key(key: str, name: str) -> str:
-    kind = type(model_config(name))
+    kind: type = type(model_config(name))
     if kind is MAEDFERConfig and key.startswith("model."):
         key = "model." + full_key(key.removeprefix("model."))
     return _former_names(kind).get(key, key)
 
 
-def _former_names(model: type) -> dict[str, str]:
+@cache
+def _former_names(model: type) -> Mapping[str, str]:
     # `model.encoder` is a section of a masked autoencoder, and the former name of a classifier's architecture.
     others = {former: key for former, key in former_names(RunConfig).items() if not former.startswith("model.")}
     return {**others, **former_names(model, "model.")}
