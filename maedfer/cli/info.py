@@ -103,7 +103,7 @@ def _config(model: str, overrides: list[str]) -> Any:
     from maedfer.train.recipes import read_section
 
     base = model_config(model) if model in list_models() else _saved_config(expand_home(model))
-    kind = type(base)
+    kind: Any = type(base)
     changes: dict[str, Any] = {}
     for override in overrides:
         for key, value in split_override(kind, override.removeprefix("model."), read_section):

@@ -285,7 +285,7 @@ def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp
         return read(self, key)
 
     monkeypatch.setattr(ClipDataset, "__getitem__", hang)
-    changes = ["data.workers=1", "data.timeout=8", "train.batch_size=6"]
+    changes = ["data.workers=1", "data.timeout=5", "train.batch_size=6"]
     batches: Iterator[dict[str, Any]]
     if task == "pretrain":
         batches = TrainBatches(tiny(task, data, tmp_path / "run", *changes), ALONE).epoch(0)
@@ -296,7 +296,7 @@ def test_a_storage_that_hangs_ends_the_run_with_the_names_of_the_clips(task, tmp
         assert [len(next(batches)["index"]) for _ in range(2)] == [4, 4]
         clips = "'clip_4', 'clip_5', or"
     message = (
-        rf"no batch has come from the loader's processes for 8 s \(data\.timeout\): one of them is reading {clips}"
+        rf"no batch has come from the loader's processes for 5 s \(data\.timeout\): one of them is reading {clips}"
     )
     with pytest.raises(InputError, match=message):
         next(batches)
