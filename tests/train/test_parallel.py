@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def runs(crowd: Crowd, folder: Path) -> None:
     with crowd.in_groups_of(2) as group:
         other = KINDS[1 - group]
         run(f"moved_{KINDS[group]}4", 2, f"train.sharding={other}", *FORMS[other])
+
+
+def compiled_run(crowd: Crowd, texts: Path, folder: Path) -> None:
+    # Inductor takes a minute for it, and which code it writes is not the trainer's doing.
+    torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    changes = ["train.sharding=full", *ADDED_UP, "train.compile=true"]
+    with crowd.in_groups_of(2):
+        crowd.run("pretrain", settings(folder, "compiled_full2", 2, *changes))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +144,14 @@ def test_bfloat16_is_that_of_copied_weights(folder: Path) -> None:
     assert ours == pytest.approx(theirs, rel=1e-4) and ours != pytest.approx(exact, rel=1e-4)
     low, copied = ([r["grad_norm"] for r in records(folder / run, "step")] for run in ("low_full2", "low_none2"))
     assert low == pytest.approx(copied, rel=2e-3)
+
+
+def test_compiled_blocks_that_are_sharded_come_to_the_same_losses(folder: Path, tmp_path: Path) -> None:
+    text = in_crowd(2, compiled_run, tmp_path, folder, joins=1)
+    for key in ("loss", "grad_norm"):
+        ours, theirs = ([r[key] for r in records(folder / run, "step")] for run in ("compiled_full2", "added_full2"))
+        assert len(ours) == 3 and ours == pytest.approx(theirs, rel=1e-5)
+    assert "sharded over 2 processes in 3 blocks, compiled: " in text
 
 
 def test_recomputed_blocks_change_nothing(folder: Path) -> None:
