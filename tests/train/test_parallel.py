@@ -60,12 +60,12 @@ def runs(crowd: Crowd, folder: Path) -> None:
         run(f"moved_{KINDS[group]}4", 2, f"train.sharding={other}", *FORMS[other])
 
 
-def compiled_run(crowd: Crowd, texts: Path, folder: Path) -> None:
+def compiled_run(crowd: Crowd, texts: Path, folder: Path, kind: str) -> None:
     # Inductor takes a minute for it, and which code it writes is not the trainer's doing.
     torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
-    changes = ["train.sharding=full", *ADDED_UP, "train.compile=true"]
+    changes = [f"train.sharding={kind}", *ADDED_UP, "train.compile=true"]
     with crowd.in_groups_of(2):
-        crowd.run("pretrain", settings(folder, "compiled_full2", 2, *changes))
+        crowd.run("pretrain", settings(folder, f"compiled_{kind}2", 2, *changes))
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +146,15 @@ def test_bfloat16_is_that_of_copied_weights(folder: Path) -> None:
     assert low == pytest.approx(copied, rel=2e-3)
 
 
-def test_compiled_blocks_that_are_sharded_come_to_the_same_losses(folder: Path, tmp_path: Path) -> None:
-    text = in_crowd(2, compiled_run, tmp_path, folder, joins=1)
+@pytest.mark.parametrize(
+    ("kind", "around"), [("none", "copied to 2 processes"), ("full", "sharded over 2 processes in 3 blocks")]
+)
+def test_compiled_runs_come_to_the_same_losses(kind: str, around: str, folder: Path, tmp_path: Path) -> None:
+    text = in_crowd(2, compiled_run, tmp_path, folder, kind, joins=1)
     for key in ("loss", "grad_norm"):
-        ours, theirs = ([r[key] for r in records(folder / run, "step")] for run in ("compiled_full2", "added_full2"))
+        ours, theirs = ([r[key] for r in records(folder / f"{run}_{kind}2", "step")] for run in ("compiled", "added"))
         assert len(ours) == 3 and ours == pytest.approx(theirs, rel=1e-5)
-    assert "sharded over 2 processes in 3 blocks, compiled: " in text
+    assert f"{around}, compiled: " in text
 
 
 def test_recomputed_blocks_change_nothing(folder: Path) -> None:
